@@ -1,0 +1,74 @@
+"""The `trtdist` command: finds the sub-command and turns errors into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import click
+
+from trtdist import __version__
+from trtdist.errors import TrtdistError
+
+__all__ = ["main"]
+
+COMMANDS = {
+    "up": "Bring a deployment up and stay with it until Ctrl-C.",
+    "down": "Stop a run in order and verify that nothing is left.",
+    "status": "Show each server and rank of a run.",
+    "logs": "Show or follow the logs of a run.",
+    "client": "Send a prompt to a run and stream the answer.",
+    "validate": "Check a topology and report every problem.",
+    "plan": "Show where every server and rank goes.",
+    "render": "Write all scripts of a deployment to a folder.",
+    "schema": "Print the JSON Schema of the topology file.",
+    "explain": "Explain a diagnostic code such as TRT012.",
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and imports only the one that runs."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All command names, in the order of a user's work."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command from `trtdist.cli.<name>`, an object named `command`."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"trtdist.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="trtdist")
+def cli() -> None:
+    """Launch TensorRT-LLM on Slurm or on this machine, from one topology file."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the documented code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.exceptions.Abort:
+        code = 130
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except TrtdistError as error:
+        click.echo(f"trtdist: {error}", err=True)
+        code = error.exit_code
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)

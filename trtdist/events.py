@@ -1,0 +1,252 @@
+"""Typed events: what happened in a run, told by those who know. Standard library, Python 3.9.
+
+Each writer appends to a file of its own under `events/`, one JSON object a line: `{"time": ..., "writer": ...,
+"type": "task_exited", ...}`. A reader polls (other machines' writes raise no inotify event) and takes whole lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Union
+
+__all__ = [
+    "RUNGS",
+    "CanaryFailed",
+    "CanaryPassed",
+    "ControlTaken",
+    "EndpointUp",
+    "Event",
+    "EventReader",
+    "EventWriter",
+    "Ready",
+    "Record",
+    "RunState",
+    "Rung",
+    "StepExited",
+    "StepStarted",
+    "TaskExited",
+    "TaskStarted",
+    "decode",
+]
+
+RUNGS = ("started", "process", "engine", "registered", "answering", "canary")
+
+
+@dataclass(frozen=True)
+class RunState:
+    """The run went into `state`: STARTING, READY, STOPPING, STOPPED or FAILED (by the supervisor)."""
+
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class StepStarted:
+    """A step file was started; `pid` and `started` (clock ticks) identify its first process (by the supervisor)."""
+
+    step: str
+    pid: int
+    started: int
+
+
+@dataclass(frozen=True)
+class StepExited:
+    """The first process of a step ended, with an exit code or a signal number (by the supervisor)."""
+
+    step: str
+    code: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True)
+class EndpointUp:
+    """A head service passed its health check at `url` (by the supervisor)."""
+
+    service: str
+    url: str
+
+
+@dataclass(frozen=True)
+class ControlTaken:
+    """The supervisor took a request from `control/`."""
+
+    request: str
+    action: str
+
+
+@dataclass(frozen=True)
+class TaskStarted:
+    """A task runs (by its shim). `name` is `gen.0.1` for a rank, else the step's name; `server` is "" for others.
+
+    `pid` and `started` identify the program, `shim_pid` and `shim_started` the shim that wraps it.
+    """
+
+    step: str
+    name: str
+    server: str
+    rank: int
+    host: str
+    pid: int
+    started: int
+    shim_pid: int
+    shim_started: int
+
+
+@dataclass(frozen=True)
+class TaskExited:
+    """A task ended, with an exit code or a signal number (by its shim)."""
+
+    step: str
+    name: str
+    pid: int
+    code: int | None
+    signal: int | None
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A server or service reached a rung of the readiness ladder (one of RUNGS)."""
+
+    name: str
+    rung: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CanaryPassed:
+    """A prompt crossed the whole path; `context` is "" for a monolithic server; `seconds` from request to end."""
+
+    context: str
+    generation: str
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CanaryFailed:
+    """A canary prompt was not answered."""
+
+    context: str
+    generation: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Every server took part in an answered canary (by the canary)."""
+
+    canaries: int
+
+
+Event = Union[
+    RunState,
+    StepStarted,
+    StepExited,
+    EndpointUp,
+    ControlTaken,
+    TaskStarted,
+    TaskExited,
+    Rung,
+    CanaryPassed,
+    CanaryFailed,
+    Ready,
+]
+
+_TYPES: dict[str, type[Event]] = {
+    "run_state": RunState,
+    "step_started": StepStarted,
+    "step_exited": StepExited,
+    "endpoint_up": EndpointUp,
+    "control_taken": ControlTaken,
+    "task_started": TaskStarted,
+    "task_exited": TaskExited,
+    "rung": Rung,
+    "canary_passed": CanaryPassed,
+    "canary_failed": CanaryFailed,
+    "ready": Ready,
+}
+_NAMES = {kind: name for name, kind in _TYPES.items()}
+
+
+@dataclass(frozen=True)
+class Record:
+    """An event with who wrote it and when (seconds since the epoch)."""
+
+    time: float
+    writer: str
+    event: Event
+
+
+def decode(line: str) -> Record | None:
+    """The record of one line; None for what another version may have written."""
+    try:
+        raw = json.loads(line)
+        kind = _TYPES[raw["type"]]
+        known = {field.name for field in fields(kind)}
+        event = kind(**{key: value for key, value in raw.items() if key in known})
+        return Record(float(raw["time"]), str(raw["writer"]), event)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+class EventWriter:
+    """Appends events to the file of one writer; each event is one write, so that lines never mix."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = path.stem
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def write(self, event: Event) -> Record:
+        """Append an event, stamped with the time of now; OSError when the disk is full."""
+        record = Record(time.time(), self._writer, event)
+        line = {"time": record.time, "writer": record.writer, "type": _NAMES[type(event)], **asdict(event)}
+        os.write(self._descriptor, (json.dumps(line) + "\n").encode())
+        return record
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
+
+
+class EventReader:
+    """Reads what was added to the files of a folder since the last time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._offsets: dict[str, int] = {}
+
+    def poll(self) -> list[Record]:
+        """All new events of all writers, oldest first; a line still being written waits for the next time."""
+        found: list[Record] = []
+        for name in self._names():
+            found.extend(self._tail(name))
+        return sorted(found, key=lambda record: record.time)
+
+    def _names(self) -> list[str]:
+        try:
+            return [name for name in os.listdir(self._folder) if name.endswith(".jsonl")]
+        except FileNotFoundError:
+            return []
+
+    def _tail(self, name: str) -> Iterator[Record]:
+        path = os.path.join(self._folder, name)
+        offset = self._offsets.get(name, 0)
+        try:
+            if os.stat(path).st_size <= offset:
+                return
+            with open(path, "rb") as file:
+                file.seek(offset)
+                data = file.read()
+        except FileNotFoundError:
+            return
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offsets[name] = offset + len(whole)
+        for line in whole.decode("utf-8", "replace").splitlines():
+            record = decode(line)
+            if record is not None:
+                yield record

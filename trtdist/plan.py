@@ -1,0 +1,159 @@
+"""The plan: where everything of a deployment goes, as facts. Imports nothing of trtdist.
+
+Written to `plan.json` in the run directory and read by every program of a run, on nodes and in images that run
+Python 3.9, so this module uses the standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Allocation", "GpuLoad", "Plan", "Rank", "Server", "Step", "from_json", "to_json"]
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One MPI rank of one server.
+
+    `world_rank` counts over all servers of the deployment, `rank` within the server. `node` indexes the nodes of the
+    allocation, `gpu` the list of GPUs that a task inherits on that node.
+    """
+
+    world_rank: int
+    rank: int
+    node: int
+    gpu: int
+    leader: bool
+
+
+@dataclass(frozen=True)
+class Server:
+    """One engine: a context, generation or monolithic server.
+
+    `name` is `ctx.0`, `gen.1` or `srv.0`; `role` is `context`, `generation` or `monolithic`. `memory_fraction` is the
+    share of each GPU's memory that it may take. `engine_args` are passed through to the engine, by TensorRT-LLM's
+    own key names.
+    """
+
+    name: str
+    role: str
+    index: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    context_parallel_size: int
+    memory_fraction: float
+    ranks: tuple[Rank, ...]
+    engine_args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """The number of ranks: TP x PP x CP."""
+        return len(self.ranks)
+
+    @property
+    def leader(self) -> Rank:
+        """The lowest rank, which serves for all."""
+        return self.ranks[0]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that is started: a head service, MPI ranks, the router or the canary.
+
+    `kind` is `service`, `workers`, `router` or `canary`. `number` orders the start and the files under `scripts/`.
+    `servers` names the servers whose ranks run in it, in rank order; `tasks` is the number of processes, `nodes` the
+    node of each task in task order. Steps are stopped by `tier`, lowest first.
+    """
+
+    number: int
+    name: str
+    kind: str
+    tier: int
+    tasks: int
+    nodes: tuple[int, ...]
+    servers: tuple[str, ...] = ()
+
+    @property
+    def stem(self) -> str:
+        """The common start of its file names, such as `03-workers`."""
+        return f"{self.number:02d}-{self.name}"
+
+
+@dataclass(frozen=True)
+class GpuLoad:
+    """What is placed on one GPU: `fraction` is the sum of the memory fractions of `servers`."""
+
+    node: int
+    gpu: int
+    fraction: float
+    servers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What the scheduler must give so that every step fits; `mem` 0 asks for all memory of a node."""
+
+    nodes: int
+    gpus_per_node: int
+    tasks_per_node: int
+    cpus_per_task: int
+    mem: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A whole deployment, placed. Ranks are contiguous, context servers first, then generation servers."""
+
+    name: str
+    model: str
+    engine: str
+    runtime: str
+    launch: str
+    router_policy: str
+    world_size: int
+    allocation: Allocation
+    servers: tuple[Server, ...]
+    steps: tuple[Step, ...]
+    gpus: tuple[GpuLoad, ...]
+    canary_interval: float = 0.0
+    version: int = PLAN_VERSION
+
+    def server(self, name: str) -> Server:
+        """The server of that name; KeyError when there is none."""
+        for server in self.servers:
+            if server.name == name:
+                return server
+        raise KeyError(name)
+
+    def step(self, name: str) -> Step:
+        """The step of that name; KeyError when there is none."""
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise KeyError(name)
+
+
+def to_json(plan: Plan) -> str:
+    """The plan as JSON text, stable: the same plan gives the same bytes."""
+    return json.dumps(asdict(plan), indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str) -> Plan:
+    """The plan that `to_json` wrote; ValueError when it is of another version."""
+    raw = json.loads(text)
+    if raw.get("version") != PLAN_VERSION:
+        raise ValueError(f"plan version {raw.get('version')} is not {PLAN_VERSION}")
+    servers = tuple(
+        Server(**{**server, "ranks": tuple(Rank(**rank) for rank in server["ranks"])}) for server in raw["servers"]
+    )
+    steps = tuple(
+        Step(**{**step, "nodes": tuple(step["nodes"]), "servers": tuple(step["servers"])}) for step in raw["steps"]
+    )
+    gpus = tuple(GpuLoad(**{**gpu, "servers": tuple(gpu["servers"])}) for gpu in raw["gpus"])
+    return Plan(
+        **{**raw, "allocation": Allocation(**raw["allocation"]), "servers": servers, "steps": steps, "gpus": gpus}
+    )

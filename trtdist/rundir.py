@@ -1,0 +1,105 @@
+"""The run directory: the one owner of its file names. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["RunDir", "local_dir", "runs_root", "write_atomic"]
+
+
+def runs_root(environ: Mapping[str, str]) -> Path:
+    """Where runs are kept: `$TRTDIST_RUNS`, else `~/.local/share/trtdist/runs`."""
+    given = environ.get("TRTDIST_RUNS")
+    return Path(given) if given else Path.home() / ".local" / "share" / "trtdist" / "runs"
+
+
+def local_dir(run_id: str) -> Path:
+    """The folder of a run on the disk of the node itself: etcd's data, sockets, MPI session files."""
+    return Path(tempfile.gettempdir()) / f"trtdist-{os.getuid()}" / run_id
+
+
+def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
+    """Write a file so that a reader sees all of it or the file of before."""
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The names of everything that a run keeps; nothing here touches the disk."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which is the folder's name."""
+        return self.path.name
+
+    @property
+    def topology(self) -> Path:
+        """The topology as resolved, secrets redacted."""
+        return self.path / "topology.yaml"
+
+    @property
+    def plan(self) -> Path:
+        """The plan, as `trtdist.plan` writes it."""
+        return self.path / "plan.json"
+
+    @property
+    def scripts(self) -> Path:
+        """The rendered step files, which are what runs."""
+        return self.path / "scripts"
+
+    @property
+    def resolved_env(self) -> Path:
+        """Hosts, addresses and ports found in the allocation, as shell assignments."""
+        return self.path / "resolved.env"
+
+    @property
+    def logs(self) -> Path:
+        """One log per rank and per program."""
+        return self.path / "logs"
+
+    @property
+    def events(self) -> Path:
+        """One append-only file of events per writer."""
+        return self.path / "events"
+
+    @property
+    def site(self) -> Path:
+        """The Python that the programs of the run import."""
+        return self.path / "site"
+
+    @property
+    def control(self) -> Path:
+        """Requests to the supervisor, one file each."""
+        return self.path / "control"
+
+    @property
+    def secrets(self) -> Path:
+        """Credentials of the run, mode 0700."""
+        return self.path / "secrets"
+
+    @property
+    def verdict(self) -> Path:
+        """How the run ended and why; created once."""
+        return self.path / "verdict.json"
+
+    def log(self, name: str) -> Path:
+        """The log of `gen.0.1` (server and rank), `nats`, `router`, ..."""
+        return self.logs / f"{name}.log"
+
+    def event_file(self, writer: str) -> Path:
+        """The events of one writer."""
+        return self.events / f"{writer}.jsonl"
