@@ -29,6 +29,7 @@ __all__ = [
     "Rung",
     "StepExited",
     "StepStarted",
+    "SupervisorStarted",
     "TaskExited",
     "TaskStarted",
     "decode",
@@ -43,6 +44,15 @@ class RunState:
 
     state: str
     detail: str = ""
+
+
+@dataclass(frozen=True)
+class SupervisorStarted:
+    """The supervisor runs on `host`; `pid` and `started` (clock ticks) identify it (its first event)."""
+
+    host: str
+    pid: int
+    started: int
 
 
 @dataclass(frozen=True)
@@ -145,6 +155,7 @@ class Ready:
 
 Event = Union[
     RunState,
+    SupervisorStarted,
     StepStarted,
     StepExited,
     EndpointUp,
@@ -159,6 +170,7 @@ Event = Union[
 
 _TYPES: dict[str, type[Event]] = {
     "run_state": RunState,
+    "supervisor_started": SupervisorStarted,
     "step_started": StepStarted,
     "step_exited": StepExited,
     "endpoint_up": EndpointUp,
