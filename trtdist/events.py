@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Union
@@ -226,10 +226,11 @@ class EventWriter:
 
 
 class EventReader:
-    """Reads what was added to the files of a folder since the last time."""
+    """Reads what was added to the files of a folder since the last time; lines that `skip` names are not decoded."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, skip: Callable[[bytes], bool] | None = None) -> None:
         self._folder = folder
+        self._skip = skip
         self._offsets: dict[str, int] = {}
 
     def poll(self) -> list[Record]:
@@ -253,12 +254,13 @@ class EventReader:
                 return
             with open(path, "rb") as file:
                 file.seek(offset)
-                data = file.read()
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break
+                    offset += len(line)
+                    record = None if self._skip and self._skip(line) else decode(line.decode("utf-8", "replace"))
+                    if record is not None:
+                        yield record
         except FileNotFoundError:
             return
-        whole = data[: data.rfind(b"\n") + 1]
-        self._offsets[name] = offset + len(whole)
-        for line in whole.decode("utf-8", "replace").splitlines():
-            record = decode(line)
-            if record is not None:
-                yield record
+        self._offsets[name] = offset
