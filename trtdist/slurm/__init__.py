@@ -1,0 +1,1 @@
+"""What trtdist says to Slurm and understands of its answers."""
