@@ -1,0 +1,350 @@
+"""What the user wrote, as frozen pydantic models; `trtdist.topology.load` makes them from a file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict, model_validator
+
+from trtdist.topology.engine_args import KV_CACHE_KEYS, LLM_KEYS
+from trtdist.topology.fields import (
+    AutoCount,
+    AutoPort,
+    Count,
+    Environment,
+    EtcdUrl,
+    Fraction,
+    Limit,
+    Line,
+    Lines,
+    Memory,
+    Mount,
+    Name,
+    NatsUrl,
+    PortRange,
+    Seconds,
+    Size,
+    Subnet,
+    Text,
+    TimeLimit,
+)
+
+__all__ = [
+    "CanarySection",
+    "ContainerSection",
+    "EtcdSection",
+    "HttpSection",
+    "KvCacheSection",
+    "NatsSection",
+    "NetworkSection",
+    "ReferenceSection",
+    "RouterSection",
+    "ServerSection",
+    "ServicesSection",
+    "SiteContainer",
+    "SiteProfile",
+    "SiteSlurm",
+    "SlurmSection",
+    "TimeoutsSection",
+    "Topology",
+]
+
+DEFAULT_MEMORY_FRACTION = 0.9
+
+ContainerRuntime = Literal["none", "pyxis", "enroot", "apptainer", "singularity", "charliecloud", "podman", "docker"]
+GpuDirective = Literal["gpus-per-node", "gres", "none"]
+
+
+class Section(BaseModel):
+    """What all sections share: unknown keys and wrong types are refused, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PassThrough(Section):
+    """A section that also holds keys of TensorRT-LLM, which reach the engine as they are."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, JsonValue]
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """The keys that are the engine's alone."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def _refuse_unknown(self, known: frozenset[str]) -> None:
+        unknown = sorted(set(self.extra) - known)
+        if unknown:
+            raise ValueError(f"unknown keys: {', '.join(unknown)}")
+
+
+class KvCacheSection(PassThrough):
+    """The KV cache of one server, by TensorRT-LLM's keys (`KvCacheConfig`)."""
+
+    free_gpu_memory_fraction: Annotated[
+        Fraction, Field(description="Share of each GPU's memory that a server may take for its KV cache.")
+    ] = DEFAULT_MEMORY_FRACTION
+
+    @model_validator(mode="after")
+    def _known(self) -> KvCacheSection:
+        self._refuse_unknown(KV_CACHE_KEYS)
+        return self
+
+
+class ReferenceSection(Section):
+    """Knobs of the reference engine, which only `engine: reference` reads; delays in seconds."""
+
+    load_delay: Annotated[Seconds, Field(description="Seconds that loading takes longer.")] = 0.0
+    prefill_delay: Annotated[Seconds, Field(description="Seconds that reading a prompt takes longer.")] = 0.0
+    step_delay: Annotated[Seconds, Field(description="Seconds that each generated token takes longer.")] = 0.0
+    load_error: Annotated[
+        Union[Text, None], Field(description="Loading fails with this message on the ranks of `fault_rank`.")
+    ] = None
+    exit_after_tokens: Annotated[
+        Union[Limit, None], Field(description="The process of `fault_rank` exits after so many generated tokens.")
+    ] = None
+    exit_code: Annotated[int, Field(ge=0, le=255, description="The exit code of that exit.")] = 1
+    fault_rank: Annotated[Limit, Field(description="The rank within each server that fails.")] = 0
+
+
+class ServerSection(PassThrough):
+    """Servers of one role: how many, over how many GPUs each, and what the engine is told.
+
+    Keys that are not listed here but are arguments of TensorRT-LLM's `LLM` reach the engine as they are.
+    """
+
+    num_instances: Annotated[Count, Field(description="Number of servers.")] = 1
+    tensor_parallel_size: Annotated[Count, Field(description="Ranks that share each layer (TP).")] = 1
+    pipeline_parallel_size: Annotated[Count, Field(description="Ranks that share the layers (PP).")] = 1
+    context_parallel_size: Annotated[Count, Field(description="Ranks that share a prompt (CP).")] = 1
+    kv_cache_config: Annotated[KvCacheSection, Field(description="The KV cache of each server.")] = KvCacheSection()
+    urls: Annotated[
+        tuple[Text, ...],
+        Strict(False),
+        Field(description="Accepted and not used: addresses are resolved when the deployment starts."),
+    ] = ()
+    reference: Annotated[
+        Union[ReferenceSection, None], Field(description="Knobs of the reference engine (`engine: reference`).")
+    ] = None
+    extra_engine_args: Annotated[
+        dict[str, JsonValue],
+        Field(description="Further engine arguments, passed on unchecked: for those newer than this trtdist."),
+    ] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> ServerSection:
+        self._refuse_unknown(LLM_KEYS)
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of one server: TP x PP x CP."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
+
+    @property
+    def memory_fraction(self) -> float:
+        """The share of each of its GPUs that one server may take."""
+        return self.kv_cache_config.free_gpu_memory_fraction
+
+    @property
+    def engine_args(self) -> dict[str, Any]:
+        """What the engine is told besides placement: pass-through arguments, `kv_cache_config`, `reference` if given.
+
+        `extra_engine_args` are merged in last, mapping by mapping.
+        """
+        arguments = {**self.extra, "kv_cache_config": self.kv_cache_config.model_dump()}
+        if self.reference is not None:
+            arguments["reference"] = self.reference.model_dump()
+        return _merged(arguments, self.extra_engine_args)
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+class HttpSection(Section):
+    """The HTTP front end."""
+
+    port: Annotated[AutoPort, Field(description="Port, or `auto` for a free one.")] = "auto"
+
+
+class RouterSection(Section):
+    """Who serves a request."""
+
+    policy: Annotated[
+        Literal["round_robin", "least_loaded", "kv_prefix"], Field(description="How a server is chosen.")
+    ] = "round_robin"
+    http: Annotated[HttpSection, Field(description="The HTTP front end.")] = HttpSection()
+
+
+class ContainerSection(Section):
+    """What the workers run in; `runtime: none` is the host itself."""
+
+    runtime: Annotated[ContainerRuntime, Field(description="Container runtime, `none` for no container.")] = "none"
+    image: Annotated[Union[Line, None], Field(description="Image: a reference or a file.")] = None
+    mounts: Annotated[
+        tuple[Mount, ...], Strict(False), Field(description="SOURCE:/TARGET or SOURCE:/TARGET:ro, one each.")
+    ] = ()
+    env: Annotated[Environment, Field(description="Environment variables of every rank.")] = {}
+    workdir: Annotated[Union[Line, None], Field(description="Working directory of the ranks.")] = None
+    writable: Annotated[bool, Field(description="Whether the container's own files can be changed.")] = False
+    mount_home: Annotated[bool, Field(description="Whether the home directory is seen inside.")] = False
+    shm_size: Annotated[Union[Size, None], Field(description="Size of /dev/shm, such as 64G.")] = None
+    ulimits: Annotated[
+        dict[Line, int], Field(description="Limits by name, such as memlock: -1 (docker and podman).")
+    ] = {}
+
+
+class NatsSection(Section):
+    """The message service: our own unless `external` is given."""
+
+    external: Annotated[Union[NatsUrl, None], Field(description="A NATS server that already runs.")] = None
+    binary: Annotated[Union[Line, None], Field(description="The nats-server to start.")] = None
+
+
+class EtcdSection(Section):
+    """The discovery service: our own unless `external` is given."""
+
+    external: Annotated[Union[EtcdUrl, None], Field(description="etcd servers that already run.")] = None
+    binary: Annotated[Union[Line, None], Field(description="The etcd to start.")] = None
+
+
+class ServicesSection(Section):
+    """The head services of a run."""
+
+    nats: Annotated[NatsSection, Field(description="Messages.")] = NatsSection()
+    etcd: Annotated[EtcdSection, Field(description="Discovery.")] = EtcdSection()
+
+
+class SlurmSection(Section):
+    """What is asked of Slurm; counts of nodes and tasks come from the plan."""
+
+    account: Annotated[Union[Line, None], Field(description="Account that is charged.")] = None
+    partition: Annotated[Union[Line, None], Field(description="Partition.")] = None
+    time: Annotated[Union[TimeLimit, None], Field(description="Time limit, HH:MM:SS.")] = None
+    gpus_per_node: Annotated[Count, Field(description="GPUs of each node.")] = 8
+    gpu_directive: Annotated[GpuDirective, Field(description="How GPUs are asked for.")] = "gpus-per-node"
+    nodes: Annotated[AutoCount, Field(description="Nodes, or `auto` for as many as the plan needs.")] = "auto"
+    cpus_per_task: Annotated[Union[Count, None], Field(description="CPUs of each rank.")] = None
+    mem: Annotated[Memory, Field(description="Memory of each node, 0 for all of it.")] = 0
+    exclusive: Annotated[bool, Field(description="Whole nodes for this job alone.")] = False
+    qos: Annotated[Union[Line, None], Field(description="Quality of service.")] = None
+    reservation: Annotated[Union[Line, None], Field(description="Reservation.")] = None
+    constraint: Annotated[Union[Line, None], Field(description="Features that nodes must have.")] = None
+    exclude: Annotated[Union[Line, None], Field(description="Nodes to leave out.")] = None
+    segment: Annotated[Union[Count, None], Field(description="Nodes per block of the network topology.")] = None
+    extra_sbatch: Annotated[
+        tuple[Line, ...], Strict(False), Field(description="Further options of sbatch and salloc, one each.")
+    ] = ()
+    extra_srun: Annotated[
+        tuple[Line, ...], Strict(False), Field(description="Further options of every srun, one each.")
+    ] = ()
+    setup: Annotated[Lines, Field(description="Shell lines that run first on each node, such as module load.")] = ()
+
+
+class CanarySection(Section):
+    """The prompts that prove that every server answers."""
+
+    prompt: Annotated[Text, Field(min_length=1, description="The prompt.")] = "The capital of France is"
+    max_tokens: Annotated[Count, Field(description="Tokens asked for.")] = 4
+    interval: Annotated[Seconds, Field(description="Seconds between repetitions, 0 for none after READY.")] = 0.0
+    timeout: Annotated[Seconds, Field(gt=0, description="Seconds within which an answer must end.")] = 60.0
+
+
+class TimeoutsSection(Section):
+    """How long things may take, in seconds."""
+
+    services: Annotated[Seconds, Field(gt=0, description="Until NATS and etcd are healthy.")] = 30.0
+    ready: Annotated[Seconds, Field(gt=0, description="From the start to READY.")] = 1800.0
+    stop: Annotated[Seconds, Field(description="For an orderly stop, before processes are killed.")] = 10.0
+
+
+class NetworkSection(Section):
+    """Which network the programs of a run use among each other."""
+
+    interface: Annotated[Union[Line, None], Field(description="Network interface, such as ib0.")] = None
+    subnet: Annotated[Union[Subnet, None], Field(description="Subnet that holds the addresses to use.")] = None
+    port_range: Annotated[Union[PortRange, None], Field(description="Ports to choose from, LOW-HIGH.")] = None
+
+
+class Topology(Section):
+    """One deployment."""
+
+    name: Annotated[Name, Field(description="Name of the deployment, its job and its runs.")]
+    model: Annotated[Line, Field(description="Hub id, or a path seen from the workers.")]
+    engine: Annotated[Literal["tensorrt_llm", "reference"], Field(description="What computes.")] = "tensorrt_llm"
+    runtime: Annotated[
+        Literal["trtdist", "trtllm-serve", "dynamo"], Field(description="What serves around the engine.")
+    ] = "trtdist"
+    launch: Annotated[
+        Literal["mpi_world", "per_server"],
+        Field(description="One MPI world for all servers, or one step per server."),
+    ] = "mpi_world"
+    context_servers: Annotated[Union[ServerSection, None], Field(description="Servers that read prompts.")] = None
+    generation_servers: Annotated[Union[ServerSection, None], Field(description="Servers that write answers.")] = None
+    servers: Annotated[
+        Union[ServerSection, None], Field(description="Monolithic servers, instead of the two sections above.")
+    ] = None
+    oversubscribe: Annotated[
+        bool, Field(description="Allow the memory fractions on one GPU to add up to more than 1.")
+    ] = False
+    router: Annotated[RouterSection, Field(description="Who serves a request.")] = RouterSection()
+    container: Annotated[ContainerSection, Field(description="What the workers run in.")] = ContainerSection()
+    services: Annotated[ServicesSection, Field(description="The head services.")] = ServicesSection()
+    slurm: Annotated[SlurmSection, Field(description="What is asked of Slurm.")] = SlurmSection()
+    canary: Annotated[CanarySection, Field(description="The readiness prompts.")] = CanarySection()
+    timeouts: Annotated[TimeoutsSection, Field(description="How long things may take.")] = TimeoutsSection()
+    network: Annotated[NetworkSection, Field(description="Which network is used.")] = NetworkSection()
+
+    @property
+    def disaggregated(self) -> bool:
+        """Whether context and generation are different servers."""
+        return self.servers is None
+
+    @property
+    def sections(self) -> tuple[tuple[str, ServerSection], ...]:
+        """The server sections by role, in rank order: `context` and `generation`, or `monolithic`."""
+        roles = (
+            ("context", self.context_servers),
+            ("generation", self.generation_servers),
+            ("monolithic", self.servers),
+        )
+        return tuple((role, section) for role, section in roles if section is not None)
+
+    @property
+    def world_size(self) -> int:
+        """MPI ranks of the whole deployment."""
+        return sum(section.num_instances * section.world_size for _, section in self.sections)
+
+
+class SiteSlurm(Section):
+    """What a site says about its Slurm; each is the default of the same key in a topology."""
+
+    account: Annotated[Union[Line, None], Field(description="Account that is charged.")] = None
+    partition: Annotated[Union[Line, None], Field(description="Partition.")] = None
+    qos: Annotated[Union[Line, None], Field(description="Quality of service.")] = None
+    constraint: Annotated[Union[Line, None], Field(description="Features that nodes must have.")] = None
+    gpus_per_node: Annotated[Union[Count, None], Field(description="GPUs of each node.")] = None
+    gpu_directive: Annotated[Union[GpuDirective, None], Field(description="How GPUs are asked for.")] = None
+    exclusive: Annotated[Union[bool, None], Field(description="Whole nodes for each job alone.")] = None
+
+
+class SiteContainer(Section):
+    """What a site says about containers."""
+
+    runtime: Annotated[
+        Union[ContainerRuntime, None], Field(description="Runtime of topologies that name an image and no runtime.")
+    ] = None
+
+
+class SiteProfile(Section):
+    """Defaults of one cluster or machine, for every topology."""
+
+    slurm: Annotated[SiteSlurm, Field(description="Defaults of `slurm`.")] = SiteSlurm()
+    container: Annotated[SiteContainer, Field(description="Defaults of `container`.")] = SiteContainer()
+    network: Annotated[NetworkSection, Field(description="Defaults of `network`.")] = NetworkSection()
+    runs: Annotated[Union[Line, None], Field(description="Runs directory, unless $TRTDIST_RUNS is set.")] = None
