@@ -1,0 +1,85 @@
+"""Where a run's services are and how to log in to them, read from its run directory."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trtdist import plan as plans
+from trtdist.errors import MissingError, TrtdistError
+from trtdist.rundir import RunDir
+
+__all__ = ["RunConfig", "read_assignments"]
+
+
+def read_assignments(text: str) -> dict[str, str]:
+    """The `NAME=value` lines of a shell file without expansions; ValueError names a line that is none."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        name, equals, value = words[0].partition("=")
+        if len(words) != 1 or not equals or not name.isidentifier():
+            raise ValueError(f"line {number} is not NAME=value")
+        found[name] = value
+    return found
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What a program of a run, or a client of it, must know to take part.
+
+    `namespace` is the run id. `etcd_endpoints` are base URLs. `nats_user` and `nats_password` are "" when the server
+    (an external one) asks for none.
+    """
+
+    run: RunDir
+    nats_url: str
+    nats_user: str = field(repr=False)
+    nats_password: str = field(repr=False)
+    etcd_endpoints: tuple[str, ...]
+
+    @property
+    def namespace(self) -> str:
+        """What keeps runs apart in etcd and on NATS: the run id."""
+        return self.run.run_id
+
+    @classmethod
+    def load(cls, path: Path) -> RunConfig:
+        """Read `resolved.env` and `secrets/` of a run directory; MissingError when the run has not got that far."""
+        run = RunDir(path.resolve())
+        try:
+            values = read_assignments(run.resolved_env.read_text(encoding="utf-8"))
+            return cls(
+                run=run,
+                nats_url=values["NATS_SERVER"],
+                nats_user=_secret(run, "nats.user"),
+                nats_password=_secret(run, "nats.password"),
+                etcd_endpoints=tuple(values["ETCD_ENDPOINTS"].split(",")),
+            )
+        except FileNotFoundError:
+            raise MissingError(
+                f"run {run.run_id} has no {run.resolved_env}: it has not started, or its folder is not a run's; "
+                "see `trtdist status`"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise TrtdistError(f"{run.resolved_env} cannot be read ({error}): bring the run up again") from None
+        except KeyError as error:
+            raise TrtdistError(f"{run.resolved_env} lacks {error.args[0]}: bring the run up again") from None
+
+    def plan(self) -> plans.Plan:
+        """The run's plan; TrtdistError when it cannot be read."""
+        try:
+            return plans.from_json(self.run.plan.read_text(encoding="utf-8"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrtdistError(f"{self.run.plan} cannot be read ({error}): bring the run up again") from None
+
+
+def _secret(run: RunDir, name: str) -> str:
+    path = run.secrets / name
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
