@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, Strict, model_validator
 
@@ -65,7 +65,7 @@ class PassThrough(Section):
     """A section that also holds keys of TensorRT-LLM, which reach the engine as they are."""
 
     model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, JsonValue]
+    __pydantic_extra__: dict[str, JsonValue] = Field(init=False)
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -98,10 +98,10 @@ class ReferenceSection(Section):
     prefill_delay: Annotated[Seconds, Field(description="Seconds that reading a prompt takes longer.")] = 0.0
     step_delay: Annotated[Seconds, Field(description="Seconds that each generated token takes longer.")] = 0.0
     load_error: Annotated[
-        Union[Text, None], Field(description="Loading fails with this message on the ranks of `fault_rank`.")
+        Text | None, Field(description="Loading fails with this message on the ranks of `fault_rank`.")
     ] = None
     exit_after_tokens: Annotated[
-        Union[Limit, None], Field(description="The process of `fault_rank` exits after so many generated tokens.")
+        Limit | None, Field(description="The process of `fault_rank` exits after so many generated tokens.")
     ] = None
     exit_code: Annotated[int, Field(ge=0, le=255, description="The exit code of that exit.")] = 1
     fault_rank: Annotated[Limit, Field(description="The rank within each server that fails.")] = 0
@@ -124,7 +124,7 @@ class ServerSection(PassThrough):
         Field(description="Accepted and not used: addresses are resolved when the deployment starts."),
     ] = ()
     reference: Annotated[
-        Union[ReferenceSection, None], Field(description="Knobs of the reference engine (`engine: reference`).")
+        ReferenceSection | None, Field(description="Knobs of the reference engine (`engine: reference`).")
     ] = None
     extra_engine_args: Annotated[
         dict[str, JsonValue],
@@ -185,15 +185,15 @@ class ContainerSection(Section):
     """What the workers run in; `runtime: none` is the host itself."""
 
     runtime: Annotated[ContainerRuntime, Field(description="Container runtime, `none` for no container.")] = "none"
-    image: Annotated[Union[Line, None], Field(description="Image: a reference or a file.")] = None
+    image: Annotated[Line | None, Field(description="Image: a reference or a file.")] = None
     mounts: Annotated[
         tuple[Mount, ...], Strict(False), Field(description="SOURCE:/TARGET or SOURCE:/TARGET:ro, one each.")
     ] = ()
     env: Annotated[Environment, Field(description="Environment variables of every rank.")] = {}
-    workdir: Annotated[Union[Line, None], Field(description="Working directory of the ranks.")] = None
+    workdir: Annotated[Line | None, Field(description="Working directory of the ranks.")] = None
     writable: Annotated[bool, Field(description="Whether the container's own files can be changed.")] = False
     mount_home: Annotated[bool, Field(description="Whether the home directory is seen inside.")] = False
-    shm_size: Annotated[Union[Size, None], Field(description="Size of /dev/shm, such as 64G.")] = None
+    shm_size: Annotated[Size | None, Field(description="Size of /dev/shm, such as 64G.")] = None
     ulimits: Annotated[
         dict[Line, int], Field(description="Limits by name, such as memlock: -1 (docker and podman).")
     ] = {}
@@ -202,15 +202,15 @@ class ContainerSection(Section):
 class NatsSection(Section):
     """The message service: our own unless `external` is given."""
 
-    external: Annotated[Union[NatsUrl, None], Field(description="A NATS server that already runs.")] = None
-    binary: Annotated[Union[Line, None], Field(description="The nats-server to start.")] = None
+    external: Annotated[NatsUrl | None, Field(description="A NATS server that already runs.")] = None
+    binary: Annotated[Line | None, Field(description="The nats-server to start.")] = None
 
 
 class EtcdSection(Section):
     """The discovery service: our own unless `external` is given."""
 
-    external: Annotated[Union[EtcdUrl, None], Field(description="etcd servers that already run.")] = None
-    binary: Annotated[Union[Line, None], Field(description="The etcd to start.")] = None
+    external: Annotated[EtcdUrl | None, Field(description="etcd servers that already run.")] = None
+    binary: Annotated[Line | None, Field(description="The etcd to start.")] = None
 
 
 class ServicesSection(Section):
@@ -223,20 +223,20 @@ class ServicesSection(Section):
 class SlurmSection(Section):
     """What is asked of Slurm; counts of nodes and tasks come from the plan."""
 
-    account: Annotated[Union[Line, None], Field(description="Account that is charged.")] = None
-    partition: Annotated[Union[Line, None], Field(description="Partition.")] = None
-    time: Annotated[Union[TimeLimit, None], Field(description="Time limit, HH:MM:SS.")] = None
+    account: Annotated[Line | None, Field(description="Account that is charged.")] = None
+    partition: Annotated[Line | None, Field(description="Partition.")] = None
+    time: Annotated[TimeLimit | None, Field(description="Time limit, HH:MM:SS.")] = None
     gpus_per_node: Annotated[Count, Field(description="GPUs of each node.")] = 8
     gpu_directive: Annotated[GpuDirective, Field(description="How GPUs are asked for.")] = "gpus-per-node"
     nodes: Annotated[AutoCount, Field(description="Nodes, or `auto` for as many as the plan needs.")] = "auto"
-    cpus_per_task: Annotated[Union[Count, None], Field(description="CPUs of each rank.")] = None
+    cpus_per_task: Annotated[Count | None, Field(description="CPUs of each rank.")] = None
     mem: Annotated[Memory, Field(description="Memory of each node, 0 for all of it.")] = 0
     exclusive: Annotated[bool, Field(description="Whole nodes for this job alone.")] = False
-    qos: Annotated[Union[Line, None], Field(description="Quality of service.")] = None
-    reservation: Annotated[Union[Line, None], Field(description="Reservation.")] = None
-    constraint: Annotated[Union[Line, None], Field(description="Features that nodes must have.")] = None
-    exclude: Annotated[Union[Line, None], Field(description="Nodes to leave out.")] = None
-    segment: Annotated[Union[Count, None], Field(description="Nodes per block of the network topology.")] = None
+    qos: Annotated[Line | None, Field(description="Quality of service.")] = None
+    reservation: Annotated[Line | None, Field(description="Reservation.")] = None
+    constraint: Annotated[Line | None, Field(description="Features that nodes must have.")] = None
+    exclude: Annotated[Line | None, Field(description="Nodes to leave out.")] = None
+    segment: Annotated[Count | None, Field(description="Nodes per block of the network topology.")] = None
     extra_sbatch: Annotated[
         tuple[Line, ...], Strict(False), Field(description="Further options of sbatch and salloc, one each.")
     ] = ()
@@ -266,9 +266,9 @@ class TimeoutsSection(Section):
 class NetworkSection(Section):
     """Which network the programs of a run use among each other."""
 
-    interface: Annotated[Union[Line, None], Field(description="Network interface, such as ib0.")] = None
-    subnet: Annotated[Union[Subnet, None], Field(description="Subnet that holds the addresses to use.")] = None
-    port_range: Annotated[Union[PortRange, None], Field(description="Ports to choose from, LOW-HIGH.")] = None
+    interface: Annotated[Line | None, Field(description="Network interface, such as ib0.")] = None
+    subnet: Annotated[Subnet | None, Field(description="Subnet that holds the addresses to use.")] = None
+    port_range: Annotated[PortRange | None, Field(description="Ports to choose from, LOW-HIGH.")] = None
 
 
 class Topology(Section):
@@ -284,10 +284,10 @@ class Topology(Section):
         Literal["mpi_world", "per_server"],
         Field(description="One MPI world for all servers, or one step per server."),
     ] = "mpi_world"
-    context_servers: Annotated[Union[ServerSection, None], Field(description="Servers that read prompts.")] = None
-    generation_servers: Annotated[Union[ServerSection, None], Field(description="Servers that write answers.")] = None
+    context_servers: Annotated[ServerSection | None, Field(description="Servers that read prompts.")] = None
+    generation_servers: Annotated[ServerSection | None, Field(description="Servers that write answers.")] = None
     servers: Annotated[
-        Union[ServerSection, None], Field(description="Monolithic servers, instead of the two sections above.")
+        ServerSection | None, Field(description="Monolithic servers, instead of the two sections above.")
     ] = None
     oversubscribe: Annotated[
         bool, Field(description="Allow the memory fractions on one GPU to add up to more than 1.")
@@ -324,20 +324,20 @@ class Topology(Section):
 class SiteSlurm(Section):
     """What a site says about its Slurm; each is the default of the same key in a topology."""
 
-    account: Annotated[Union[Line, None], Field(description="Account that is charged.")] = None
-    partition: Annotated[Union[Line, None], Field(description="Partition.")] = None
-    qos: Annotated[Union[Line, None], Field(description="Quality of service.")] = None
-    constraint: Annotated[Union[Line, None], Field(description="Features that nodes must have.")] = None
-    gpus_per_node: Annotated[Union[Count, None], Field(description="GPUs of each node.")] = None
-    gpu_directive: Annotated[Union[GpuDirective, None], Field(description="How GPUs are asked for.")] = None
-    exclusive: Annotated[Union[bool, None], Field(description="Whole nodes for each job alone.")] = None
+    account: Annotated[Line | None, Field(description="Account that is charged.")] = None
+    partition: Annotated[Line | None, Field(description="Partition.")] = None
+    qos: Annotated[Line | None, Field(description="Quality of service.")] = None
+    constraint: Annotated[Line | None, Field(description="Features that nodes must have.")] = None
+    gpus_per_node: Annotated[Count | None, Field(description="GPUs of each node.")] = None
+    gpu_directive: Annotated[GpuDirective | None, Field(description="How GPUs are asked for.")] = None
+    exclusive: Annotated[bool | None, Field(description="Whole nodes for each job alone.")] = None
 
 
 class SiteContainer(Section):
     """What a site says about containers."""
 
     runtime: Annotated[
-        Union[ContainerRuntime, None], Field(description="Runtime of topologies that name an image and no runtime.")
+        ContainerRuntime | None, Field(description="Runtime of topologies that name an image and no runtime.")
     ] = None
 
 
@@ -347,4 +347,4 @@ class SiteProfile(Section):
     slurm: Annotated[SiteSlurm, Field(description="Defaults of `slurm`.")] = SiteSlurm()
     container: Annotated[SiteContainer, Field(description="Defaults of `container`.")] = SiteContainer()
     network: Annotated[NetworkSection, Field(description="Defaults of `network`.")] = NetworkSection()
-    runs: Annotated[Union[Line, None], Field(description="Runs directory, unless $TRTDIST_RUNS is set.")] = None
+    runs: Annotated[Line | None, Field(description="Runs directory, unless $TRTDIST_RUNS is set.")] = None
