@@ -1,0 +1,208 @@
+"""A small cluster in virtual time: performs the machine's actions and answers with what a real one would say."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import signal
+from dataclasses import dataclass, field
+
+from trtdist.plan import Allocation, Plan, Rank, Server, Step
+from trtdist.supervisor import facts
+from trtdist.supervisor.machine import advance, next_deadline
+from trtdist.supervisor.state import OVER, initial
+
+NEVER = float("inf")
+EPOCH = 1_000_000.0
+
+
+def make_plan(launch: str = "mpi_world", sizes: tuple[int, ...] = (2, 1)) -> Plan:
+    """One context server, then generation servers, of these sizes."""
+    servers = []
+    world = 0
+    for index, size in enumerate(sizes):
+        ranks = tuple(Rank(world + rank, rank, 0, world + rank, rank == 0) for rank in range(size))
+        role, name = ("context", "ctx.0") if index == 0 else ("generation", f"gen.{index - 1}")
+        servers.append(Server(name, role, 0, size, 1, 1, 0.1, ranks))
+        world += size
+    steps = [Step(1, "nats", "service", 2, 1, (0,)), Step(2, "etcd", "service", 2, 1, (0,))]
+    if launch == "mpi_world":
+        steps.append(Step(3, "workers", "workers", 1, world, (0,) * world, tuple(s.name for s in servers)))
+    else:
+        steps += [Step(3 + i, s.name, "workers", 1, s.size, (0,) * s.size, (s.name,)) for i, s in enumerate(servers)]
+    number = len(steps) + 1
+    steps += [Step(number, "router", "router", 0, 1, (0,)), Step(number + 1, "canary", "canary", 0, 1, (0,))]
+    allocation = Allocation(1, world, world, 1, 0)
+    return Plan(
+        "sim", "m", "reference", "trtdist", launch, "round_robin", world, allocation, tuple(servers), tuple(steps), ()
+    )
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How one step behaves, in seconds: NEVER for what it does not do."""
+
+    up_after: float = 0.05
+    stops_after: float = 0.05
+    killed_after: float = 0.01
+    dies_at: float = NEVER
+    ports_taken: int = 0
+
+
+@dataclass
+class Fault:
+    """Something done to the run at a time: a name of FAULTS, and on whom."""
+
+    at: float
+    kind: str
+    target: str = ""
+    grace: float | None = None
+
+
+@dataclass
+class Cluster:
+    """Runs one life cycle; `log` keeps every action with its time."""
+
+    plan: Plan
+    settings: facts.Settings = field(default_factory=facts.Settings)
+    behaviours: dict[str, Behaviour] = field(default_factory=dict)
+    sweep_left: tuple[str, ...] = ()
+    resolve_after: float = 0.01
+
+    def __post_init__(self) -> None:
+        self.state = initial(self.plan, self.settings)
+        self.now = 0.0
+        self.queue: list[tuple[float, int, facts.Input]] = []
+        self.order = itertools.count()
+        self.log: list[tuple[float, facts.Action]] = []
+        self.running: dict[str, list[str]] = {}
+        self.epochs: dict[str, int] = {}
+        self.calls = 0
+
+    def run(self, faults: list[Fault], until: float = 10_000.0) -> None:
+        """Begin, inject the faults, and go on until it is over."""
+        self.later(0.0, facts.Begin())
+        pending = sorted(faults, key=lambda fault: fault.at)
+        while self.state.phase != OVER and self.now < until:
+            deadline = next_deadline(self.state)
+            times = [self.queue[0][0] if self.queue else NEVER, NEVER if deadline is None else deadline]
+            times.append(pending[0].at if pending else NEVER)
+            if min(times) == NEVER:
+                return
+            self.now = max(self.now, min(times))
+            if pending and pending[0].at <= self.now:
+                self.inject(pending.pop(0))
+            elif self.queue and self.queue[0][0] <= self.now:
+                self.feed(heapq.heappop(self.queue)[2])
+            else:
+                self.feed(facts.Tick())
+
+    def later(self, delay: float, event: facts.Input) -> None:
+        """An event after a while."""
+        if delay != NEVER:
+            heapq.heappush(self.queue, (self.now + delay, next(self.order), event))
+
+    def feed(self, event: facts.Input) -> None:
+        """One event now."""
+        if isinstance(event, facts.StepEnded) and event.step not in self.running:
+            return
+        if isinstance(event, facts.StepEnded):
+            self.running.pop(event.step)
+        self.calls += 1
+        self.state, actions = advance(self.state, event, self.now)
+        for action in actions:
+            self.log.append((self.now, action))
+            getattr(self, f"do_{type(action).__name__.lower()}", lambda action: None)(action)
+
+    def behaviour(self, step: str) -> Behaviour:
+        """How a step behaves."""
+        return self.behaviours.get(step, Behaviour())
+
+    def tasks(self, step: str) -> list[str]:
+        """The names of a step's tasks."""
+        servers = self.plan.step(step).servers
+        named = [f"{name}.{rank.rank}" for name in servers for rank in self.plan.server(name).ranks]
+        return named or [step]
+
+    def end(self, step: str, delay: float, code: int | None, number: int | None) -> None:
+        """A step ends after a while, its tasks just before."""
+        if delay == NEVER:
+            return
+        at = EPOCH + self.now + delay
+        for task in self.tasks(step):
+            self.later(delay, facts.TaskEnded(step, task, code, number, at))
+        self.later(delay, facts.StepEnded(step, code, number, at))
+
+    def do_resolve(self, action: facts.Resolve) -> None:
+        self.later(self.resolve_after, facts.Resolved(action.service))
+
+    def do_start(self, action: facts.Start) -> None:
+        step, behaviour = action.step, self.behaviour(action.step)
+        starts = self.epochs[step] = self.epochs.get(step, 0) + 1
+        self.running[step] = self.tasks(step)
+        if starts <= behaviour.ports_taken:
+            self.end(step, 0.02, 1, None)
+            return
+        for task in self.tasks(step):
+            self.later(0.01, facts.TaskBegan(step, task))
+        if self.plan.step(step).kind == "service":
+            self.later(behaviour.up_after, facts.Healthy(step, f"sim://{step}"))
+        if self.plan.step(step).kind == "workers":
+            for server in self.plan.step(step).servers:
+                self.later(behaviour.up_after, facts.Reached(server, "engine"))
+        if self.plan.step(step).kind == "canary":
+            self.later(behaviour.up_after + 0.2, facts.CameReady())
+            self.end(step, behaviour.up_after + 0.21, 0, None)
+        if behaviour.dies_at != NEVER:
+            self.end(step, behaviour.dies_at, 1, None)
+
+    def do_testport(self, action: facts.TestPort) -> None:
+        taken = self.epochs[action.step] <= self.behaviour(action.step).ports_taken
+        self.later(0.001, facts.PortTested(action.step, taken))
+
+    def do_signal(self, action: facts.Signal) -> None:
+        self.end(action.step, self.behaviour(action.step).stops_after, None, action.number)
+
+    def do_kill(self, action: facts.Kill) -> None:
+        self.end(action.step, self.behaviour(action.step).killed_after, None, int(signal.SIGKILL))
+
+    def do_sweep(self, action: facts.Sweep) -> None:
+        self.later(0.02, facts.Swept(self.sweep_left))
+
+    def inject(self, fault: Fault) -> None:
+        """Do what a fault says, at this instant."""
+        at = EPOCH + self.now
+        if fault.kind == "kill_step" and fault.target in self.running:
+            self.end(fault.target, 0.0, None, int(signal.SIGKILL))
+        elif fault.kind == "kill_task":
+            step = next((s.name for s in self.plan.steps if fault.target in self.tasks(s.name)), "")
+            if step in self.running:
+                self.feed(facts.TaskEnded(step, fault.target, None, int(signal.SIGKILL), at))
+                self.end(step, 0.2, 137, None)
+        elif fault.kind == "kill_shim":
+            step = next((s.name for s in self.plan.steps if fault.target in self.tasks(s.name)), "")
+            if step in self.running:
+                self.later(0.05, facts.TaskGone(step, fault.target, at))
+                self.end(step, 0.02, 143, None)
+        elif fault.kind == "down":
+            self.feed(facts.StopAsked(False, fault.grace, "asked to stop"))
+        elif fault.kind == "interrupt":
+            self.feed(facts.StopAsked(True, fault.grace, "interrupted"))
+        elif fault.kind == "everyone":
+            for step in list(self.running):
+                if self.plan.step(step).kind != "service":
+                    self.end(step, self.behaviour(step).stops_after, None, int(signal.SIGTERM))
+            self.feed(facts.EveryoneTerminated("the job was ended"))
+        elif fault.kind == "broke":
+            self.feed(facts.Broke("the disk is full"))
+
+    def actions(self, kind: type) -> list[facts.Action]:
+        """All actions of a kind, in order."""
+        return [action for _, action in self.log if isinstance(action, kind)]
+
+    @property
+    def outcome(self) -> facts.Outcome:
+        """The one verdict."""
+        (verdict,) = self.actions(facts.Conclude)
+        assert isinstance(verdict, facts.Conclude)
+        return verdict.outcome

@@ -1,0 +1,336 @@
+"""The state machine, alone and against a simulated cluster in virtual time."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.supervisor.simulation import NEVER, Behaviour, Cluster, Fault, make_plan
+from trtdist.supervisor import facts
+from trtdist.supervisor.machine import advance, next_deadline
+from trtdist.supervisor.state import OVER, READY, STARTING, State, initial
+
+STEPS = ("nats", "etcd", "workers", "router", "canary")
+
+
+def life(*faults: Fault, **given: object) -> Cluster:
+    launch = str(given.pop("launch", "mpi_world"))
+    cluster = Cluster(make_plan(launch), **given)  # type: ignore[arg-type]
+    cluster.run(list(faults))
+    return cluster
+
+
+def starts(cluster: Cluster) -> list[str]:
+    return [action.step for action in cluster.actions(facts.Start)]  # type: ignore[union-attr]
+
+
+def test_services_first_then_everything_else_together() -> None:
+    cluster = life(Fault(5.0, "down"))
+    started = [(at, action.step) for at, action in cluster.log if isinstance(action, facts.Start)]
+    assert [step for _, step in started] == list(STEPS)
+    assert len({at for at, _ in started[:2]}) == 1
+    assert len({at for at, _ in started[2:]}) == 1
+    assert started[2][0] > started[1][0]
+
+
+def test_down_stops_tier_by_tier_and_ends_stopped() -> None:
+    cluster = life(Fault(5.0, "down"))
+    order = [action.step for action in cluster.actions(facts.Signal)]  # type: ignore[union-attr]
+    assert order == ["router", "workers", "nats", "etcd"]
+    numbers = {a.step: a.number for a in cluster.actions(facts.Signal)}  # type: ignore[union-attr]
+    assert numbers["nats"] == signal.SIGINT
+    assert numbers["workers"] == signal.SIGTERM
+    assert not cluster.actions(facts.Kill)
+    assert (cluster.outcome.state, cluster.outcome.exit_code) == ("STOPPED", 0)
+    states = [action.state for action in cluster.actions(facts.Announce)]  # type: ignore[union-attr]
+    assert states == ["STARTING", "READY", "STOPPING", "STOPPED"]
+
+
+def test_ready_needs_the_canary_to_say_so() -> None:
+    cluster = Cluster(make_plan(), behaviours={"canary": Behaviour(up_after=NEVER)})
+    cluster.run([], until=50.0)
+    assert cluster.state.phase == STARTING
+    assert "READY" not in [action.state for action in cluster.actions(facts.Announce)]  # type: ignore[union-attr]
+
+
+def test_not_ready_in_time_says_how_far_each_server_got() -> None:
+    limits = facts.Settings(ready_timeout=4.0)
+    cluster = life(settings=limits, behaviours={"canary": Behaviour(up_after=NEVER)})
+    assert (cluster.outcome.state, cluster.outcome.exit_code) == ("TIMEOUT", 3)
+    assert cluster.outcome.reason == (
+        "not ready within 4 s: ctx.0 got as far as 'engine', gen.0 got as far as 'engine'"
+    )
+
+
+def test_a_service_that_is_never_healthy_is_named() -> None:
+    cluster = life(behaviours={"etcd": Behaviour(up_after=NEVER)})
+    assert cluster.outcome.state == "TIMEOUT"
+    assert cluster.outcome.reason == "etcd was not healthy within 30 s"
+    assert cluster.outcome.first is not None
+    assert cluster.outcome.first.name == "etcd"
+    assert starts(cluster) == ["nats", "etcd"]
+
+
+def test_a_killed_task_fails_the_run_within_two_seconds() -> None:
+    cluster = life(Fault(5.0, "kill_task", "ctx.0.1"))
+    first = cluster.outcome.first
+    assert first is not None
+    assert (first.name, first.step, first.signal) == ("ctx.0.1", "workers", signal.SIGKILL)
+    assert cluster.outcome.reason == "ctx.0.1 (step workers) was killed by SIGKILL"
+    assert cluster.now < 7.0
+
+
+def test_a_vanished_shim_comes_before_those_that_followed() -> None:
+    cluster = life(Fault(5.0, "kill_shim", "gen.0.0"))
+    assert cluster.outcome.first is not None
+    assert cluster.outcome.first.name == "gen.0.0"
+
+
+def test_a_killed_launcher_is_named_and_not_its_tasks() -> None:
+    machine = initial(make_plan(), facts.Settings())
+    machine, _ = advance(machine, facts.Begin(), 0.0)
+    machine, _ = advance(machine, facts.Resolved(""), 0.0)
+    for service in ("nats", "etcd"):
+        machine, _ = advance(machine, facts.Healthy(service, ""), 0.0)
+    for event in (
+        facts.TaskGone("workers", "ctx.0.0", 10.0),
+        facts.TaskEnded("workers", "ctx.0.1", None, 15, 10.01),
+        facts.StepEnded("workers", None, 9, 10.0),
+    ):
+        machine, _ = advance(machine, event, 1.0)
+    assert machine.first is not None
+    assert machine.first.name == "workers"
+
+
+@pytest.mark.parametrize("step", ["nats", "workers", "router"])
+def test_exit_0_that_nobody_asked_for_is_a_failure(step: str) -> None:
+    machine = _ready()
+    machine, _ = advance(machine, facts.StepEnded(step, 0, None, 5.0), 5.0)
+    machine, actions = advance(machine, facts.Tick(), 6.0)
+    assert facts.Announce("FAILED", machine.stop.outcome.reason) in actions  # type: ignore[union-attr]
+    assert "exit code 0 and nobody had asked it to" in machine.stop.outcome.reason  # type: ignore[union-attr]
+
+
+def test_the_canary_may_end_with_0_once_the_run_is_ready() -> None:
+    cluster = Cluster(make_plan())
+    cluster.run([], until=100.0)
+    assert cluster.state.phase == READY
+
+
+def test_the_canary_may_not_end_before_that() -> None:
+    machine = _starting()
+    machine, _ = advance(machine, facts.StepEnded("canary", 0, None, 1.0), 1.0)
+    machine, _ = advance(machine, facts.Tick(), 2.0)
+    assert machine.stop is not None
+    assert machine.stop.outcome.state == "FAILED"
+
+
+@pytest.mark.parametrize(("taken", "state", "count"), [(1, READY, 2), (4, READY, 5), (5, OVER, 5)])
+def test_a_taken_port_is_replaced_at_most_five_times(taken: int, state: str, count: int) -> None:
+    cluster = Cluster(make_plan(), behaviours={"nats": Behaviour(ports_taken=taken)})
+    cluster.run([], until=100.0)
+    assert cluster.state.phase == state
+    assert starts(cluster).count("nats") == count
+    if state == OVER:
+        assert cluster.outcome.first is not None
+        assert cluster.outcome.first.name == "nats"
+        assert "each of the 5 ports" in cluster.outcome.reason
+
+
+def test_a_service_that_dies_early_of_something_else_fails_the_run() -> None:
+    cluster = life(behaviours={"etcd": Behaviour(up_after=NEVER, dies_at=0.1)})
+    assert starts(cluster) == ["nats", "etcd"]
+    assert cluster.outcome.reason == "etcd ended with exit code 1 and nobody had asked it to"
+
+
+def test_what_ignores_the_signal_is_killed_within_the_grace() -> None:
+    cluster = life(Fault(5.0, "down", grace=3.0), behaviours={"workers": Behaviour(stops_after=NEVER)})
+    assert [action.step for action in cluster.actions(facts.Kill)] == ["workers"]  # type: ignore[union-attr]
+    assert cluster.outcome.state == "STOPPED"
+    assert cluster.now <= 5.0 + 3.0 + 0.5
+
+
+def test_another_request_only_shortens_the_grace() -> None:
+    stubborn = {"workers": Behaviour(stops_after=NEVER)}
+    patient = life(Fault(5.0, "interrupt"), behaviours=stubborn)
+    hurried = life(Fault(5.0, "interrupt"), Fault(5.5, "interrupt"), behaviours=stubborn)
+    at_once = life(*(Fault(5.0 + i / 10, "interrupt") for i in range(3)), behaviours=stubborn)
+    longer = life(Fault(5.0, "down", grace=1.0), Fault(5.2, "down", grace=60.0), behaviours=stubborn)
+    assert at_once.now < hurried.now < patient.now
+    assert at_once.now < 5.6
+    assert longer.now < 7.0
+    assert hurried.outcome.exit_code == 130
+
+
+def test_what_survives_kill_is_named_and_does_not_hold_the_end() -> None:
+    unkillable = Behaviour(stops_after=NEVER, killed_after=NEVER)
+    cluster = life(Fault(5.0, "down", grace=1.0), behaviours={"router": unkillable}, sweep_left=("router",))
+    assert cluster.outcome.left == ("router",)
+    assert "still there: router" in cluster.outcome.reason
+    assert cluster.now < 5.0 + 1.0 + 1.5
+
+
+def test_term_to_everything_has_its_verdict_at_once() -> None:
+    cluster = life(Fault(5.0, "everyone"))
+    concluded = [at for at, action in cluster.log if isinstance(action, facts.Conclude)]
+    assert concluded == [5.0]
+    assert [a.step for a in cluster.actions(facts.Signal)] == ["nats", "etcd"]  # type: ignore[union-attr]
+    assert (cluster.outcome.state, cluster.outcome.exit_code) == ("INTERRUPTED", 130)
+
+
+def test_a_task_that_comes_up_during_a_stop_is_told() -> None:
+    machine = _starting()
+    machine, _ = advance(machine, facts.StopAsked(False, 10.0, "down"), 1.0)
+    _, actions = advance(machine, facts.TaskBegan("router", "router"), 1.1)
+    assert actions == [facts.SignalTask("router", "router", signal.SIGTERM)]
+
+
+def test_a_stop_before_anything_started_starts_nothing() -> None:
+    machine = initial(make_plan(), facts.Settings())
+    machine, _ = advance(machine, facts.StopAsked(True, None, "ctrl-c"), 0.0)
+    machine, actions = advance(machine, facts.Swept(()), 0.1)
+    assert facts.Finish(130) in actions
+    machine, actions = advance(machine, facts.Begin(), 0.2)
+    assert actions == []
+
+
+def test_the_cost_of_an_event_does_not_grow_with_how_many_came_before() -> None:
+    machine = _ready(make_plan("per_server", (1,) * 64))
+
+    def cost(state: State) -> float:
+        begun = time.perf_counter()
+        for _ in range(200):
+            state, _ = advance(state, facts.Reached("gen.1", "canary"), 1.0)
+        return time.perf_counter() - begun
+
+    before = min(cost(machine) for _ in range(3))
+    for i in range(5000):
+        machine, _ = advance(machine, facts.TaskBegan("gen.0", f"gen.0.{i}"), 1.0)
+    assert min(cost(machine) for _ in range(3)) < 5 * before + 0.01
+
+
+def _starting() -> State:
+    machine = initial(make_plan(), facts.Settings())
+    for event in (facts.Begin(), facts.Resolved(""), facts.Healthy("nats", ""), facts.Healthy("etcd", "")):
+        machine, _ = advance(machine, event, 0.0)
+    return machine
+
+
+def _ready(plan: object = None) -> State:
+    machine = initial(plan or make_plan(), facts.Settings())  # type: ignore[arg-type]
+    for event in (facts.Begin(), facts.Resolved(""), facts.Healthy("nats", ""), facts.Healthy("etcd", "")):
+        machine, _ = advance(machine, event, 0.0)
+    machine, _ = advance(machine, facts.CameReady(), 0.0)
+    return machine
+
+
+# Properties.
+
+delays = st.sampled_from([0.0, 0.01, 0.3, 2.0, NEVER])
+behaviour = st.builds(
+    Behaviour,
+    up_after=delays,
+    stops_after=delays,
+    killed_after=st.sampled_from([0.0, 0.01, NEVER]),
+    dies_at=st.sampled_from([NEVER, NEVER, NEVER, 0.005, 0.4, 7.0]),
+    ports_taken=st.integers(0, 6),
+)
+targets = st.sampled_from(["ctx.0.0", "ctx.0.1", "gen.0.0", "router", "nats", "etcd", "canary", "workers"])
+fault = st.builds(
+    Fault,
+    at=st.floats(0.0, 40.0),
+    kind=st.sampled_from(["kill_step", "kill_task", "kill_shim", "down", "interrupt", "everyone", "broke"]),
+    target=targets,
+    grace=st.sampled_from([None, 0.0, 1.0, 5.0]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    launch=st.sampled_from(["mpi_world", "per_server"]),
+    behaviours=st.dictionaries(st.sampled_from([*STEPS, "ctx.0", "gen.0"]), behaviour),
+    faults=st.lists(fault, max_size=5),
+)
+def test_any_life_ends_once_in_time_and_leaves_nothing(
+    launch: str, behaviours: dict[str, Behaviour], faults: list[Fault]
+) -> None:
+    limits = facts.Settings(ready_timeout=50.0)
+    cluster = Cluster(make_plan(launch), limits, behaviours)
+    cluster.run([*faults, Fault(100.0, "down")])
+    assert cluster.state.phase == OVER
+    check(cluster.log)
+    unkillable = {step for step in cluster.running if cluster.behaviour(step).killed_after == NEVER}
+    assert set(cluster.running) == unkillable
+    began = next(at for at, action in cluster.log if _begins_stop(action))
+    assert cluster.now - began <= limits.grace + 3 * limits.kill_wait + 0.1
+    assert began <= 100.0
+    assert cluster.calls < 400
+
+
+steps = st.sampled_from([*STEPS, "nobody"])
+tasks = st.sampled_from(["ctx.0.0", "gen.0.0", "router", "nats"])
+ends = st.sampled_from([(0, None), (1, None), (137, None), (None, 9), (None, 15)])
+at = st.floats(0.0, 100.0)
+known = st.sampled_from(STEPS)
+anything = st.one_of(
+    st.just(facts.Begin()),
+    st.just(facts.Tick()),
+    st.builds(facts.Resolved, st.sampled_from(["", "nats", "etcd"])),
+    st.builds(facts.Unresolved, st.just(""), st.just("no address")),
+    st.builds(facts.StartFailed, known, st.just("no such file"), at),
+    st.builds(lambda step, end, at: facts.StepEnded(step, *end, at), steps, ends, at),
+    st.builds(facts.TaskBegan, steps, tasks),
+    st.builds(lambda step, task, end, at: facts.TaskEnded(step, task, *end, at), steps, tasks, ends, at),
+    st.builds(facts.TaskGone, steps, tasks, at),
+    st.builds(facts.PortTested, known, st.booleans()),
+    st.builds(facts.Healthy, known, st.just("url")),
+    st.builds(facts.Reached, st.sampled_from(["ctx.0", "gen.0", "router"]), st.just("engine")),
+    st.just(facts.CameReady()),
+    st.builds(facts.StopAsked, st.booleans(), st.sampled_from([None, 0.0, 3.0]), st.just("asked")),
+    st.just(facts.EveryoneTerminated("job ended")),
+    st.builds(facts.Broke, st.just("disk full")),
+    st.just(facts.Swept(())),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(events=st.lists(st.tuples(st.floats(0.0, 3.0), anything), max_size=60))
+def test_any_order_of_events_keeps_the_invariants(events: list[tuple[float, facts.Input]]) -> None:
+    machine = initial(make_plan(), facts.Settings())
+    now, log = 0.0, []
+    for delay, event in [*events, (0.0, facts.StopAsked(False, None, "end"))]:
+        now += delay
+        machine, actions = advance(machine, event, now)
+        log += [(now, action) for action in actions]
+    for _ in range(50):
+        deadline = next_deadline(machine)
+        if deadline is None:
+            break
+        assert deadline > now or not events
+        now = max(now, deadline)
+        machine, actions = advance(machine, facts.Tick(), now)
+        log += [(now, action) for action in actions]
+    machine, actions = advance(machine, facts.Swept(()), now)
+    log += [(now, action) for action in actions]
+    assert machine.phase == OVER
+    check(log)
+
+
+def check(log: list[tuple[float, facts.Action]]) -> None:
+    """What holds of every life: one verdict, one end, no start after a stop began, every started step was stopped."""
+    actions = [action for _, action in log]
+    assert sum(isinstance(action, facts.Conclude) for action in actions) == 1
+    assert sum(isinstance(action, facts.Sweep) for action in actions) == 1
+    assert isinstance(actions[-1], facts.Finish)
+    stop = next(i for i, action in enumerate(actions) if _begins_stop(action))
+    assert not [action for action in actions[stop:] if isinstance(action, (facts.Start, facts.Probe, facts.Resolve))]
+    killed = [action.step for action in actions if isinstance(action, facts.Kill)]
+    assert len(killed) == len(set(killed))
+
+
+def _begins_stop(action: facts.Action) -> bool:
+    return isinstance(action, facts.Announce) and action.state not in ("STARTING", "READY")

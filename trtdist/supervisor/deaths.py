@@ -1,0 +1,113 @@
+"""Ends that nobody asked for: what each says, and which came first. Pure. Standard library, Python 3.9.
+
+A launcher that was killed takes its tasks along, and a shim that was killed takes its program along, so what was only
+seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import replace
+
+from trtdist.plan import Step
+from trtdist.supervisor.facts import Death, Outcome, Settings, StartFailed, StepEnded, TaskEnded, TaskGone
+from trtdist.supervisor.state import State
+
+__all__ = [
+    "Death",
+    "earlier",
+    "failure",
+    "not_ready",
+    "not_started",
+    "note",
+    "of_gone",
+    "of_step",
+    "of_task",
+    "on_taken_port",
+    "unhealthy",
+]
+
+_LAUNCHER_KILLED, _GONE, _TOLD, _LAUNCHER_ENDED = range(4)
+_NAMED = 4
+
+
+def of_task(event: TaskEnded) -> Death:
+    """The death that a shim told."""
+    how = how_it_ended(event.code, event.signal)
+    return Death(event.task, event.step, event.code, event.signal, event.at, how, _TOLD)
+
+
+def of_gone(event: TaskGone) -> Death:
+    """The death of a task whose shim vanished: the shim was killed, and its program with it."""
+    how = "vanished together with its shim, which had no time to say why"
+    return Death(event.task, event.step, None, None, event.at, how, _GONE)
+
+
+def of_step(step: Step, event: StepEnded) -> Death:
+    """The death of the first process of a step: of its launcher, or of the task itself when it has no launcher."""
+    how = how_it_ended(event.code, event.signal)
+    if step.kind == "workers":
+        how = f"ended as a whole: its launcher {how}"
+    order = _LAUNCHER_ENDED if event.signal is None else _LAUNCHER_KILLED
+    return Death(step.name, step.name, event.code, event.signal, event.at, how, order)
+
+
+def not_started(event: StartFailed) -> Death:
+    """The death of a step that could not even be started."""
+    return Death(event.step, event.step, None, None, event.at, f"could not be started: {event.reason}", _GONE)
+
+
+def on_taken_port(death: Death, starts: int) -> Death:
+    """The death of a service that met a taken port as often as it was started."""
+    return replace(death, how=f"{death.how}: each of the {starts} ports that it was given was taken by another process")
+
+
+def how_it_ended(code: int | None, number: int | None) -> str:
+    """The end of the sentence "gen.0.1 ..."."""
+    if number is not None:
+        return f"was killed by {_signal_name(number)}"
+    if code is not None and code > 128:
+        return f"ended with exit code {code} ({_signal_name(code - 128)})"
+    return f"ended with exit code {code} and nobody had asked it to"
+
+
+def earlier(one: Death | None, other: Death) -> Death:
+    """Whichever came first."""
+    return other if one is None or (other.at, other.order) < (one.at, one.order) else one
+
+
+def note(state: State, death: Death, now: float) -> State:
+    """Take a death down; one that follows from a stop is none."""
+    if state.ending:
+        return state
+    until = now + state.settings.settle if state.settle_until is None else state.settle_until
+    return replace(state, first=earlier(state.first, death), settle_until=until)
+
+
+def failure(first: Death) -> Outcome:
+    """The run failed because of this death."""
+    where = "" if first.name == first.step else f" (step {first.step})"
+    return Outcome("FAILED", 1, f"{first.name}{where} {first.how}", first)
+
+
+def unhealthy(service: str, settings: Settings) -> Outcome:
+    """A head service was not healthy in time."""
+    reason = f"{service} was not healthy within {settings.service_timeout:g} s"
+    return Outcome("TIMEOUT", 3, reason, Death(service, service, None, None, 0.0, "was not healthy in time", _TOLD))
+
+
+def not_ready(timeout: float, servers: tuple[str, ...], rungs: Mapping[str, str]) -> Outcome:
+    """The run was not ready in time; says how far each server got."""
+    behind = [name for name in servers if rungs.get(name) != "canary"]
+    named = [f"{name} got as far as '{rungs[name]}'" if name in rungs else f"{name} never came up" for name in behind]
+    more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
+    detail = ", ".join(named[:_NAMED] + more) or "the canary did not pass"
+    return Outcome("TIMEOUT", 3, f"not ready within {timeout:g} s: {detail}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

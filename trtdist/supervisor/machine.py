@@ -1,0 +1,301 @@
+"""What the supervisor decides: `advance(state, event, now) -> (state, actions)`, with no I/O and no clock.
+
+    new -> resolving -> starting -> ready -> stopping -> sweeping -> over
+
+A handler takes an event down as a fact; the rules then do what the facts call for until none has anything to do.
+Deaths settle for a moment and the earliest is the cause. A stop goes through the tiers, lowest first; each tier gets
+an equal share of the time that is left, then KILL. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from trtdist.supervisor import deaths, stopping
+from trtdist.supervisor.facts import (
+    Action,
+    Announce,
+    Begin,
+    Broke,
+    CameReady,
+    EveryoneTerminated,
+    Healthy,
+    Input,
+    Outcome,
+    PortTested,
+    Probe,
+    Reached,
+    Resolve,
+    Resolved,
+    Start,
+    StartFailed,
+    StepEnded,
+    StopAsked,
+    Swept,
+    TaskBegan,
+    TaskEnded,
+    TaskGone,
+    TestPort,
+    Tick,
+    Unresolved,
+)
+from trtdist.supervisor.state import (
+    DONE,
+    ENDED,
+    HEALTHY,
+    NEW,
+    OVER,
+    READY,
+    RESOLVING,
+    RUNNING,
+    STARTING,
+    TESTING,
+    WAITING,
+    State,
+    StepState,
+)
+
+__all__ = ["advance", "next_deadline"]
+
+Change = tuple[State, list[Action]]
+
+
+def advance(state: State, event: Input, now: float) -> Change:
+    """Take an event at the time `now` (monotonic seconds); returns the new state and what is to be done, in order."""
+    state, actions = _HANDLERS[type(event)](state, event, now)
+    while True:
+        for rule in _RULES:
+            change = rule(state, now)
+            if change is not None:
+                state, more = change
+                actions = actions + more
+                break
+        else:
+            return state, actions
+
+
+def next_deadline(state: State) -> float | None:
+    """When `advance` must be called with Tick if nothing happens before; None when it need not."""
+    if state.phase == OVER:
+        return None
+    if state.ending:
+        times = stopping.deadlines(state)
+    elif state.settle_until is not None:
+        times = [state.settle_until]
+    else:
+        times = [state.ready_by] if state.phase in (RESOLVING, STARTING) else []
+        times += [step.deadline for step in state.services() if _unhealthy(step)]
+    return min((time for time in times if time is not None), default=None)
+
+
+# Handlers: each takes one kind of event down.
+
+
+def _on_begin(state: State, event: Begin, now: float) -> Change:
+    if state.phase != NEW:
+        return state, []
+    state = replace(state, phase=RESOLVING, ready_by=now + state.settings.ready_timeout, announced="STARTING")
+    return state, [Announce("STARTING", ""), Resolve("")]
+
+
+def _on_tick(state: State, event: Tick, now: float) -> Change:
+    return state, []
+
+
+def _on_resolved(state: State, event: Resolved, now: float) -> Change:
+    if state.ending:
+        return state, []
+    if event.service == "":
+        return (replace(state, phase=STARTING), []) if state.phase == RESOLVING else (state, [])
+    step = state.steps.get(event.service)
+    if step is None or step.phase != RESOLVING:
+        return state, []
+    return state.with_step(replace(step, phase=WAITING)), []
+
+
+def _on_unresolved(state: State, event: Unresolved, now: float) -> Change:
+    return _on_broke(state, Broke(event.reason), now)
+
+
+def _on_start_failed(state: State, event: StartFailed, now: float) -> Change:
+    step = state.steps[event.step]
+    state = state.with_step(replace(step, phase=ENDED))
+    return deaths.note(state, deaths.not_started(event), now), []
+
+
+def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
+    step = state.steps.get(event.step)
+    if step is None or not step.alive:
+        return state, []
+    death = deaths.of_step(step.step, event)
+    if _unhealthy(step) and not state.ending:
+        state = state.with_step(replace(step, phase=TESTING, death=deaths.earlier(step.death, death)))
+        return state, [TestPort(event.step)]
+    if step.step.kind == "canary" and event.code == 0 and state.phase == READY:
+        return state.with_step(replace(step, phase=DONE)), []
+    state = state.with_step(replace(step, phase=ENDED))
+    return deaths.note(state, death, now), []
+
+
+def _on_task_began(state: State, event: TaskBegan, now: float) -> Change:
+    return state, stopping.greet(state, event)
+
+
+def _on_task_ended(state: State, event: TaskEnded, now: float) -> Change:
+    step = state.steps.get(event.step)
+    if step is None or (step.step.kind == "canary" and event.code == 0):
+        return state, []
+    return _on_task_death(state, step, deaths.of_task(event), now)
+
+
+def _on_task_gone(state: State, event: TaskGone, now: float) -> Change:
+    step = state.steps.get(event.step)
+    return (state, []) if step is None else _on_task_death(state, step, deaths.of_gone(event), now)
+
+
+def _on_task_death(state: State, step: StepState, death: deaths.Death, now: float) -> Change:
+    if step.step.kind == "service" and step.phase != HEALTHY and step.phase != ENDED:
+        return state.with_step(replace(step, death=deaths.earlier(step.death, death))), []
+    return deaths.note(state, death, now), []
+
+
+def _on_port_tested(state: State, event: PortTested, now: float) -> Change:
+    step = state.steps[event.step]
+    if step.phase != TESTING or state.ending:
+        return state, []
+    if event.taken and step.starts < state.settings.port_attempts:
+        return state.with_step(replace(step, phase=RESOLVING, death=None)), [Resolve(event.step)]
+    assert step.death is not None
+    death = deaths.on_taken_port(step.death, step.starts) if event.taken else step.death
+    state = state.with_step(replace(step, phase=ENDED))
+    return deaths.note(state, death, now), []
+
+
+def _on_healthy(state: State, event: Healthy, now: float) -> Change:
+    step = state.steps[event.step]
+    return (state.with_step(replace(step, phase=HEALTHY)), []) if step.phase == RUNNING else (state, [])
+
+
+def _on_reached(state: State, event: Reached, now: float) -> Change:
+    return replace(state, rungs={**state.rungs, event.name: event.rung}), []
+
+
+def _on_ready(state: State, event: CameReady, now: float) -> Change:
+    if state.phase != STARTING or state.settle_until is not None:
+        return state, []
+    return replace(state, phase=READY, announced="READY"), [Announce("READY", "")]
+
+
+def _on_stop(state: State, event: StopAsked, now: float) -> Change:
+    return stopping.ask(state, event, now)
+
+
+def _on_everyone(state: State, event: EveryoneTerminated, now: float) -> Change:
+    return stopping.everyone(state, event, now)
+
+
+def _on_broke(state: State, event: Broke, now: float) -> Change:
+    if state.ending:
+        return state, []
+    outcome = Outcome("FAILED", 1, event.reason)
+    if state.first is not None:
+        outcome = deaths.failure(state.first)
+        outcome = replace(outcome, reason=f"{outcome.reason}; {event.reason}")
+    return stopping.begin(state, outcome, state.settings.failure_grace, now)
+
+
+def _on_swept(state: State, event: Swept, now: float) -> Change:
+    return stopping.finish(state, event)
+
+
+# Rules: each returns a change when the facts call for one, else None; after it the same rule has nothing to do.
+
+
+def _start_services(state: State, now: float) -> Change | None:
+    waiting = [step for step in state.services() if step.phase == WAITING]
+    if not _may_start(state) or not waiting:
+        return None
+    actions: list[Action] = []
+    for step in waiting:
+        deadline = now + state.settings.service_timeout if step.deadline is None else step.deadline
+        started = replace(step, phase=RUNNING, starts=step.starts + 1, deadline=deadline, death=None)
+        state = state.with_step(started)
+        actions += [Start(step.step.name), Probe(step.step.name)]
+    return state, actions
+
+
+def _start_programs(state: State, now: float) -> Change | None:
+    waiting = [step for step in state.programs() if step.phase == WAITING]
+    healthy = all(step.phase == HEALTHY for step in state.services())
+    if not _may_start(state) or not waiting or not healthy:
+        return None
+    actions: list[Action] = []
+    for step in waiting:
+        state = state.with_step(replace(step, phase=RUNNING, starts=1))
+        actions.append(Start(step.step.name))
+    return state, actions
+
+
+def _settle(state: State, now: float) -> Change | None:
+    if state.ending or state.settle_until is None or now < state.settle_until:
+        return None
+    assert state.first is not None
+    return stopping.begin(state, deaths.failure(state.first), state.settings.failure_grace, now)
+
+
+def _service_too_late(state: State, now: float) -> Change | None:
+    if state.ending or state.settle_until is not None:
+        return None
+    late = [s.step.name for s in state.services() if _unhealthy(s) and s.deadline is not None and now >= s.deadline]
+    if not late:
+        return None
+    return stopping.begin(state, deaths.unhealthy(late[0], state.settings), state.settings.failure_grace, now)
+
+
+def _run_too_late(state: State, now: float) -> Change | None:
+    waiting = state.phase in (RESOLVING, STARTING) and state.settle_until is None
+    if not waiting or state.ready_by is None or now < state.ready_by:
+        return None
+    outcome = deaths.not_ready(state.settings.ready_timeout, state.servers, state.rungs)
+    return stopping.begin(state, outcome, state.settings.failure_grace, now)
+
+
+def _may_start(state: State) -> bool:
+    return state.phase == STARTING and state.settle_until is None
+
+
+def _unhealthy(step: StepState) -> bool:
+    """Whether a service was started and has not been healthy yet."""
+    return step.step.kind == "service" and step.starts > 0 and step.phase not in (HEALTHY, ENDED)
+
+
+_HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
+    Begin: _on_begin,
+    Tick: _on_tick,
+    Resolved: _on_resolved,
+    Unresolved: _on_unresolved,
+    StartFailed: _on_start_failed,
+    StepEnded: _on_step_ended,
+    TaskBegan: _on_task_began,
+    TaskEnded: _on_task_ended,
+    TaskGone: _on_task_gone,
+    PortTested: _on_port_tested,
+    Healthy: _on_healthy,
+    Reached: _on_reached,
+    CameReady: _on_ready,
+    StopAsked: _on_stop,
+    EveryoneTerminated: _on_everyone,
+    Broke: _on_broke,
+    Swept: _on_swept,
+}
+
+_RULES: tuple[Callable[[State, float], Change | None], ...] = (
+    _settle,
+    _service_too_late,
+    _run_too_late,
+    _start_services,
+    _start_programs,
+    *stopping.RULES,
+)

@@ -1,0 +1,120 @@
+"""What the supervisor knows about a run: frozen, changed only by `machine.advance`. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from trtdist.plan import Plan, Step
+from trtdist.supervisor.facts import Death, Outcome, Settings
+
+__all__ = [
+    "DONE",
+    "ENDED",
+    "HEALTHY",
+    "LOST",
+    "NEW",
+    "OVER",
+    "READY",
+    "RESOLVING",
+    "RUNNING",
+    "STARTING",
+    "STOPPING",
+    "SWEEPING",
+    "TESTING",
+    "WAITING",
+    "State",
+    "StepState",
+    "Stop",
+    "initial",
+]
+
+# Phases of a run.
+NEW, RESOLVING, STARTING, READY, STOPPING, SWEEPING, OVER = (
+    "new", "resolving", "starting", "ready", "stopping", "sweeping", "over",
+)  # fmt: skip
+# Phases of a step; a service that died before it was healthy is TESTING (its port), then perhaps RESOLVING again.
+WAITING, RUNNING, HEALTHY, TESTING, DONE, ENDED, LOST = (
+    "waiting", "running", "healthy", "testing", "done", "ended", "lost",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepState:
+    """Where one step is.
+
+    `deadline` is when a service must be healthy; `death` what its task told before its first process was reaped;
+    `signalled` the last signal sent to it (0 for none); `kill_until` is set once it was killed.
+    """
+
+    step: Step
+    phase: str = WAITING
+    starts: int = 0
+    deadline: float | None = None
+    death: Death | None = None
+    signalled: int = 0
+    kill_until: float | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether its first process is believed to run."""
+        return self.phase in (RUNNING, HEALTHY)
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A stop under way: `tiers` are those still to end, the first of them now, until `tier_deadline`.
+
+    `everyone` says that the other side has sent TERM to every task already.
+    """
+
+    outcome: Outcome
+    deadline: float
+    tiers: tuple[int, ...]
+    tier_deadline: float
+    everyone: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """All that decisions rest on."""
+
+    settings: Settings
+    steps: Mapping[str, StepState]
+    servers: tuple[str, ...]
+    phase: str = NEW
+    ready_by: float | None = None
+    first: Death | None = None
+    settle_until: float | None = None
+    rungs: Mapping[str, str] = field(default_factory=dict)
+    stop: Stop | None = None
+    stops_asked: int = 0
+    announced: str = ""
+    concluded: bool = False
+
+    @property
+    def ending(self) -> bool:
+        """Whether a stop has begun, so that nothing may be started any more."""
+        return self.phase in (STOPPING, SWEEPING, OVER)
+
+    def with_step(self, step: StepState) -> State:
+        """The state with one step changed."""
+        return replace(self, steps={**self.steps, step.step.name: step})
+
+    def tier(self, number: int) -> list[StepState]:
+        """The steps of a tier whose first process is believed to run."""
+        return [step for step in self.steps.values() if step.alive and step.step.tier == number]
+
+    def services(self) -> list[StepState]:
+        """The head services."""
+        return [step for step in self.steps.values() if step.step.kind == "service"]
+
+    def programs(self) -> list[StepState]:
+        """All steps that are no head service."""
+        return [step for step in self.steps.values() if step.step.kind != "service"]
+
+
+def initial(plan: Plan, settings: Settings) -> State:
+    """The state before anything happened."""
+    steps = {step.name: StepState(step) for step in sorted(plan.steps, key=lambda step: step.number)}
+    return State(settings, steps, tuple(server.name for server in plan.servers))

@@ -1,0 +1,170 @@
+"""The two stops: ours, tier by tier, and the one that reached everything at once. Pure. Standard library, Python 3.9.
+
+Each tier gets an equal share of the time that is left; what has not gone by then is killed. Another request only
+shortens the time.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+
+from trtdist.supervisor import deaths
+from trtdist.supervisor.facts import (
+    Action,
+    Announce,
+    Conclude,
+    EveryoneTerminated,
+    Finish,
+    Kill,
+    Outcome,
+    Signal,
+    SignalTask,
+    StopAsked,
+    Sweep,
+    Swept,
+    TaskBegan,
+)
+from trtdist.supervisor.state import LOST, OVER, STOPPING, SWEEPING, State, StepState, Stop
+
+__all__ = ["RULES", "ask", "begin", "deadlines", "everyone", "finish", "greet"]
+
+Change = tuple[State, list[Action]]
+
+_DYING_OF_TERM = (signal.SIGTERM, 128 + signal.SIGTERM)
+
+
+def begin(state: State, outcome: Outcome, grace: float, now: float) -> Change:
+    """Begin a stop that ends with `outcome` after at most `grace` seconds of patience."""
+    tiers = tuple(sorted({step.step.tier for step in state.steps.values()}))
+    stop = Stop(outcome, now + grace, tiers, 0.0)
+    shown = "STOPPING" if outcome.state in ("STOPPED", "INTERRUPTED") else outcome.state
+    state = replace(state, phase=STOPPING, stop=_share(stop, now), settle_until=None, announced=shown)
+    return state, [Announce(shown, outcome.reason)]
+
+
+def ask(state: State, event: StopAsked, now: float) -> Change:
+    """Somebody wants the end: begin our stop, or shorten the one under way."""
+    asked = state.stops_asked + 1
+    state = replace(state, stops_asked=asked)
+    patience = (state.settings.grace, state.settings.hurried_grace, 0.0)
+    grace = patience[min(asked, len(patience)) - 1] if event.grace is None else event.grace
+    if state.stop is not None:
+        deadline = min(state.stop.deadline, now + grace)
+        return replace(state, stop=_share(replace(state.stop, deadline=deadline), now)), []
+    if state.first is not None:
+        return begin(state, deaths.failure(state.first), min(grace, state.settings.failure_grace), now)
+    outcome = Outcome("INTERRUPTED", 130, event.reason) if event.interrupt else Outcome("STOPPED", 0, event.reason)
+    return begin(state, outcome, grace, now)
+
+
+def everyone(state: State, event: EveryoneTerminated, now: float) -> Change:
+    """TERM reached everything: the verdict is written at once, what remains is to wait and to tell the services."""
+    actions: list[Action] = []
+    if state.stop is None:
+        outcome = Outcome("INTERRUPTED", 130, event.reason)
+        first = state.first
+        if first is not None and first.signal not in _DYING_OF_TERM and first.code not in _DYING_OF_TERM:
+            outcome = deaths.failure(first)
+        state, actions = begin(state, outcome, state.settings.grace, now)
+    assert state.stop is not None
+    if state.concluded:
+        return state, actions
+    state = replace(state, stop=replace(state.stop, everyone=True), concluded=True)
+    assert state.stop is not None
+    return state, [Conclude(state.stop.outcome), *actions]
+
+
+def finish(state: State, event: Swept) -> Change:
+    """The last look is done: say how it ended."""
+    if state.phase != SWEEPING or state.stop is None:
+        return state, []
+    outcome = state.stop.outcome
+    if event.left:
+        outcome = replace(outcome, reason=f"{outcome.reason}; still there: {', '.join(event.left)}", left=event.left)
+    actions: list[Action] = [] if state.concluded else [Conclude(outcome)]
+    if state.announced != outcome.state:
+        actions.append(Announce(outcome.state, outcome.reason))
+    state = replace(state, phase=OVER, concluded=True, announced=outcome.state)
+    return state, [*actions, Finish(outcome.exit_code)]
+
+
+def greet(state: State, event: TaskBegan) -> list[Action]:
+    """A task that comes up while its step is being stopped is told so at once."""
+    step = state.steps.get(event.step)
+    if step is None or not step.signalled:
+        return []
+    return [SignalTask(event.step, event.task, step.signalled)]
+
+
+def deadlines(state: State) -> list[float | None]:
+    """When a stop must be looked at again."""
+    stop = state.stop
+    if stop is None or not stop.tiers or state.phase != STOPPING:
+        return []
+    steps = state.tier(stop.tiers[0])
+    return [stop.tier_deadline if step.kill_until is None else step.kill_until for step in steps]
+
+
+def _share(stop: Stop, now: float) -> Stop:
+    """Give the first of the tiers its share of the time that is left."""
+    left = max(0.0, stop.deadline - now)
+    return replace(stop, tier_deadline=now + left / max(1, len(stop.tiers)))
+
+
+def _signal_tier(state: State, now: float) -> Change | None:
+    stop = state.stop
+    if state.phase != STOPPING or stop is None or not stop.tiers:
+        return None
+    fresh = [step for step in state.tier(stop.tiers[0]) if not step.signalled]
+    if not fresh:
+        return None
+    actions: list[Action] = []
+    for step in fresh:
+        number = _stop_signal(step)
+        state = state.with_step(replace(step, signalled=number))
+        if step.step.kind == "service" or not stop.everyone:
+            actions.append(Signal(step.step.name, number))
+    return state, actions
+
+
+def _kill_tier(state: State, now: float) -> Change | None:
+    stop = state.stop
+    if state.phase != STOPPING or stop is None or not stop.tiers or now < stop.tier_deadline:
+        return None
+    stubborn = [step for step in state.tier(stop.tiers[0]) if step.kill_until is None]
+    for step in stubborn:
+        state = state.with_step(replace(step, kill_until=now + state.settings.kill_wait))
+    return (state, [Kill(step.step.name) for step in stubborn]) if stubborn else None
+
+
+def _give_up(state: State, now: float) -> Change | None:
+    """What does not even end after KILL is left to the sweep, which names it."""
+    stop = state.stop
+    if state.phase != STOPPING or stop is None or not stop.tiers:
+        return None
+    steps = state.tier(stop.tiers[0])
+    lost = [step for step in steps if step.kill_until is not None and now >= step.kill_until]
+    for step in lost:
+        state = state.with_step(replace(step, phase=LOST))
+    return (state, []) if lost else None
+
+
+def _next_tier(state: State, now: float) -> Change | None:
+    stop = state.stop
+    if state.phase != STOPPING or stop is None:
+        return None
+    if not stop.tiers:
+        return replace(state, phase=SWEEPING), [Sweep()]
+    if state.tier(stop.tiers[0]):
+        return None
+    return replace(state, stop=_share(replace(stop, tiers=stop.tiers[1:]), now)), []
+
+
+def _stop_signal(step: StepState) -> int:
+    """A service ignores the first TERM, which on a cluster reaches everything at once, and obeys INT."""
+    return int(signal.SIGINT if step.step.kind == "service" else signal.SIGTERM)
+
+
+RULES: tuple[Callable[[State, float], Change | None], ...] = (_signal_tier, _kill_tier, _give_up, _next_tier)
