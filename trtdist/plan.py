@@ -145,8 +145,9 @@ def to_json(plan: Plan) -> str:
 def from_json(text: str) -> Plan:
     """The plan that `to_json` wrote; ValueError when it is of another version."""
     raw = json.loads(text)
-    if raw.get("version") != PLAN_VERSION:
-        raise ValueError(f"plan version {raw.get('version')} is not {PLAN_VERSION}")
+    version = raw.get("version") if isinstance(raw, dict) else None
+    if version != PLAN_VERSION:
+        raise ValueError(f"plan version {version} is not {PLAN_VERSION}")
     servers = tuple(
         Server(**{**server, "ranks": tuple(Rank(**rank) for rank in server["ranks"])}) for server in raw["servers"]
     )

@@ -1,0 +1,220 @@
+"""The state of a run is a pure function: whatever the events, it never claims what cannot be true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.observe.fake_run import make_plan
+from trtdist.events import (
+    RUNGS,
+    ControlTaken,
+    Event,
+    Ready,
+    Record,
+    Rung,
+    RunState,
+    SupervisorStarted,
+    TaskExited,
+    TaskStarted,
+)
+from trtdist.observe.state import FINAL_STATES, RUN_STATES, TASK_STATES, Machine, RunStatus, reconcile
+from trtdist.process import ProcessId
+
+PLAN = make_plan()
+TASKS = ("nats", "etcd", "ctx.0.0", "ctx.0.1", "gen.0.0", "router", "canary")
+NOW = 1000.0
+SUPERVISOR = 1
+
+
+@dataclass
+class Story:
+    """Events at growing times, and who is still alive: a pid is 100 + the place of the task, its shim's is 100 more."""
+
+    records: list[Record] = field(default_factory=list)
+    dead: set[int] = field(default_factory=set)
+    clock: float = 100.0
+
+    def tell(self, writer: str, event: Event) -> Story:
+        self.clock += 1.0
+        self.records.append(Record(self.clock, writer, event))
+        return self
+
+    def start(self, name: str) -> Story:
+        pid = 100 + TASKS.index(name)
+        rank = name.count(".") == 2
+        server = name.rpartition(".")[0] if rank else ""
+        step = "workers" if rank else name
+        return self.tell(f"task.{name}", TaskStarted(step, name, server, 0, "host", pid, 1, pid + 100, 1))
+
+    def exit(self, name: str, code: int | None = 0, signal: int | None = None) -> Story:
+        pid = 100 + TASKS.index(name)
+        self.dead |= {pid, pid + 100}
+        return self.tell(f"task.{name}", TaskExited("workers", name, pid, code, signal))
+
+    def vanish(self, name: str) -> Story:
+        pid = 100 + TASKS.index(name)
+        self.dead |= {pid, pid + 100}
+        return self
+
+    def up(self) -> Story:
+        self.tell("supervisor", SupervisorStarted("host", SUPERVISOR, 1)).tell("supervisor", RunState("STARTING"))
+        for name in TASKS:
+            self.start(name)
+        for name in ("nats", "etcd", "router"):
+            self.tell("canary", Rung(name, "answering"))
+        for name in ("ctx.0", "gen.0"):
+            self.tell("canary", Rung(name, "canary"))
+        return self.exit("canary").tell("canary", Ready(2)).tell("supervisor", RunState("READY"))
+
+    def status(self, verdict: dict[str, object] | None = None, booted: float = 0.0) -> RunStatus:
+        def alive(host: str, process: ProcessId) -> bool | None:
+            return process.pid not in self.dead if host == "host" else None
+
+        return reconcile(PLAN, self.records, verdict, Machine(alive, NOW, 990.0, booted))
+
+
+def states(status: RunStatus) -> dict[str, str]:
+    return {each.name: each.state for each in [*status.services, *status.servers, *status.ranks]}
+
+
+def test_ready() -> None:
+    status = Story().up().status()
+    assert status.state == "READY"
+    assert states(status)["canary"] == "DONE"
+    assert {state for name, state in states(status).items() if name != "canary"} == {"READY"}
+
+
+def test_the_earliest_exit_is_named_and_those_that_follow_are_not_blamed() -> None:
+    status = Story().up().exit("ctx.0.1", None, 9).exit("ctx.0.0", None, 15).exit("gen.0.0", 1).status()
+    assert status.state == "FAILED"
+    assert status.failure is not None
+    assert status.failure.name == "ctx.0.1"
+    assert status.failure.reason == "ctx.0.1 was killed by signal 9 and nobody had asked it to stop"
+    assert states(status)["ctx.0.1"] == "FAILED"
+    assert states(status)["gen.0.0"] == "STOPPED"
+
+
+def test_an_exit_after_a_request_to_stop_is_no_failure() -> None:
+    story = Story().up().tell("supervisor", ControlTaken("1-2.json", "down"))
+    status = story.tell("supervisor", RunState("STOPPING")).exit("router").exit("ctx.0.0", None, 15).status()
+    assert status.state == "STOPPING"
+    assert status.failure is None
+    assert states(status)["ctx.0.0"] == "STOPPED"
+    assert states(status)["nats"] == "STOPPING"
+
+
+def test_a_program_that_ended_while_its_shim_lives_is_not_lost_yet() -> None:
+    story = Story().up()
+    story.dead.add(100 + TASKS.index("gen.0.0"))
+    assert states(story.status())["gen.0.0"] == "READY"
+
+
+def test_a_restarted_machine_loses_its_runs() -> None:
+    story = Story().up()
+    for name in TASKS:
+        story.vanish(name)
+    story.dead.add(SUPERVISOR)
+    status = story.status(booted=story.clock + 1)
+    assert status.state == "LOST"
+    assert status.failure is not None
+    assert "was restarted" in status.failure.reason
+
+
+def test_a_service_that_was_started_again_counts_as_started() -> None:
+    story = Story().tell("supervisor", SupervisorStarted("host", SUPERVISOR, 1))
+    story.tell("supervisor", RunState("STARTING")).start("nats").exit("nats", 1)
+    assert story.status().state == "STARTING"
+    story.dead.clear()
+    status = story.start("nats").tell("supervisor", Rung("nats", "answering")).status()
+    assert states(status)["nats"] == "READY"
+    assert status.failure is None
+
+
+def test_a_supervisor_that_never_started() -> None:
+    status = reconcile(PLAN, [], None, Machine(lambda host, process: None, 1000.0, 900.0))
+    assert status.state == "FAILED"
+    assert status.failure is not None
+    assert "never started" in status.failure.reason
+
+
+def test_a_supervisor_on_another_machine_is_believed() -> None:
+    story = Story().tell("supervisor", SupervisorStarted("elsewhere", SUPERVISOR, 1))
+    status = story.tell("supervisor", RunState("STARTING")).status()
+    assert (status.state, status.supervisor_alive) == ("STARTING", None)
+
+
+def test_left_behind() -> None:
+    story = Story().up()
+    story.dead.add(SUPERVISOR)
+    assert states(story.status({"state": "STOPPED"}))["nats"] == "LEFT"
+
+
+_EVENTS = st.one_of(
+    st.builds(RunState, st.sampled_from(("STARTING", "READY", "STOPPING", "STOPPED", "FAILED"))),
+    st.builds(SupervisorStarted, st.sampled_from(("host", "elsewhere")), st.just(SUPERVISOR), st.just(1)),
+    st.builds(
+        lambda place, host: TaskStarted("workers", TASKS[place], "", 0, host, 100 + place, 1, 200 + place, 1),
+        st.integers(0, len(TASKS) - 1),
+        st.sampled_from(("host", "elsewhere")),
+    ),
+    st.builds(
+        lambda place, code: TaskExited("workers", TASKS[place], 100 + place, code, None),
+        st.integers(0, len(TASKS) - 1),
+        st.integers(0, 3),
+    ),
+    st.builds(Rung, st.sampled_from(("ctx.0", "gen.0", "nats", "router", "else")), st.sampled_from((*RUNGS, "odd"))),
+    st.builds(ControlTaken, st.just("r"), st.just("down")),
+    st.just(Ready(1)),
+)
+_RECORDS = st.lists(
+    st.builds(Record, st.floats(100, 900), st.sampled_from(("supervisor", "task.x", "canary")), _EVENTS), max_size=30
+)
+_PIDS = st.sets(st.sampled_from([SUPERVISOR, *range(100, 107), *range(200, 207)]))
+_VERDICTS = st.none() | st.fixed_dictionaries(
+    {"state": st.sampled_from(("STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT")), "reason": st.text(max_size=5)}
+)
+
+
+@given(_RECORDS, _PIDS, _VERDICTS)
+def test_it_never_claims_what_cannot_be_true(
+    records: list[Record], dead: set[int], verdict: dict[str, object] | None
+) -> None:
+    def alive(host: str, process: ProcessId) -> bool | None:
+        return process.pid not in dead if host == "host" else None
+
+    status = reconcile(PLAN, records, verdict, Machine(alive, NOW, 990.0))
+    found = states(status)
+    assert status.state in RUN_STATES
+    assert set(found.values()) <= set(TASK_STATES)
+    if verdict is not None:
+        assert status.state == verdict["state"]
+    if status.supervisor_alive is False:
+        assert status.state in FINAL_STATES
+    if status.state == "READY":
+        assert status.failure is None
+        assert "LOST" not in found.values()
+    if verdict is not None or status.supervisor_alive is False:
+        assert "READY" not in found.values()
+        assert "STARTING" not in found.values()
+    if status.state in ("FAILED", "LOST"):
+        assert status.failure is not None
+    for rank in status.ranks:
+        told = [r.event for r in records if isinstance(r.event, TaskStarted) and r.event.name == rank.name]
+        if rank.state in ("READY", "STARTING") and told and {event.host for event in told} == {"host"}:
+            assert not {told[0].pid, told[0].shim_pid} <= dead
+
+
+@given(_RECORDS, _PIDS, st.randoms())
+def test_the_order_in_which_files_are_read_does_not_matter(
+    records: list[Record], dead: set[int], random: object
+) -> None:
+    times = {record.time for record in records}
+    if len(times) < len(records):
+        return
+    machine = Machine(lambda host, process: process.pid not in dead, NOW, 990.0)
+    shuffled = list(records)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    assert reconcile(PLAN, shuffled, None, machine) == reconcile(PLAN, records, None, machine)

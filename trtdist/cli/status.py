@@ -1,0 +1,133 @@
+"""`trtdist status`: show each server and rank of a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+
+import click
+
+from trtdist.observe.runs import find_run
+from trtdist.observe.snapshot import RunReader, Snapshot, to_json
+from trtdist.observe.state import Failure
+from trtdist.observe.times import span
+
+__all__ = ["command"]
+
+_WATCH_SECONDS = 1.0
+_CLEAR = "\x1b[H\x1b[2J"
+_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
+_ENGINES = {"reference": "reference (a tiny numpy transformer, not TensorRT-LLM)", "tensorrt_llm": "TensorRT-LLM"}
+
+
+@click.command("status")
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, as docs/commands.md describes it.")
+@click.option("--watch", is_flag=True, help="Show it again whenever it changes, until the run ends.")
+def command(run: str | None, as_json: bool, watch: bool) -> None:
+    """Show the state of a run, of each server and rank, and where it is reached.
+
+    RUN is a run id, the start of one, or a topology's name; without it the newest run is meant. The exit code is 0
+    whatever the state is: a script reads the state from --json.
+    """
+    reader = RunReader(find_run(run, os.environ))
+    redraw = watch and not as_json and sys.stdout.isatty()
+    before = ""
+    for snapshot in _looks(reader, watch):
+        text = json.dumps(to_json(snapshot), ensure_ascii=False) if as_json else describe(snapshot)
+        if text != before:
+            click.echo(f"{_CLEAR}{text}" if redraw else text)
+        before = text
+
+
+def describe(snapshot: Snapshot) -> str:
+    """A snapshot as text for a person."""
+    parts = [_head(snapshot), _where(snapshot), _table(snapshot)]
+    if snapshot.status.failure is not None:
+        parts.append(_failure(snapshot.status.failure))
+    return "\n\n".join(parts)
+
+
+def _looks(reader: RunReader, watch: bool) -> Iterator[Snapshot]:
+    snapshot = reader.look()
+    yield snapshot
+    while watch and not snapshot.final:
+        time.sleep(_WATCH_SECONDS)
+        snapshot = reader.look()
+        yield snapshot
+
+
+def _head(snapshot: Snapshot) -> str:
+    status, plan = snapshot.status, snapshot.plan
+    lines = [f"{snapshot.run.run_id}  {_state(status.state)}{_since(snapshot)}"]
+    if status.detail and status.failure is None:
+        lines.append(status.detail)
+    supervisor = "not started" if status.supervisor_pid is None else f"pid {status.supervisor_pid}"
+    if status.supervisor_alive is False:
+        supervisor += ", ended"
+    lines += [
+        f"  engine      {_ENGINES.get(plan.engine, plan.engine)}",
+        f"  model       {plan.model}",
+        f"  launch      {plan.launch}, {plan.world_size} ranks, runtime {plan.runtime}",
+        f"  supervisor  {supervisor}",
+        f"  run         {snapshot.run.path}",
+    ]
+    return "\n".join(lines)
+
+
+def _since(snapshot: Snapshot) -> str:
+    status = snapshot.status
+    if status.begun is None:
+        return ""
+    if status.ended is not None:
+        return f", after {span(status.ended - status.begun)}"
+    if status.ready is not None and status.state == "READY":
+        return f", came up in {span(status.ready - status.begun)}"
+    return ""
+
+
+def _where(snapshot: Snapshot) -> str:
+    ends = snapshot.endpoints
+    nats = ends.nats_url or "not known yet"
+    if ends.nats_user_file and ends.nats_password_file:
+        nats += f"  (user and password in {ends.nats_user_file} and {ends.nats_password_file})"
+    return "\n".join(
+        [
+            f"  front door  component {ends.component}, endpoint {ends.endpoint}, namespace {ends.namespace}",
+            f"  NATS        {nats}",
+            f"  etcd        {ends.etcd_url or 'not known yet'}",
+        ]
+    )
+
+
+def _table(snapshot: Snapshot) -> str:
+    status = snapshot.status
+    rows = [("NAME", "ROLE", "LEADER", "NODE", "GPU", "PID", "STATE", "LOG")]
+    for each in status.services:
+        rows.append((each.name, each.kind, "", each.node, "", str(each.pid or "-"), each.state, each.log))
+    for rank in status.ranks:
+        leader = "yes" if rank.leader else ""
+        pid = str(rank.pid or "-")
+        rows.append((rank.name, rank.role, leader, rank.node, str(rank.gpu), pid, rank.state, rank.log))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(_row(row, widths) for row in rows)
+
+
+def _row(row: tuple[str, ...], widths: list[int]) -> str:
+    cells = [f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)]
+    return "  ".join(_state(cell) for cell in cells).rstrip()
+
+
+def _state(text: str) -> str:
+    colour = _COLOURS.get(text.strip())
+    return click.style(text, fg=colour) if colour else text
+
+
+def _failure(failure: Failure) -> str:
+    lines = [failure.reason]
+    if failure.log:
+        lines.append(f"the end of {failure.log}:" if failure.last_lines else f"{failure.log} is empty")
+    return "\n".join([*lines, *(f"  {line}" for line in failure.last_lines)])

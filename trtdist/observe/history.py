@@ -1,0 +1,114 @@
+"""What the events of a run say, folded into the facts that a reader asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from trtdist.events import (
+    RUNGS,
+    CanaryFailed,
+    ControlTaken,
+    EndpointUp,
+    Ready,
+    Record,
+    Rung,
+    RunState,
+    SupervisorStarted,
+    TaskExited,
+    TaskStarted,
+)
+
+__all__ = ["History", "TaskHistory"]
+
+_STOPS = ("STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT")
+
+
+@dataclass
+class TaskHistory:
+    """The last start of a task and, when it ended, how and when (seconds since the epoch)."""
+
+    start: TaskStarted
+    started: float
+    exit: TaskExited | None = None
+    exited: float = 0.0
+
+
+@dataclass
+class History:
+    """The facts so far; records are added in the order of their time, as often as new ones arrive.
+
+    `asked` is when somebody asked for the end, None while nobody did: an exit before that was not asked for.
+    """
+
+    state: str = ""
+    detail: str = ""
+    begun: float | None = None
+    ready: float | None = None
+    asked: float | None = None
+    last: float = 0.0
+    supervisor: SupervisorStarted | None = None
+    supervisor_last: float = 0.0
+    canary_failure: str = ""
+    tasks: dict[str, TaskHistory] = field(default_factory=dict)
+    rungs: dict[str, Rung] = field(default_factory=dict)
+    endpoints: dict[str, str] = field(default_factory=dict)
+
+    def extend(self, records: Iterable[Record]) -> None:
+        """Add records."""
+        for record in records:
+            self._add(record)
+
+    def rung(self, name: str) -> str:
+        """The highest rung that a server or service reached, "" for none."""
+        found = self.rungs.get(name)
+        return found.rung if found else ""
+
+    def _add(self, record: Record) -> None:
+        event = record.event
+        self.begun = record.time if self.begun is None else min(self.begun, record.time)
+        self.last = max(self.last, record.time)
+        if record.writer == "supervisor":
+            self.supervisor_last = max(self.supervisor_last, record.time)
+        if isinstance(event, RunState):
+            self._run_state(event, record.time)
+        elif isinstance(event, SupervisorStarted):
+            self.supervisor = event
+        elif isinstance(event, ControlTaken):
+            self._ask(record.time)
+        elif isinstance(event, (TaskStarted, TaskExited)):
+            self._task(event, record.time)
+        elif isinstance(event, Rung):
+            self._climb(event)
+        elif isinstance(event, EndpointUp):
+            self.endpoints[event.service] = event.url
+        elif isinstance(event, Ready):
+            self.ready = record.time if self.ready is None else self.ready
+        elif isinstance(event, CanaryFailed):
+            self.canary_failure = event.reason
+
+    def _run_state(self, event: RunState, time: float) -> None:
+        self.state, self.detail = event.state, event.detail
+        if event.state in _STOPS:
+            self._ask(time)
+        if event.state == "READY" and self.ready is None:
+            self.ready = time
+
+    def _ask(self, time: float) -> None:
+        self.asked = time if self.asked is None else min(self.asked, time)
+
+    def _task(self, event: TaskStarted | TaskExited, time: float) -> None:
+        task = self.tasks.get(event.name)
+        if isinstance(event, TaskStarted):
+            if task is not None:
+                self.rungs.pop(event.server or event.name, None)
+            self.tasks[event.name] = TaskHistory(event, time)
+        elif task is not None and task.start.pid == event.pid:
+            task.exit, task.exited = event, time
+
+    def _climb(self, event: Rung) -> None:
+        if event.rung not in RUNGS:
+            return
+        reached = self.rungs.get(event.name)
+        if reached is None or RUNGS.index(event.rung) >= RUNGS.index(reached.rung):
+            self.rungs[event.name] = event

@@ -1,0 +1,244 @@
+"""Reads a run directory into the state of a run: the part of observing that touches disk and processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from trtdist.errors import InputError
+from trtdist.events import EventReader, SupervisorStarted
+from trtdist.observe.history import History
+from trtdist.observe.state import FINAL_STATES, Failure, Machine, RunStatus, reconcile_history
+from trtdist.observe.tail import last_lines
+from trtdist.plan import Plan, from_json
+from trtdist.process import ProcessId
+from trtdist.rundir import RunDir
+
+__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "read_env", "to_json"]
+
+JSON_VERSION = 1
+
+_LAST_LINES = 10
+_LINE_WIDTH = 500
+
+
+@dataclass(frozen=True)
+class Endpoints:
+    """Where a run is reached; None for what is not known yet or not there. Credentials are named by their files."""
+
+    namespace: str
+    component: str
+    endpoint: str
+    nats_url: str | None
+    nats_monitor_url: str | None
+    nats_user_file: str | None
+    nats_password_file: str | None
+    etcd_url: str | None
+
+    @property
+    def instance_prefix(self) -> str:
+        """The start of the etcd keys under which the instances of the front door are registered."""
+        return f"{self.namespace}/components/{self.component}/{self.endpoint}:"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One look at a run."""
+
+    run: RunDir
+    plan: Plan
+    status: RunStatus
+    endpoints: Endpoints
+
+    @property
+    def final(self) -> bool:
+        """Whether the run has ended."""
+        return self.status.state in FINAL_STATES
+
+
+class RunReader:
+    """Looks at one run again and again, reading only what its event files grew by.
+
+    Liveness is probed between two reads of the events, so that a process that told its end before it died is never
+    shown as lost.
+    """
+
+    def __init__(self, run: RunDir) -> None:
+        self.run = run
+        self.plan = _read_plan(run)
+        self._events = EventReader(run.events, skip=_is_canary_passed)
+        self._history = History()
+
+    def look(self) -> Snapshot:
+        """The run as it is now."""
+        self._history.extend(self._events.poll())
+        alive = self._probe()
+        self._history.extend(self._events.poll())
+        machine = Machine(
+            alive=lambda host, process: alive.get((host, process), True),
+            now=time.time(),
+            created=_modified(self.run.plan),
+            booted=_boot_time(),
+        )
+        status = reconcile_history(self.plan, self._history, _read_verdict(self.run), machine)
+        return Snapshot(self.run, self.plan, self._with_lines(status), _endpoints(self.run, self.plan))
+
+    def _probe(self) -> dict[tuple[str, ProcessId], bool | None]:
+        here = socket.gethostname()
+        found = [(task.start.host, ProcessId(task.start.pid, task.start.started)) for task in self._tasks()]
+        found += [(task.start.host, ProcessId(task.start.shim_pid, task.start.shim_started)) for task in self._tasks()]
+        supervisor: SupervisorStarted | None = self._history.supervisor
+        if supervisor is not None:
+            found.append((supervisor.host, ProcessId(supervisor.pid, supervisor.started)))
+        return {(host, process): process.alive() if host == here else None for host, process in found}
+
+    def _tasks(self) -> list[Any]:
+        return list(self._history.tasks.values())
+
+    def _with_lines(self, status: RunStatus) -> RunStatus:
+        failure = status.failure
+        if failure is None or failure.last_lines or not failure.log:
+            return status
+        lines = [line[:_LINE_WIDTH] for line in last_lines(self.run.path / failure.log, _LAST_LINES)]
+        return replace(status, failure=replace(failure, last_lines=tuple(lines)))
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """The assignments of a `resolved.env`; empty while the file is not there."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue
+        for word in words:
+            name, equals, value = word.partition("=")
+            if equals:
+                found[name] = value
+    return found
+
+
+def to_json(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as the object that `trtdist status --json` prints; keys are only ever added."""
+    status, plan, run = snapshot.status, snapshot.plan, snapshot.run
+    return {
+        "version": JSON_VERSION,
+        "run_id": run.run_id,
+        "run_dir": str(run.path),
+        "name": plan.name,
+        "state": status.state,
+        "detail": status.detail,
+        "engine": plan.engine,
+        "model": plan.model,
+        "runtime": plan.runtime,
+        "launch": plan.launch,
+        "slurm_job_id": None,
+        "supervisor": {"pid": status.supervisor_pid, "alive": status.supervisor_alive},
+        "times": {"begun": status.begun, "ready": status.ready, "ended": status.ended},
+        "endpoints": _endpoints_json(snapshot.endpoints),
+        "servers": [asdict(server) for server in status.servers],
+        "ranks": [{**asdict(rank), "log": str(run.path / rank.log)} for rank in status.ranks],
+        "services": [{**asdict(service), "log": str(run.path / service.log)} for service in status.services],
+        "failure": None if status.failure is None else _failure_json(run, status.failure),
+    }
+
+
+def _endpoints_json(ends: Endpoints) -> dict[str, Any]:
+    return {
+        "front_door": {
+            "namespace": ends.namespace,
+            "component": ends.component,
+            "endpoint": ends.endpoint,
+            "instance_prefix": ends.instance_prefix,
+        },
+        "nats": {
+            "url": ends.nats_url,
+            "monitor_url": ends.nats_monitor_url,
+            "user_file": ends.nats_user_file,
+            "password_file": ends.nats_password_file,
+        },
+        "etcd": {"url": ends.etcd_url},
+    }
+
+
+def _failure_json(run: RunDir, failure: Failure) -> dict[str, Any]:
+    first = None
+    if failure.name:
+        first = {
+            "name": failure.name,
+            "step": failure.step,
+            "code": failure.code,
+            "signal": failure.signal,
+            "time": failure.time,
+            "log": str(run.path / failure.log) if failure.log else None,
+        }
+    return {"reason": failure.reason, "first": first, "last_lines": list(failure.last_lines)}
+
+
+def _endpoints(run: RunDir, plan: Plan) -> Endpoints:
+    env = read_env(run.resolved_env)
+    monitor = env.get("TRTDIST_NATS_MONITOR_PORT")
+    router = any(step.kind == "router" for step in plan.steps)
+    return Endpoints(
+        namespace=run.run_id,
+        component="router" if router else "tensorrt-llm",
+        endpoint="generate",
+        nats_url=env.get("NATS_SERVER") or None,
+        nats_monitor_url=f"http://{env.get('TRTDIST_HEAD_ADDRESS', '127.0.0.1')}:{monitor}" if monitor else None,
+        nats_user_file=_if_there(run.secrets / "nats.user"),
+        nats_password_file=_if_there(run.secrets / "nats.password"),
+        etcd_url=env.get("ETCD_ENDPOINTS") or None,
+    )
+
+
+def _if_there(path: Path) -> str | None:
+    return str(path) if os.path.exists(path) else None
+
+
+def _read_plan(run: RunDir) -> Plan:
+    try:
+        return from_json(run.plan.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"run {run.run_id} has no plan.json: it is still being written, or was not started") from error
+    except OSError as error:
+        raise InputError(f"cannot read {run.plan}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{run.plan} was not written by this version of trtdist: {error}") from error
+
+
+def _read_verdict(run: RunDir) -> Mapping[str, Any] | None:
+    try:
+        found = json.loads(run.verdict.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _is_canary_passed(line: bytes) -> bool:
+    """Nothing in the state depends on these, and a run that repeats its canaries writes them for weeks."""
+    return b'"type": "canary_passed"' in line[:160]
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _boot_time() -> float:
+    try:
+        return time.time() - float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0.0

@@ -1,0 +1,344 @@
+"""The state of a run: what its events say, corrected by what is still alive. Pure: the same facts, the same state.
+
+    PREPARING -> STARTING -> READY -> STOPPING -> STOPPED | FAILED | INTERRUPTED | TIMEOUT
+
+A verdict is final. Without one, a run whose supervisor is gone is FAILED (LOST when the machine itself was restarted),
+and a READY run one of whose processes is gone is FAILED, whatever the last event says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trtdist.events import RUNGS, Record
+from trtdist.observe.history import History, TaskHistory
+from trtdist.plan import Plan, Rank, Server, Step
+from trtdist.process import ProcessId
+
+__all__ = [
+    "FINAL_STATES",
+    "RUN_STATES",
+    "TASK_STATES",
+    "Alive",
+    "Failure",
+    "Machine",
+    "RankStatus",
+    "RunStatus",
+    "ServerStatus",
+    "ServiceStatus",
+    "reconcile",
+    "reconcile_history",
+]
+
+RUN_STATES = ("PREPARING", "STARTING", "READY", "STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST")
+FINAL_STATES = frozenset({"STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST"})
+# From the worst to the best: a server is in the worst state of its ranks.
+TASK_STATES = (
+    "FAILED", "LOST", "LEFT", "STOPPING", "UNSTARTED", "WAITING", "STARTING", "READY", "STOPPED", "DONE",
+)  # fmt: skip
+
+# Whether a process of a host still runs; None when that cannot be told from here.
+Alive = Callable[[str, ProcessId], "bool | None"]
+
+_PREPARING_LIMIT = 60.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the reader sees beside the events: times in seconds since the epoch.
+
+    `created` is when the run directory was written, `booted` when this machine was started.
+    """
+
+    alive: Alive
+    now: float
+    created: float = 0.0
+    booted: float = 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run failed: one sentence, and the process that died first ("" when it was none), with its end."""
+
+    reason: str
+    name: str = ""
+    step: str = ""
+    code: int | None = None
+    signal: int | None = None
+    time: float | None = None
+    log: str = ""
+    last_lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RankStatus:
+    """One MPI rank. `node` is the host once it is known, else "node N"; `log` is relative to the run directory."""
+
+    name: str
+    server: str
+    role: str
+    rank: int
+    leader: bool
+    node: str
+    gpu: int
+    pid: int | None
+    state: str
+    log: str
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One engine: the worst state of its ranks and the highest rung of RUNGS that it reached ("" for none)."""
+
+    name: str
+    role: str
+    state: str
+    rung: str
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One step that is no server: a head service, the router or the canary."""
+
+    name: str
+    kind: str
+    node: str
+    pid: int | None
+    state: str
+    rung: str
+    log: str
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """A run at one instant; times in seconds since the epoch, None for what has not happened."""
+
+    name: str
+    state: str
+    detail: str
+    begun: float | None
+    ready: float | None
+    ended: float | None
+    supervisor_pid: int | None
+    supervisor_alive: bool | None
+    servers: tuple[ServerStatus, ...]
+    ranks: tuple[RankStatus, ...]
+    services: tuple[ServiceStatus, ...]
+    failure: Failure | None
+
+
+def reconcile(plan: Plan, records: Iterable[Record], verdict: Mapping[str, Any] | None, machine: Machine) -> RunStatus:
+    """The state of a run from its plan, its events, its verdict and what is alive."""
+    history = History()
+    history.extend(sorted(records, key=lambda record: record.time))
+    return reconcile_history(plan, history, verdict, machine)
+
+
+def reconcile_history(plan: Plan, history: History, verdict: Mapping[str, Any] | None, machine: Machine) -> RunStatus:
+    """The same from events that were folded before."""
+    return _Reconciler(plan, history, verdict, machine).status()
+
+
+class _Reconciler:
+    """Holds the four facts, so that each question about them is one small method."""
+
+    def __init__(self, plan: Plan, history: History, verdict: Mapping[str, Any] | None, machine: Machine) -> None:
+        self.plan = plan
+        self.history = history
+        self.verdict = verdict
+        self.machine = machine
+        self.supervisor_alive = self._supervisor_alive()
+        self.over = verdict is not None or self.supervisor_alive is False
+        self.first = self._first()
+
+    def status(self) -> RunStatus:
+        state, detail = self._run_state()
+        ranks = tuple(self._rank(server, rank, state) for server in self.plan.servers for rank in server.ranks)
+        supervisor = self.history.supervisor
+        return RunStatus(
+            name=self.plan.name,
+            state=state,
+            detail=detail,
+            begun=self.history.begun,
+            ready=self.history.ready,
+            ended=self._ended(state),
+            supervisor_pid=supervisor.pid if supervisor else None,
+            supervisor_alive=self.supervisor_alive,
+            servers=tuple(self._server(server, ranks) for server in self.plan.servers),
+            ranks=ranks,
+            services=tuple(self._service(step, state) for step in self.plan.steps if step.kind != "workers"),
+            failure=self._failure(state, detail),
+        )
+
+    def _supervisor_alive(self) -> bool | None:
+        supervisor = self.history.supervisor
+        if supervisor is None:
+            return None
+        return self.machine.alive(supervisor.host, ProcessId(supervisor.pid, supervisor.started))
+
+    def _gone(self, task: TaskHistory) -> bool:
+        """Whether a task and its shim are gone although nothing told its end."""
+        start = task.start
+        program = self.machine.alive(start.host, ProcessId(start.pid, start.started))
+        shim = self.machine.alive(start.host, ProcessId(start.shim_pid, start.shim_started))
+        return task.exit is None and program is False and shim is False
+
+    def _unasked(self, task: TaskHistory) -> bool:
+        """Whether a task ended before anybody asked for it; a canary may end when it has passed."""
+        if task.exit is None:
+            return False
+        canary_done = task.start.step == "canary" and task.exit.code == 0
+        asked = self.history.asked
+        return not canary_done and (asked is None or task.exited < asked)
+
+    def _first(self) -> Failure | None:
+        """Who died first, from the verdict, else from the events: exits have times, what vanished has none."""
+        if self.verdict is not None:
+            return _from_verdict(self.verdict)
+        ends = [task for task in self.history.tasks.values() if self._unasked(task)]
+        ends = [task for task in ends if self.supervisor_alive is not False or self._outlived(task)]
+        if ends:
+            return _ended_first(min(ends, key=lambda task: task.exited))
+        if self.supervisor_alive is False:
+            return self._supervisor_died()
+        vanished = [task for task in self.history.tasks.values() if self._gone(task)]
+        if vanished and self.history.asked is None:
+            name = vanished[0].start.name
+            return Failure(f"{name} is gone", name, vanished[0].start.step, log=f"logs/{name}.log")
+        return None
+
+    def _outlived(self, task: TaskHistory) -> bool:
+        """Whether the supervisor still wrote something after the task had ended."""
+        return self.history.supervisor_last > task.exited
+
+    def _supervisor_died(self) -> Failure | None:
+        supervisor = self.history.supervisor
+        if supervisor is None:
+            return None
+        if self.machine.booted > self.history.last:
+            return Failure(f"{supervisor.host} was restarted while the run was up", log="logs/supervisor.log")
+        reason = f"the supervisor (pid {supervisor.pid}) died first; `trtdist down` removes what it left"
+        return Failure(reason, "supervisor", log="logs/supervisor.log")
+
+    def _run_state(self) -> tuple[str, str]:
+        if self.verdict is not None:
+            return str(self.verdict.get("state", "FAILED")), str(self.verdict.get("reason", ""))
+        if self.history.supervisor is None and not self.history.state:
+            return self._before_supervisor()
+        if self.supervisor_alive is False:
+            reason = self.first.reason if self.first else ""
+            return ("LOST" if self.machine.booted > self.history.last else "FAILED"), reason
+        state = self.history.state or "STARTING"
+        if state == "READY" and self.first is not None:
+            return "FAILED", self.first.reason
+        return state, self.history.detail
+
+    def _before_supervisor(self) -> tuple[str, str]:
+        waited = self.machine.now - max(self.machine.created, self.history.last)
+        if waited > _PREPARING_LIMIT:
+            return "FAILED", "the supervisor never started; see logs/supervisor.log"
+        return "PREPARING", ""
+
+    def _failure(self, state: str, detail: str) -> Failure | None:
+        if state not in ("FAILED", "TIMEOUT", "LOST"):
+            return None
+        return self.first or Failure(detail or "the run failed")
+
+    def _ended(self, state: str) -> float | None:
+        if self.verdict is not None and isinstance(self.verdict.get("time"), (int, float)):
+            return float(self.verdict["time"])
+        return self.history.last or None if state in FINAL_STATES else None
+
+    def _task_state(self, name: str, ready: bool, run_state: str) -> str:
+        task = self.history.tasks.get(name)
+        if task is None:
+            return "UNSTARTED" if self.over or run_state in FINAL_STATES else "WAITING"
+        if task.exit is not None:
+            return self._exit_state(task)
+        if self._gone(task):
+            return "LOST"
+        if self.over and not self.supervisor_alive:
+            return "LEFT"
+        if self.over or self.history.asked is not None:
+            return "STOPPING"
+        return "READY" if ready else "STARTING"
+
+    def _exit_state(self, task: TaskHistory) -> str:
+        assert task.exit is not None
+        if task.start.step == "canary" and task.exit.code == 0:
+            return "DONE"
+        if self.first is not None and self.first.name == task.start.name:
+            return "FAILED"
+        after_first = self.first is not None and (self.first.time is None or task.exited >= self.first.time)
+        return "STOPPED" if after_first or not self._unasked(task) else "FAILED"
+
+    def _rank(self, server: Server, rank: Rank, run_state: str) -> RankStatus:
+        name = f"{server.name}.{rank.rank}"
+        ready = self.history.rung(server.name) == RUNGS[-1]
+        return RankStatus(
+            name=name,
+            server=server.name,
+            role=server.role,
+            rank=rank.rank,
+            leader=rank.leader,
+            node=self._node(name, rank.node),
+            gpu=rank.gpu,
+            pid=self._pid(name),
+            state=self._task_state(name, ready, run_state),
+            log=f"logs/{name}.log",
+        )
+
+    def _server(self, server: Server, ranks: tuple[RankStatus, ...]) -> ServerStatus:
+        states = [rank.state for rank in ranks if rank.server == server.name]
+        return ServerStatus(
+            server.name, server.role, min(states, key=TASK_STATES.index), self.history.rung(server.name)
+        )
+
+    def _service(self, step: Step, run_state: str) -> ServiceStatus:
+        name = step.name
+        rung = self.history.rung(name)
+        answers = rung in RUNGS and RUNGS.index(rung) >= RUNGS.index("answering")
+        ready = answers or name in self.history.endpoints or (step.kind != "service" and self.history.ready is not None)
+        return ServiceStatus(
+            name=name,
+            kind=step.kind,
+            node=self._node(name, step.nodes[0] if step.nodes else 0),
+            pid=self._pid(name),
+            state=self._task_state(name, ready, run_state),
+            rung=rung,
+            log=f"logs/{name}.log",
+        )
+
+    def _node(self, name: str, planned: int) -> str:
+        task = self.history.tasks.get(name)
+        return task.start.host if task else f"node {planned}"
+
+    def _pid(self, name: str) -> int | None:
+        task = self.history.tasks.get(name)
+        return task.start.pid if task else None
+
+
+def _ended_first(task: TaskHistory) -> Failure:
+    assert task.exit is not None
+    end, name = task.exit, task.start.name
+    how = f"was killed by signal {end.signal}" if end.signal is not None else f"ended with exit code {end.code}"
+    reason = f"{name} {how} and nobody had asked it to stop"
+    return Failure(reason, name, task.start.step, end.code, end.signal, task.exited, f"logs/{name}.log")
+
+
+def _from_verdict(verdict: Mapping[str, Any]) -> Failure | None:
+    if verdict.get("state") in ("STOPPED", "INTERRUPTED"):
+        return None
+    first = verdict.get("first") or {}
+    return Failure(
+        reason=str(verdict.get("reason", "")),
+        name=str(first.get("name") or ""),
+        step=str(first.get("step") or ""),
+        code=first.get("code"),
+        signal=first.get("signal"),
+        time=first.get("time"),
+        log=str(first.get("log") or ""),
+        last_lines=tuple(str(line) for line in verdict.get("last_lines") or ()),
+    )
