@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trtdist.topology.diagnostics import Diagnostic, InvalidTopologyError
-    from trtdist.topology.loading import check, dump, load, load_site
+    from trtdist.topology.loading import Checked, check, dump, load, load_site
     from trtdist.topology.model import ServerSection, SiteProfile, Topology
+    from trtdist.topology.redaction import redacted
 
 __all__ = [
+    "Checked",
     "Diagnostic",
     "InvalidTopologyError",
     "ServerSection",
@@ -20,9 +22,11 @@ __all__ = [
     "dump",
     "load",
     "load_site",
+    "redacted",
 ]
 
 _HOMES = {
+    "Checked": "loading",
     "Diagnostic": "diagnostics",
     "InvalidTopologyError": "diagnostics",
     "ServerSection": "model",
@@ -32,6 +36,7 @@ _HOMES = {
     "dump": "loading",
     "load": "loading",
     "load_site": "loading",
+    "redacted": "redaction",
 }
 
 

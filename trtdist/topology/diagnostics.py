@@ -12,6 +12,7 @@ __all__ = ["ERROR", "WARNING", "Diagnostic", "InvalidTopologyError", "Origin", "
 ERROR = "error"
 WARNING = "warning"
 _EXCERPT_WIDTH = 120
+_MOST_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ class InvalidTopologyError(InputError):
 def report(diagnostics: Iterable[Diagnostic], *, excerpts: bool = False) -> str:
     """One line for each problem, with the line it is in when `excerpts`, and a last line that counts them."""
     found = tuple(diagnostics)
-    lines = [line for diagnostic in found for line in (str(diagnostic), *(excerpt(diagnostic) if excerpts else ()))]
+    lines: list[str] = []
+    for diagnostic in found[:_MOST_SHOWN]:
+        lines += [str(diagnostic), *(excerpt(diagnostic) if excerpts else ())]
+    if len(found) > _MOST_SHOWN:
+        lines.append(f"... and {len(found) - _MOST_SHOWN} more like these")
     return "\n".join([*lines, _count(found)])
 
 

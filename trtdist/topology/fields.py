@@ -11,7 +11,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, WithJsonSch
 from pydantic_core import PydanticCustomError
 
 __all__ = [
-    "Address",
     "AutoCount",
     "AutoPort",
     "Count",
@@ -180,11 +179,10 @@ def _mount(text: str) -> str:
     return text
 
 
-def _environment(values: dict[str, str]) -> dict[str, str]:
-    for name in values:
-        if not re.fullmatch(ENVIRONMENT_NAME, name, re.ASCII):
-            raise _malformed(f"{name!r} cannot name an environment variable: use letters, digits and '_'")
-    return values
+def _environment_name(name: str) -> str:
+    if not re.fullmatch(ENVIRONMENT_NAME, name, re.ASCII):
+        raise _malformed(f"{name!r} cannot name an environment variable: use letters, digits and '_'")
+    return name
 
 
 def _lines(value: Any) -> Any:
@@ -225,9 +223,8 @@ PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range), WithJsonSch
 Subnet = Annotated[str, AfterValidator(_subnet)]
 NatsUrl = Annotated[str, AfterValidator(_nats_url)]
 EtcdUrl = Annotated[str, AfterValidator(_etcd_url)]
-Address = Union[NatsUrl, EtcdUrl]
 Mount = Annotated[str, AfterValidator(_mount)]
-Environment = Annotated[dict[str, Text], AfterValidator(_environment)]
+Environment = dict[Annotated[str, AfterValidator(_environment_name)], Text]
 Lines = Annotated[tuple[Text, ...], Strict(False), BeforeValidator(_lines), WithJsonSchema(_LINES_SCHEMA)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Limit = Annotated[int, Field(ge=0, le=2**63 - 1)]

@@ -2,36 +2,109 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
-from trtdist.topology.diagnostics import Diagnostic
-from trtdist.topology.model import SiteProfile, Topology
+from trtdist.topology.checks import cross_checks
+from trtdist.topology.diagnostics import Diagnostic, InvalidTopologyError, Origin, Source
+from trtdist.topology.faults import report_faults
+from trtdist.topology.files import read_text
+from trtdist.topology.model import Topology
+from trtdist.topology.names import canonical
+from trtdist.topology.nodes import Section, read
+from trtdist.topology.overrides import apply_overrides
+from trtdist.topology.paths import absolute
+from trtdist.topology.problems import Problems
+from trtdist.topology.site import load_site, read_site, site_path, with_defaults
+from trtdist.topology.values import section
 
-__all__ = ["check", "dump", "load", "load_site"]
+__all__ = ["Checked", "check", "dump", "load", "load_site"]
 
 
-def check(
-    path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str]
-) -> tuple[Topology | None, tuple[Diagnostic, ...]]:
-    """The topology of a file with all problems found; None when one of them is an error."""
-    return Topology.model_validate(yaml.safe_load(path.read_text())), ()
+@dataclass(frozen=True)
+class Checked:
+    """A topology, None when there are errors, and every problem in order of position."""
+
+    topology: Topology | None
+    diagnostics: tuple[Diagnostic, ...]
 
 
 def load(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str]) -> Topology:
-    """The topology of a file; InvalidTopologyError with every problem."""
-    topology, _ = check(path, overrides=overrides, environ=environ)
-    assert topology is not None
-    return topology
+    """The topology of a file, under `path=value` overrides and the site profile that `environ` points to.
+
+    InvalidTopologyError has every problem; warnings alone do not raise (`check` gives them too).
+    """
+    checked = check(path, overrides=overrides, environ=environ)
+    if checked.topology is None:
+        raise InvalidTopologyError(checked.diagnostics)
+    return checked.topology
 
 
-def load_site(environ: Mapping[str, str]) -> SiteProfile:
-    """The site profile: $TRTDIST_SITE, else that of the user, else that of the machine, else empty."""
-    return SiteProfile()
+def check(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str]) -> Checked:
+    """The topology of a file with all its problems."""
+    problems = Problems()
+    topology: Topology | None = None
+    try:
+        topology = _topology(_tree(path, overrides, environ, problems), problems)
+    except InvalidTopologyError:
+        # Whoever stopped the reading has noted why.
+        topology = None
+    if topology is not None:
+        topology = absolute(topology, os.path.dirname(os.path.abspath(path)), environ)
+    found = tuple(sorted(set(problems.found), key=lambda diagnostic: diagnostic.sort_key))
+    return Checked(None if problems.errors else topology, found)
 
 
 def dump(topology: Topology) -> str:
-    """The topology as YAML, defaults filled in; it loads to the same topology."""
-    return yaml.safe_dump(topology.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The topology as YAML with defaults filled in; it loads to the same topology."""
+    return yaml.safe_dump(
+        _written(topology), sort_keys=False, allow_unicode=True, default_flow_style=False, width=10_000
+    )
+
+
+def _written(section: BaseModel) -> dict[str, Any]:
+    """A section as it could be written: fields that hold nothing are left out."""
+    data: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            data[name] = _written(value)
+        elif value is not None:
+            data[name] = list(value) if isinstance(value, tuple) else value
+    return {**data, **(section.__pydantic_extra__ or {})}
+
+
+def _tree(path: Path, overrides: Sequence[str], environ: Mapping[str, str], problems: Problems) -> Section:
+    text, source = read_text(path, 0, problems)
+    root = read(text, source, problems)
+    if root is None:
+        problems.fatal("TRT005", "is empty; `name`, `model` and servers are needed", _start(source))
+    root = canonical(root, Topology, problems)
+    if not isinstance(root, Section):
+        problems.fatal("TRT005", "is no mapping of keys and values", root.origin)
+    root = apply_overrides(root, overrides, Topology, problems)
+    profile = site_path(environ)
+    if profile is not None:
+        _, site = read_site(profile, problems)
+        root = with_defaults(root, site) if site is not None else root
+    return root
+
+
+def _topology(root: Section, problems: Problems) -> Topology | None:
+    data = section(root, Topology, problems)
+    cross_checks(data, root, problems)
+    try:
+        return Topology.model_validate(data)
+    except ValidationError as error:
+        report_faults(error, root, problems)
+        return None
+
+
+def _start(source: Source) -> Origin:
+    return Origin(source, 1, 1)

@@ -1,0 +1,106 @@
+"""What no single value shows: sections and choices that exclude or need each other.
+
+Works on the data before it is known to be right, so that these problems are told together with all others; whatever
+is malformed is left to the models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from trtdist.topology.nodes import Section, at
+from trtdist.topology.problems import Problems
+
+__all__ = ["cross_checks"]
+
+_SERVERS = ("context_servers", "generation_servers", "servers")
+
+
+def cross_checks(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    """Note what does not go together."""
+    _roles(data, root, problems)
+    _runtime(data, root, problems)
+    _container(data, root, problems)
+    _one_of(data, root, problems)
+    _reference(data, root, problems)
+
+
+def _part(data: Any, key: str) -> Mapping[str, Any]:
+    value = data.get(key) if isinstance(data, Mapping) else None
+    return value if isinstance(value, Mapping) else {}
+
+
+def _roles(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    context, generation, monolithic = (key in data for key in _SERVERS)
+    if monolithic and (context or generation):
+        other = "context_servers" if context else "generation_servers"
+        problems.error(
+            "TRT020",
+            f"'servers' (monolithic) and {other!r} (disaggregated) exclude each other; remove one of them",
+            at(root, ("servers",)),
+        )
+    elif context != generation:
+        there, missing = _SERVERS[:2] if context else _SERVERS[1::-1]
+        problems.error("TRT021", f"{there!r} needs {missing!r} beside it; add that section", at(root, (there,)))
+    elif not (context or monolithic):
+        problems.error(
+            "TRT021", "there are no servers: add 'servers', or 'context_servers' and 'generation_servers'", root.origin
+        )
+
+
+def _runtime(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    runtime = data.get("runtime", "trtdist")
+    if runtime == "dynamo" and data.get("launch", "mpi_world") == "mpi_world":
+        where = at(root, ("launch",)) if "launch" in data else at(root, ("runtime",))
+        problems.error("TRT022", "runtime dynamo has no common MPI world; write `launch: per_server`", where)
+    if data.get("engine") == "reference" and runtime in ("trtllm-serve", "dynamo"):
+        problems.error(
+            "TRT023", f"runtime {runtime} serves TensorRT-LLM only; write `runtime: trtdist`", at(root, ("engine",))
+        )
+
+
+def _container(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    container = _part(data, "container")
+    runtime, image = container.get("runtime", "none"), container.get("image")
+    if image is not None and runtime == "none":
+        problems.error(
+            "TRT024",
+            "container.image is not used without a runtime; write container.runtime, such as pyxis or docker",
+            at(root, ("container", "image")),
+        )
+    elif image is None and isinstance(runtime, str) and runtime != "none":
+        problems.error(
+            "TRT024", f"container runtime {runtime} needs an image; write container.image", at(root, ("container",))
+        )
+
+
+def _one_of(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    services = _part(data, "services")
+    for name in ("nats", "etcd"):
+        service = _part(services, name)
+        if service.get("external") is not None and service.get("binary") is not None:
+            problems.error(
+                "TRT025",
+                f"services.{name}: 'external' uses a server that runs already, so 'binary' starts nothing; keep one",
+                at(root, ("services", name, "binary")),
+            )
+    network = _part(data, "network")
+    if network.get("interface") is not None and network.get("subnet") is not None:
+        problems.error(
+            "TRT025",
+            "network: 'interface' and 'subnet' both choose the network; keep one",
+            at(root, ("network", "subnet")),
+        )
+
+
+def _reference(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    if data.get("engine", "tensorrt_llm") != "tensorrt_llm":
+        return
+    for key in _SERVERS:
+        if _part(data, key).get("reference") is not None:
+            problems.error(
+                "TRT023",
+                f"{key}.reference is read by `engine: reference` only; remove it or change the engine",
+                at(root, (key, "reference")),
+            )

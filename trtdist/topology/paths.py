@@ -1,0 +1,52 @@
+"""Relative paths of a topology, made absolute from the folder of its file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from trtdist.topology.model import EtcdSection, NatsSection, Topology
+
+__all__ = ["absolute"]
+
+_MARKED = ("./", "../", "~/")
+
+
+def absolute(topology: Topology, folder: str, environ: Mapping[str, str]) -> Topology:
+    """The topology with absolute paths.
+
+    A model and an image may also be names, so only `./`, `../` and `~/` begin a path there; the source of a mount is
+    always a path, and a binary is one when it has a slash.
+    """
+    home = environ.get("HOME", "~")
+
+    def path(text: str) -> str:
+        expanded = home + text[1:] if text == "~" or text.startswith("~/") else text
+        return os.path.normpath(os.path.join(folder, expanded))
+
+    def marked(text: str) -> str:
+        return path(text) if text in (".", "..") or text.startswith(_MARKED) else text
+
+    def binary(section: NatsSection | EtcdSection) -> Any:
+        found = section.binary
+        return section.model_copy(update={"binary": path(found) if found and "/" in found else found})
+
+    def mount(text: str) -> str:
+        source, rest = text.split(":", 1)
+        return f"{path(source)}:{rest}"
+
+    services, container = topology.services, topology.container
+    image = container.image
+    return topology.model_copy(
+        update={
+            "model": marked(topology.model),
+            "services": services.model_copy(update={"nats": binary(services.nats), "etcd": binary(services.etcd)}),
+            "container": container.model_copy(
+                update={
+                    "image": marked(image) if image else image,
+                    "mounts": tuple(mount(text) for text in container.mounts),
+                }
+            ),
+        }
+    )
