@@ -11,6 +11,7 @@ __all__ = ["parse_since", "span"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _AGO = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
+_EPOCH = re.compile(r"\d{1,12}(?:\.\d+)?")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
@@ -19,7 +20,7 @@ def parse_since(text: str, now: float) -> float:
     if _AGO.fullmatch(text):
         return now - sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
     try:
-        return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else _timestamp(text)
+        return float(text) if _EPOCH.fullmatch(text) else _timestamp(text)
     except (ValueError, OverflowError) as error:
         raise InputError(
             f"--since {text!r} is no time: write how long ago (30s, 5m, 1h30m, 2d), a date and time "

@@ -1,0 +1,78 @@
+"""`trtdist status` over run directories that no run wrote."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.observe.fake_run import RUN_ID, FakeRun
+from trtdist.cli.status import command
+from trtdist.events import RunState
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    monkeypatch.setenv("TRTDIST_RUNS", str(tmp_path))
+    return FakeRun.create(tmp_path)
+
+
+def status(*args: str) -> str:
+    found = CliRunner().invoke(command, args, catch_exceptions=False)
+    assert found.exit_code == 0
+    return found.output
+
+
+def test_for_a_person(fake: FakeRun) -> None:
+    fake.ready()
+    text = status()
+    assert text.startswith(f"{RUN_ID}  READY, came up in ")
+    assert "not TensorRT-LLM" in text
+    assert "component router, endpoint generate" in text
+    rows = [line.split() for line in text.splitlines() if line.startswith(("ctx", "gen"))]
+    assert [row[0] for row in rows] == ["ctx.0.0", "ctx.0.1", "gen.0.0"]
+    assert rows[0][2] == "yes" and rows[0][-1] == "logs/ctx.0.0.log"
+    assert "\x1b" not in text
+
+
+def test_a_failure_says_who_and_shows_the_last_lines(fake: FakeRun) -> None:
+    fake.ready()
+    first = {"name": "gen.0.0", "step": "workers", "code": None, "signal": 9, "time": 5.0, "log": "logs/gen.0.0.log"}
+    fake.verdict(state="FAILED", reason="gen.0.0 was killed by SIGKILL", first=first, last_lines=["what it said"])
+    assert status("tiny").endswith("gen.0.0 was killed by SIGKILL\nthe end of logs/gen.0.0.log:\n  what it said\n")
+
+
+def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:
+    fake.ready()
+    found = json.loads(status("--json"))
+    assert set(found) == {
+        "version", "run_id", "run_dir", "name", "state", "detail", "engine", "model", "runtime", "launch",
+        "slurm_job_id", "supervisor", "times", "endpoints", "servers", "ranks", "services", "failure",
+    }  # fmt: skip
+    assert set(found["ranks"][0]) == {
+        "name", "server", "role", "rank", "leader", "node", "gpu", "pid", "state", "log",
+    }  # fmt: skip
+    documented = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    for key in (*found, *found["ranks"][0], *found["endpoints"]["nats"], *found["endpoints"]["front_door"]):
+        assert f'"{key}"' in documented
+
+
+def test_watching_ends_with_the_run(fake: FakeRun) -> None:
+    fake.ready()
+    program = [sys.executable, "-c", "from trtdist.cli.main import main; main()", "status", "--watch", "--json"]
+    child = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    try:
+        assert json.loads(child.stdout.readline())["state"] == "READY"
+        fake.write("supervisor", RunState("STOPPING"))
+        assert json.loads(child.stdout.readline())["state"] == "STOPPING"
+        fake.verdict()
+        assert json.loads(child.stdout.readline())["state"] == "STOPPED"
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+        child.communicate()
