@@ -16,8 +16,11 @@ import sysconfig
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 __all__ = ["EtcdServer", "NatsServer", "etcdctl_binary", "free_ports"]
+
+S = TypeVar("S", bound="Service")
 
 START_SECONDS = 20.0
 PR_SET_PDEATHSIG = 1
@@ -127,7 +130,7 @@ class Service:
             self.process.wait(10)
         self.process = None
 
-    def __enter__(self) -> Service:
+    def __enter__(self: S) -> S:
         self.start()
         return self
 

@@ -146,9 +146,7 @@ def test_watch_from_compacted_history_says_so(tmp_path: Path) -> None:
                 await watch.__anext__()
         assert caught.value.revision == new
 
-    with EtcdServer(tmp_path) as started:
-        assert isinstance(started, EtcdServer)
-        server = started
+    with EtcdServer(tmp_path) as server:
         use(server, work)
 
 
@@ -184,7 +182,7 @@ def test_frozen_server_is_given_up_in_time(tmp_path: Path) -> None:
         server.send(signal.SIGSTOP)
         try:
             started_at = time.monotonic()
-            with pytest.raises(EtcdUnavailableError, match="within 0.3 s"):
+            with pytest.raises(EtcdUnavailableError, match=r"within 0\.3 s"):
                 await client.put("k", b"2")
             with pytest.raises(EtcdUnavailableError, match="or not"):
                 await client.create("new", b"3")
@@ -196,9 +194,7 @@ def test_frozen_server_is_given_up_in_time(tmp_path: Path) -> None:
             server.send(signal.SIGCONT)
         assert await client.range("k", seconds=5) is not None
 
-    with EtcdServer(tmp_path) as started:
-        assert isinstance(started, EtcdServer)
-        server = started
+    with EtcdServer(tmp_path) as server:
         use(server, work, seconds=0.3)
 
 
@@ -263,6 +259,7 @@ async def impostor(answer: bytes, hold: bool = False) -> AsyncIterator[str]:
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+BUSY = b"HTTP/1.1 503 Busy\r\nContent-Length: 31\r\n\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
@@ -282,18 +279,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
         (OK + b"Content-Length: 2\r\n\r\n[]", EtcdProtocolError, "no JSON object"),
         (OK + b"Content-Length: 12\r\n\r\n" + b'{"kvs":"no"}', EtcdProtocolError, "'kvs'"),
         (OK + b"Content-Length: 99999999999\r\n\r\n" + b"x" * 1_500_000, EtcdProtocolError, "larger than"),
-        (
-            b"HTTP/1.1 503 Busy\r\nContent-Length: 41\r\n\r\n"
-            + b'{"error":"no leader","code":14,"message":"'[:40]
-            + b"}",
-            EtcdError,
-            "",
-        ),
-        (
-            b'HTTP/1.1 503 Busy\r\nContent-Length: 31\r\n\r\n{"error":"no leader","code":14}',
-            EtcdUnavailableError,
-            "no lea",
-        ),
+        (BUSY + b'{"error":"no leader","code":14}', EtcdUnavailableError, "no leader"),
     ],
 )
 def test_answers_that_etcd_never_gives(
@@ -316,10 +302,13 @@ def test_endless_message_on_a_watch_is_cut(monkeypatch: pytest.MonkeyPatch) -> N
     answer = CHUNKED + b"%x\r\n%s\r\n" % (len(body), body)
 
     async def main() -> None:
-        async with impostor(answer, hold=True) as url, EtcdClient([url], seconds=1) as client:
-            async with client.watch("k", 1) as watch:
-                with pytest.raises(EtcdProtocolError, match="larger than"):
-                    await watch.__anext__()
+        async with (
+            impostor(answer, hold=True) as url,
+            EtcdClient([url], seconds=1) as client,
+            client.watch("k", 1) as w,
+        ):
+            with pytest.raises(EtcdProtocolError, match="larger than"):
+                await w.__anext__()
 
     asyncio.run(main())
 
