@@ -54,6 +54,8 @@ def named(path: Sequence[Any]) -> str:
 
 
 def _named_as_written(path: Sequence[Any], root: Node) -> str:
+    if path and path[-1] == "[key]":
+        path = path[:-2]
     written = spelling(root, path)
     keys = [step for step in path if isinstance(step, str) and step != "[key]"]
     return named(path) + (f" (written {written})" if written and keys and written != keys[-1] else "")
