@@ -11,7 +11,7 @@ import click
 from trtdist import __version__
 from trtdist.errors import TrtdistError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
 COMMANDS = {
     "up": "Bring a deployment up and stay with it until Ctrl-C.",

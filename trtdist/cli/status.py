@@ -15,7 +15,7 @@ from trtdist.observe.snapshot import RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
 from trtdist.observe.times import span
 
-__all__ = ["command"]
+__all__ = ["command", "describe"]
 
 _WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"

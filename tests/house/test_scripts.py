@@ -1,0 +1,51 @@
+"""The shell scripts of the repository, and what the command line imports."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.house.source import ROOT, tracked
+
+SHELL = [path for path in tracked() if path.suffix == ".sh" or path.read_bytes().startswith(b"#!/usr/bin/env bash")]
+HEAVY = {"pydantic", "jinja2", "rich", "nats", "yaml", "asyncio", "numpy"}
+
+
+@pytest.mark.parametrize("script", SHELL, ids=lambda script: str(script.relative_to(ROOT)))
+def test_shell_scripts_are_sound(script: Path) -> None:
+    found = subprocess.run(["shellcheck", "-x", str(script)], cwd=ROOT, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+def imported_by(code: str) -> set[str]:
+    program = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
+    found = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
+    return {name.split(".")[0] for name in found.stderr.split()}
+
+
+def test_help_imports_nothing_heavy() -> None:
+    assert imported_by("from trtdist.cli.main import main; main()") & HEAVY == set()
+
+
+@pytest.mark.parametrize("name", ["status", "logs"])
+def test_looking_at_a_run_imports_nothing_heavy(name: str) -> None:
+    assert imported_by(f"import trtdist.cli.{name}") & HEAVY == set()
+
+
+@pytest.mark.long
+def test_the_wheel_has_the_templates_and_no_tests(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(command, check=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    templates = {
+        str(path.relative_to(ROOT / "templates")) for path in (ROOT / "templates").rglob("*") if path.is_file()
+    }
+    assert {f"trtdist/_templates/{name}" for name in templates} <= names
+    assert any(name.endswith("LICENSE") for name in names)
+    assert not any(name.startswith(("tests", "benchmarks")) for name in names)
