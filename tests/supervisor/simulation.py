@@ -87,7 +87,7 @@ class Cluster:
             deadline = next_deadline(self.state)
             times = [self.queue[0][0] if self.queue else NEVER, NEVER if deadline is None else deadline]
             times.append(pending[0].at if pending else NEVER)
-            if min(times) == NEVER:
+            if min(times) > until:
                 return
             self.now = max(self.now, min(times))
             if pending and pending[0].at <= self.now:

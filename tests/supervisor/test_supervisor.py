@@ -1,0 +1,284 @@
+"""The real supervisor with real processes: every death, both ways to ask for the end, and what is left after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.runs import DEAF, SLEEP, HandMade, wait_for
+from trtdist.events import ControlTaken, EndpointUp, Ready, StepExited, StepStarted, SupervisorStarted, TaskStarted
+from trtdist.process import ProcessId
+from trtdist.supervisor import control
+
+EVERYONE = ["ctx.0.0", "ctx.0.1", "gen.0.0", "router", "nats", "etcd", "canary"]
+
+
+def test_up_and_down(made: HandMade) -> None:
+    supervisor = made.up()
+    assert [event.step for event in made.events(StepStarted)] == ["nats", "etcd", "workers", "router", "canary"]
+    assert {event.service for event in made.events(EndpointUp)} == {"nats", "etcd"}
+    asked = control.ask(made.run, control.DOWN)
+    began = time.monotonic()
+    assert supervisor.wait(5) == 0
+    assert time.monotonic() - began < 2.0
+    assert made.events(ControlTaken) == [ControlTaken(asked, "down")]
+    assert [event.step for event in made.events(StepExited)][-2:] in (["nats", "etcd"], ["etcd", "nats"])
+    assert made.states() == ["STARTING", "READY", "STOPPING", "STOPPED"]
+    verdict = made.verdict()
+    assert (verdict["state"], verdict["exit_code"], verdict["first"]) == ("STOPPED", 0, None)
+    made.nothing_left()
+
+
+@pytest.mark.parametrize("victim", EVERYONE)
+@pytest.mark.parametrize("part", ["program", "shim"])
+def test_kill_any_process(made: HandMade, victim: str, part: str) -> None:
+    for step in made.plan.steps:
+        made.program(step.name, f"echo I am $$; {SLEEP}")
+    supervisor = made.up()
+    task = made.task(victim)
+    os.kill(task.pid if part == "program" else task.shim_pid, signal.SIGKILL)
+    began = time.monotonic()
+    verdict = made.verdict()
+    assert supervisor.wait(5) == 1
+    assert time.monotonic() - began < 2.0
+    assert verdict["state"] == "FAILED"
+    assert verdict["first"]["name"] == victim
+    assert verdict["first"]["log"] == f"logs/{victim}.log"
+    assert verdict["last_lines"] == [f"I am {task.pid}"]
+    assert verdict["reason"].startswith(victim)
+    made.nothing_left()
+
+
+def test_kill_a_launcher(made: HandMade) -> None:
+    made.script("workers", "echo launching >&2\n" + _script(made, "workers"))
+    supervisor = made.up()
+    step = next(event for event in made.events(StepStarted) if event.step == "workers")
+    os.kill(step.pid, signal.SIGKILL)
+    assert supervisor.wait(5) == 1
+    verdict = made.verdict()
+    assert verdict["first"]["name"] == "workers"
+    assert verdict["first"]["log"] == "logs/launch.workers.log"
+    assert verdict["last_lines"] == ["launching"]
+    assert verdict["reason"] == "workers ended as a whole: its launcher was killed by SIGKILL"
+    made.nothing_left()
+
+
+def test_kill_the_supervisor(made: HandMade) -> None:
+    supervisor = made.up()
+    supervisor.kill()
+    supervisor.wait()
+    wait_for(lambda: not [p for p in made.identities() if p.alive()], 2, "the end of everything")
+
+
+def test_exit_0_that_nobody_asked_for(made: HandMade) -> None:
+    made.program("router", f"while [ ! -e {made.folder}/go ]; do sleep 0.05; done; echo bye")
+    supervisor = made.up()
+    (made.folder / "go").touch()
+    assert supervisor.wait(5) == 1
+    verdict = made.verdict()
+    assert verdict["first"]["name"] == "router"
+    assert verdict["first"]["code"] == 0
+    assert verdict["last_lines"] == ["bye"]
+
+
+def test_the_canary_may_leave(made: HandMade) -> None:
+    made.program("canary", f"while [ ! -e {made.folder}/go ]; do sleep 0.05; done")
+    supervisor = made.up()
+    (made.folder / "go").touch()
+    wait_for(lambda: made.events(StepExited), 5, "the canary's end")
+    with pytest.raises(subprocess.TimeoutExpired):
+        supervisor.wait(0.5)
+    control.ask(made.run, control.DOWN)
+    assert supervisor.wait(5) == 0
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGTERM], [signal.SIGTERM] * 5])
+@pytest.mark.parametrize("moment", [SupervisorStarted, StepStarted, TaskStarted, EndpointUp])
+def test_signals_at_any_moment(made: HandMade, moment: type, signals: list[int]) -> None:
+    supervisor = made.supervise()
+    wait_for(lambda: made.events(moment), 5, moment.__name__)
+    if moment is SupervisorStarted:
+        wait_for(made.states, 5, "the first state")
+    for number in signals:
+        supervisor.send_signal(number)
+        time.sleep(0.05)
+    assert supervisor.wait(5) == 130
+    assert made.verdict()["state"] == "INTERRUPTED"
+    made.nothing_left()
+
+
+def test_what_does_not_listen_is_killed_after_the_grace(made: HandMade) -> None:
+    made.program("workers", DEAF)
+    supervisor = made.up()
+    began = time.monotonic()
+    control.ask(made.run, control.DOWN, grace=1.0)
+    assert supervisor.wait(5) == 0
+    assert 0.3 < time.monotonic() - began < 2.0
+    made.nothing_left()
+
+
+def test_another_request_shortens_the_grace(made: HandMade) -> None:
+    made.program("workers", DEAF)
+    supervisor = made.up()
+    control.ask(made.run, control.DOWN, grace=60.0)
+    wait_for(lambda: "STOPPING" in made.states(), 5, "STOPPING")
+    began = time.monotonic()
+    control.ask(made.run, control.DOWN, grace=0.2)
+    assert supervisor.wait(5) == 0
+    assert time.monotonic() - began < 1.5
+    made.nothing_left()
+
+
+def test_a_taken_port_is_replaced(made: HandMade) -> None:
+    (made.run.path / "taken").mkdir()
+    (made.run.path / "taken" / "nats").write_text("2")
+    (made.run.path / "health" / "nats").unlink()
+    count = made.folder / "count"
+    health = made.run.path / "health" / "nats"
+    made.script("nats", f"echo x >> {count}; [ $(wc -l < {count}) -gt 2 ] || exit 1; touch {health}\n"
+                + _script(made, "nats"))  # fmt: skip
+    supervisor = made.up()
+    assert made.run.resolved_env.read_text().count("# resolved nats") == 2
+    control.ask(made.run, control.DOWN)
+    assert supervisor.wait(5) == 0
+
+
+def test_a_service_that_cannot_start(made: HandMade) -> None:
+    (made.run.path / "health" / "etcd").unlink()
+    made.script("etcd", "echo 'etcd: no such binary' >&2; exit 127")
+    supervisor = made.supervise()
+    assert supervisor.wait(5) == 1
+    verdict = made.verdict()
+    assert verdict["first"]["name"] == "etcd"
+    assert verdict["last_lines"] == ["etcd: no such binary"]
+    assert "workers" not in [event.step for event in made.events(StepStarted)]
+    made.nothing_left()
+
+
+def test_a_service_that_is_never_healthy(made: HandMade) -> None:
+    (made.run.path / "health" / "etcd").unlink()
+    supervisor = made.supervise("--service-timeout", "0.5")
+    assert supervisor.wait(5) == 3
+    assert made.verdict()["reason"] == "etcd was not healthy within 0.5 s"
+    made.nothing_left()
+
+
+def test_not_ready_in_time(made: HandMade) -> None:
+    supervisor = made.supervise("--ready-timeout", "1.5")
+    assert supervisor.wait(6) == 3
+    verdict = made.verdict()
+    assert verdict["state"] == "TIMEOUT"
+    assert verdict["reason"] == "not ready within 1.5 s: ctx.0 never came up, gen.0 never came up"
+    made.nothing_left()
+
+
+def test_a_missing_step_file(made: HandMade) -> None:
+    (made.run.scripts / "03-workers.local.sh").unlink()
+    assert made.supervise().wait(5) == 1
+    assert made.verdict()["reason"] == "workers could not be started: scripts/03-workers.local.sh is missing"
+    made.nothing_left()
+
+
+def test_a_broken_step_file(made: HandMade) -> None:
+    made.script("workers", "this is not (bash")
+    assert made.supervise().wait(5) == 1
+    verdict = made.verdict()
+    assert verdict["first"]["name"] == "workers"
+    assert any("syntax error" in line for line in verdict["last_lines"])
+
+
+def test_no_addresses(made: HandMade) -> None:
+    (made.run.path / "unresolvable").touch()
+    assert made.supervise().wait(5) == 1
+    assert made.verdict()["reason"] == "there is no address"
+
+
+def test_an_unreadable_plan(made: HandMade) -> None:
+    made.run.plan.write_text("{}")
+    assert made.supervise().wait(5) == 1
+    assert "cannot use the run directory" in made.verdict()["reason"]
+
+
+def test_a_run_that_has_ended_is_not_started_again(made: HandMade) -> None:
+    made.run.verdict.write_text("{}")
+    assert made.supervise().wait(5) == 1
+    assert made.events(StepStarted) == []
+    assert made.run.verdict.read_text() == "{}"
+
+
+def test_a_full_disk_is_said(made: HandMade) -> None:
+    made.run.event_file("supervisor").symlink_to("/dev/full")
+    assert made.supervise().wait(5) == 1
+    verdict = made.verdict()
+    assert verdict["state"] == "FAILED"
+    assert "cannot write to the run directory" in verdict["reason"]
+    assert "No space left on device" in verdict["reason"]
+    assert "Traceback" not in made.run.log("supervisor").read_text()
+
+
+def test_a_supervisor_that_is_bound_stops_the_run_when_its_parent_dies(made: HandMade) -> None:
+    program = (
+        "import subprocess, sys, os, time\n"
+        "p = subprocess.Popen([sys.executable, '-m', 'tests.supervisor.fake_supervisor', sys.argv[1], '--bound-to',"
+        " str(os.getpid())], start_new_session=True)\n"
+        "time.sleep(1000)"
+    )
+    with open(made.run.log("supervisor"), "ab") as log:
+        parent = subprocess.Popen([sys.executable, "-c", program, str(made.run.path)], stdout=log, stderr=log)
+    made.processes.append(parent)
+    wait_for(lambda: len(made.events(TaskStarted)) == 7, 10, "all tasks")
+    parent.kill()
+    parent.wait()
+    assert made.verdict()["state"] == "INTERRUPTED"
+    wait_for(lambda: not [p for p in made.identities() if p.alive()], 2, "the end of everything")
+    made.nothing_left()
+
+
+def test_children_that_escape_are_swept(made: HandMade) -> None:
+    pid = made.folder / "pid"
+    made.program("router", f"setsid sleep 1000 & echo $! > {pid}; {SLEEP}")
+    supervisor = made.up()
+    stray = ProcessId.of(int(pid.read_text()))
+    assert stray is not None
+    control.ask(made.run, control.DOWN)
+    assert supervisor.wait(5) == 0
+    assert not stray.alive()
+    made.nothing_left()
+
+
+def test_an_unknown_request_changes_nothing(made: HandMade) -> None:
+    supervisor = made.up()
+    control.ask(made.run, "dance")
+    (made.run.control / "0-broken.json").write_text("{")
+    wait_for(lambda: made.events(ControlTaken), 5, "the request to be taken")
+    assert supervisor.poll() is None
+    supervisor.terminate()
+    assert supervisor.wait(5) == 130
+
+
+def test_a_supervisor_is_light(made: HandMade) -> None:
+    made.say("canary", Ready(1))
+    supervisor = made.up()
+    time.sleep(0.5)
+    before = _cpu(supervisor.pid)
+    time.sleep(3.0)
+    used = _cpu(supervisor.pid) - before
+    status = Path(f"/proc/{supervisor.pid}/status").read_text()
+    resident = int(status.split("VmRSS:")[1].split()[0]) / 1024
+    assert used / 3.0 < 0.02
+    assert resident < 40.0
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _script(made: HandMade, step: str) -> str:
+    return (made.run.scripts / f"{made.plan.step(step).stem}.local.sh").read_text()

@@ -1,0 +1,68 @@
+"""Requests to the supervisor: files under control/, written by rename, read by a poll. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trtdist.rundir import RunDir, write_atomic
+
+__all__ = ["DOWN", "INTERRUPT", "ControlReader", "Request", "ask"]
+
+DOWN = "down"
+INTERRUPT = "interrupt"
+
+
+@dataclass(frozen=True)
+class Request:
+    """`name` is the file's, `action` is `down` or `interrupt`, `grace` the seconds before KILL or None."""
+
+    name: str
+    action: str
+    grace: float | None = None
+
+
+def ask(run: RunDir, action: str, grace: float | None = None) -> str:
+    """Put a request where the supervisor finds it; returns the request's name. OSError when that is impossible."""
+    name = f"{time.time_ns()}-{os.getpid()}.json"
+    run.control.mkdir(mode=0o700, exist_ok=True)
+    write_atomic(run.control / name, json.dumps({"action": action, "grace": grace}) + "\n")
+    return name
+
+
+class ControlReader:
+    """Finds each request once."""
+
+    def __init__(self, run: RunDir) -> None:
+        self._folder = run.control
+        self._seen: set[str] = set()
+
+    def poll(self) -> list[Request]:
+        """New requests, oldest first; what is no request is passed over."""
+        try:
+            names = sorted(name for name in os.listdir(self._folder) if name.endswith(".json") and name[0] != ".")
+        except FileNotFoundError:
+            return []
+        fresh = [name for name in names if name not in self._seen]
+        self._seen.update(fresh)
+        return [request for request in map(self._read, fresh) if request is not None]
+
+    def _read(self, name: str) -> Request | None:
+        try:
+            raw = json.loads((self._folder / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("action"), str):
+            return None
+        return Request(name, raw["action"], _seconds(raw.get("grace")))
+
+
+def _seconds(given: Any) -> float | None:
+    """Seconds that make sense, else None."""
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        return None
+    return min(max(0.0, float(given)), 86400.0)

@@ -1,0 +1,24 @@
+"""The seam between the supervisor and the head services: finding ports, asking for health. Standard library, Python
+3.9."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Head"]
+
+
+class Head(Protocol):
+    """What the supervisor asks about NATS and etcd; `service` is the name of a step, `nats` or `etcd`."""
+
+    async def resolve(self, service: str) -> None:
+        """Find addresses and ports, all ("") or again those of one service. TrtdistError when that is impossible."""
+        ...
+
+    async def healthy(self, service: str) -> str | None:
+        """The URL of a service that answers and is ours, else None; answers within a second."""
+        ...
+
+    def port_taken(self, service: str) -> bool:
+        """Whether a port that the service was given is in other hands."""
+        ...

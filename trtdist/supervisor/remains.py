@@ -1,0 +1,88 @@
+"""What a run may leave behind, by exact identity: its recorded processes and its node-local folder.
+
+Used by the supervisor at its end and by `down` for a supervisor that had none. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trtdist.events import EventReader, StepStarted, SupervisorStarted, TaskStarted
+from trtdist.process import ProcessId
+from trtdist.rundir import RunDir, local_dir
+
+__all__ = ["Remains", "local_folder", "recorded_remains", "supervisor_of"]
+
+
+@dataclass(frozen=True)
+class Remains:
+    """Processes with the name of the task or step that they belong to, and the node-local folder."""
+
+    processes: tuple[tuple[str, ProcessId], ...]
+    folder: Path
+
+    def alive(self) -> list[tuple[str, ProcessId]]:
+        """The processes that still run."""
+        return [(name, process) for name, process in self.processes if process.alive()]
+
+    def signal(self, number: int) -> None:
+        """Send a signal to each that still runs."""
+        for _, process in self.alive():
+            process.signal(number)
+
+    def remove_folder(self) -> None:
+        """Remove the node-local folder, as far as that is possible."""
+        if self.folder.exists() and _is_ours(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def left(self) -> tuple[str, ...]:
+        """What is still there, in words."""
+        processes = [f"{name} (pid {process.pid})" for name, process in self.alive()]
+        return tuple(dict.fromkeys(processes)) + ((str(self.folder),) if self.folder.exists() else ())
+
+
+def recorded_remains(run: RunDir) -> Remains:
+    """What the events of a run name, the supervisor excepted."""
+    return Remains(tuple(_processes(run)), local_folder(run))
+
+
+def supervisor_of(run: RunDir) -> ProcessId | None:
+    """The supervisor as it named itself; None when it never came up."""
+    found = None
+    for record in EventReader(run.events).poll():
+        if isinstance(record.event, SupervisorStarted):
+            found = ProcessId(record.event.pid, record.event.started)
+    return found
+
+
+def local_folder(run: RunDir) -> Path:
+    """The node-local folder: as resolved in the run, else as it would be now."""
+    try:
+        text = run.resolved_env.read_text(encoding="utf-8")
+    except OSError:
+        return local_dir(run.run_id)
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        if name == "TRTDIST_LOCAL_DIR":
+            return Path("".join(shlex.split(value)))
+    return local_dir(run.run_id)
+
+
+def _processes(run: RunDir) -> Iterable[tuple[str, ProcessId]]:
+    for record in EventReader(run.events).poll():
+        event = record.event
+        if isinstance(event, StepStarted):
+            yield event.step, ProcessId(event.pid, event.started)
+        elif isinstance(event, TaskStarted):
+            yield event.name, ProcessId(event.shim_pid, event.shim_started)
+            yield event.name, ProcessId(event.pid, event.started)
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder has the shape of a run's own and belongs to this user; nothing else is ever removed."""
+    return folder.parent.name.startswith("trtdist-") and folder.lstat().st_uid == os.getuid()

@@ -1,0 +1,317 @@
+"""Performs what the state machine decides and tells it what happens: the only part with processes, files and clocks.
+
+One asyncio loop. It wakes when a watched process ends (at once), ten times a second for event files and requests, at
+the machine's next deadline, and on signals. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from trtdist.errors import TrtdistError
+from trtdist.events import (
+    ControlTaken,
+    EndpointUp,
+    EventReader,
+    Ready,
+    Record,
+    Rung,
+    RunState,
+    StepExited,
+    StepStarted,
+    TaskExited,
+    TaskStarted,
+)
+from trtdist.plan import Plan
+from trtdist.process import ProcessId
+from trtdist.rundir import RunDir
+from trtdist.supervisor import control, facts, verdict
+from trtdist.supervisor.head import Head
+from trtdist.supervisor.journal import Journal
+from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
+from trtdist.supervisor.machine import advance, next_deadline
+from trtdist.supervisor.remains import Remains, local_folder
+from trtdist.supervisor.state import initial
+
+__all__ = ["STOP_SIGNALS", "Supervisor", "Tools"]
+
+TICK = 0.1
+_PROBE_FIRST, _PROBE_LAST = 0.02, 0.25
+_SWEEP_PATIENCE = 2.0
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+OnSignal = Callable[[str], facts.Input]
+
+
+def _interrupted(name: str) -> facts.Input:
+    return facts.StopAsked(True, None, f"interrupted ({name})")
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What a supervisor works with.
+
+    `on_signal` says what TERM to the supervisor means where it runs, `strays` finds processes that descend from it
+    although nobody recorded them.
+    """
+
+    launcher: Launcher
+    head: Head
+    journal: Journal
+    on_signal: OnSignal = _interrupted
+    strays: Callable[[], list[ProcessId]] = list
+
+
+class Supervisor:
+    """One run, from its first step to its verdict."""
+
+    def __init__(self, run: RunDir, plan: Plan, settings: facts.Settings, tools: Tools) -> None:
+        self._run = run
+        self._plan = plan
+        self._tools = tools
+        self._journal = tools.journal
+        self._state = initial(plan, settings)
+        self._inbox: deque[facts.Input] = deque()
+        self._events = EventReader(run.events, skip=_from_supervisor)
+        self._requests = control.ControlReader(run)
+        self._told: set[tuple[str, int]] = set()
+        self._asked_of: dict[str, asyncio.Task[None]] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._broke = False
+
+    async def supervise(self) -> int:
+        """Run until the verdict is written; returns the exit code. Signals may be blocked before and are after."""
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[int] = self._loop.create_future()
+        self._loop.set_exception_handler(self._failed)
+        for number in STOP_SIGNALS:
+            self._loop.add_signal_handler(number, self._on_signal, number)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        self._loop.add_reader(self._tools.launcher.fileno(), self._reconcile)
+        self._loop.call_soon(self._tick)
+        self._feed(facts.Begin())
+        try:
+            return await self._finished
+        finally:
+            # The loop takes its handlers along; a late signal must not end what is ending.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            self._loop.remove_reader(self._tools.launcher.fileno())
+            for errand in self._errands:
+                errand.cancel()
+
+    # What happens, told to the machine.
+
+    def _feed(self, *inputs: facts.Input) -> None:
+        """Tell the machine, in order, and do what it says; what that leads to is told after it."""
+        busy = bool(self._inbox)
+        self._inbox.extend(inputs)
+        if busy:
+            return
+        while self._inbox:
+            self._state, actions = advance(self._state, self._inbox[0], self._loop.time())
+            for action in actions:
+                _PERFORM[type(action)](self, action)
+            self._inbox.popleft()
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        deadline = next_deadline(self._state)
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._feed, facts.Tick())
+
+    def _tick(self) -> None:
+        self._loop.call_later(TICK, self._tick)
+        self._reconcile()
+        for request in self._requests.poll():
+            self._take(request)
+        if self._journal.broken and not self._broke:
+            self._broke = True
+            self._feed(facts.Broke(self._journal.broken))
+
+    def _reconcile(self) -> None:
+        """Look at processes first and events after, so that a shim that told its end is not taken for vanished."""
+        ends = self._tools.launcher.check()
+        records = self._events.poll()
+        inputs = [found for record in records for found in self._hear(record)]
+        inputs += [found for end in ends for found in self._notice(end)]
+        if inputs:
+            self._feed(*inputs)
+
+    def _hear(self, record: Record) -> list[facts.Input]:
+        event = record.event
+        if isinstance(event, TaskStarted):
+            self._tools.launcher.adopt(event)
+            return [facts.TaskBegan(event.step, event.name)]
+        if isinstance(event, TaskExited):
+            self._told.add((event.name, event.pid))
+            return [facts.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
+        if isinstance(event, Rung):
+            return [facts.Reached(event.name, event.rung)]
+        if isinstance(event, Ready):
+            return [facts.CameReady()]
+        return []
+
+    def _notice(self, end: Ended | Gone) -> list[facts.Input]:
+        if isinstance(end, Gone):
+            task = end.task
+            if (task.name, task.pid) in self._told:
+                return []
+            self._journal.say(f"{task.name} vanished")
+            return [facts.TaskGone(task.step, task.name, end.at)]
+        self._journal.write(StepExited(end.step, end.code, end.signal))
+        self._journal.say(f"step {end.step} ended: code {end.code}, signal {end.signal}")
+        self._stop_asking(end.step)
+        return [facts.StepEnded(end.step, end.code, end.signal, end.at)]
+
+    def _take(self, request: control.Request) -> None:
+        self._journal.write(ControlTaken(request.name, request.action))
+        if request.action == control.DOWN:
+            self._feed(facts.StopAsked(False, request.grace, "stopped by `trtdist down`"))
+        elif request.action == control.INTERRUPT:
+            self._feed(facts.StopAsked(True, request.grace, "interrupted"))
+        else:
+            self._journal.say(f"request {request.name} asks for {request.action!r}, which is not known; left alone")
+
+    def _on_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        self._journal.say(f"got {name}")
+        self._feed(self._tools.on_signal(name))
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An error of our own ends the run; the caller of `supervise` gets it."""
+        error = context.get("exception") or RuntimeError(str(context.get("message")))
+        if not self._finished.done():
+            self._finished.set_exception(error)
+
+    # What the machine says, done.
+
+    def _resolve(self, action: facts.Resolve) -> None:
+        self._errand(self._find_ports(action.service))
+
+    async def _find_ports(self, service: str) -> None:
+        try:
+            await self._tools.head.resolve(service)
+        except (TrtdistError, OSError) as error:
+            self._feed(facts.Unresolved(service, str(error)))
+        else:
+            self._feed(facts.Resolved(service))
+
+    def _start(self, action: facts.Start) -> None:
+        try:
+            first = self._tools.launcher.start(self._plan.step(action.step))
+        except LaunchError as error:
+            self._inbox.append(facts.StartFailed(action.step, str(error), time.time()))
+            return
+        self._journal.write(StepStarted(action.step, first.pid, first.started))
+        self._journal.say(f"step {action.step} started, pid {first.pid}")
+
+    def _probe(self, action: facts.Probe) -> None:
+        self._stop_asking(action.step)
+        self._asked_of[action.step] = self._errand(self._ask_health(action.step))
+
+    async def _ask_health(self, service: str) -> None:
+        """Until healthy, at a growing pace; cancelled when the step ends or a stop begins."""
+        pause = _PROBE_FIRST
+        url = await self._tools.head.healthy(service)
+        while url is None:
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _PROBE_LAST)
+            url = await self._tools.head.healthy(service)
+        self._journal.write(EndpointUp(service, url))
+        self._journal.write(Rung(service, "answering", url))
+        self._feed(facts.Healthy(service, url))
+
+    def _stop_asking(self, step: str) -> None:
+        task = self._asked_of.pop(step, None)
+        if task is not None:
+            task.cancel()
+
+    def _test_port(self, action: facts.TestPort) -> None:
+        self._inbox.append(facts.PortTested(action.step, self._tools.head.port_taken(action.step)))
+
+    def _signal(self, action: facts.Signal) -> None:
+        self._journal.say(f"{signal.Signals(action.number).name} to step {action.step}")
+        self._stop_asking(action.step)
+        self._tools.launcher.signal(action.step, action.number)
+
+    def _signal_task(self, action: facts.SignalTask) -> None:
+        self._tools.launcher.signal_task(action.step, action.task, action.number)
+
+    def _kill(self, action: facts.Kill) -> None:
+        self._journal.say(f"KILL to step {action.step}")
+        self._tools.launcher.kill(action.step)
+
+    def _announce(self, action: facts.Announce) -> None:
+        self._journal.write(RunState(action.state, action.detail))
+        self._journal.say(f"{action.state} {action.detail}".rstrip())
+
+    def _conclude(self, action: facts.Conclude) -> None:
+        try:
+            verdict.write_once(self._run, verdict.compose(action.outcome, self._run, self._plan))
+        except OSError as error:
+            self._journal.say(f"{action.outcome.state}: {action.outcome.reason}")
+            self._journal.say(f"cannot write {self._run.verdict}: {error.strerror}")
+
+    def _sweep(self, action: facts.Sweep) -> None:
+        self._errand(self._sweep_up())
+
+    async def _sweep_up(self) -> None:
+        """Kill by exact identity what was recorded and still runs, and whatever else descends from us."""
+        remains = self._remains()
+        until = self._loop.time() + _SWEEP_PATIENCE
+        while remains.alive() and self._loop.time() < until:
+            remains.signal(signal.SIGKILL)
+            await asyncio.sleep(0.01)
+            remains = self._remains()
+        remains.remove_folder()
+        self._feed(facts.Swept(remains.left()))
+
+    def _remains(self) -> Remains:
+        strays = [("a process that nobody recorded", process) for process in self._tools.strays()]
+        return Remains((*self._tools.launcher.recorded(), *strays), local_folder(self._run))
+
+    def _finish(self, action: facts.Finish) -> None:
+        if not self._finished.done():
+            self._finished.set_result(action.exit_code)
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._ran)
+        return task
+
+    def _ran(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._failed(self._loop, {"exception": error})
+
+
+def _from_supervisor(line: bytes) -> bool:
+    """Whether a line is one of our own."""
+    return b'"writer": "supervisor"' in line
+
+
+_PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {
+    facts.Resolve: Supervisor._resolve,
+    facts.Start: Supervisor._start,
+    facts.Probe: Supervisor._probe,
+    facts.TestPort: Supervisor._test_port,
+    facts.Signal: Supervisor._signal,
+    facts.SignalTask: Supervisor._signal_task,
+    facts.Kill: Supervisor._kill,
+    facts.Announce: Supervisor._announce,
+    facts.Sweep: Supervisor._sweep,
+    facts.Conclude: Supervisor._conclude,
+    facts.Finish: Supervisor._finish,
+}

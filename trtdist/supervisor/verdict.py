@@ -1,0 +1,141 @@
+"""How a run ended, in verdict.json: composed from an outcome, created once, never changed.
+
+The supervisor writes it; `down` and `up` write it for a supervisor that can no longer. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from trtdist.plan import Plan
+from trtdist.rundir import RunDir
+from trtdist.supervisor.facts import Death, Outcome
+
+__all__ = ["compose", "disk_full", "log_name", "read", "reserve", "tail", "write_once"]
+
+LAST_LINES = 20
+_TAIL_BYTES = 16384
+_RESERVE_BYTES = 65536
+
+
+def compose(outcome: Outcome, run: RunDir, plan: Plan | None) -> dict[str, Any]:
+    """The content of verdict.json, with the last lines of whoever died first and a word on a full disk."""
+    reason, lines = outcome.reason, []
+    if outcome.first is not None:
+        lines = _last_words(run, plan, outcome.first)
+    if outcome.state == "FAILED" and disk_full(run.path) and "disk" not in reason:
+        reason += f"; the disk of {run.path} is full"
+    return {
+        "state": outcome.state,
+        "exit_code": outcome.exit_code,
+        "reason": reason,
+        "first": None if outcome.first is None else _first(run, plan, outcome.first),
+        "last_lines": lines,
+        "left": list(outcome.left),
+        "time": time.time(),
+    }
+
+
+def log_name(plan: Plan | None, death: Death) -> str:
+    """The name of the log that tells of a death: the task's own, or that of the launcher of a step of ranks."""
+    steps = plan.steps if plan is not None else ()
+    launcher = any(step.name == death.name and step.kind == "workers" for step in steps)
+    return f"launch.{death.name}" if launcher else death.name
+
+
+def _first(run: RunDir, plan: Plan | None, death: Death) -> dict[str, Any]:
+    log = run.log(log_name(plan, death)).relative_to(run.path)
+    return {
+        "name": death.name,
+        "step": death.step,
+        "code": death.code,
+        "signal": death.signal,
+        "time": death.at or None,
+        "log": str(log),
+    }
+
+
+def _last_words(run: RunDir, plan: Plan | None, death: Death) -> list[str]:
+    """The end of its log, or, when it never got to write one, of what its launch line printed."""
+    return tail(run.log(log_name(plan, death))) or tail(run.log(f"launch.{death.step}"))
+
+
+def tail(path: Path, lines: int = LAST_LINES) -> list[str]:
+    """The last lines of a file, read from its end; none when there is no file."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - _TAIL_BYTES))
+            data = file.read(_TAIL_BYTES)
+    except OSError:
+        return []
+    found = data.decode("utf-8", "replace").splitlines()
+    cut = found[1:] if size > _TAIL_BYTES else found
+    return [line.rstrip() for line in cut if line.strip()][-lines:]
+
+
+def disk_full(path: Path) -> bool:
+    """Whether there is no room left for files of ours beside `path`."""
+    try:
+        stat = os.statvfs(path)
+    except OSError:
+        return False
+    return stat.f_blocks > 0 and stat.f_bavail * stat.f_frsize < _RESERVE_BYTES
+
+
+def reserve(run: RunDir) -> None:
+    """Lay some room aside, so that a verdict can be written on a full disk. OSError when it is full already."""
+    with open(_reserve(run), "wb") as file:
+        file.write(b"\0" * _RESERVE_BYTES)
+
+
+def write_once(run: RunDir, verdict: dict[str, Any]) -> bool:
+    """Create verdict.json; False, with nothing changed, when there is one already. OSError when there is no room.
+
+    Whoever links the finished file first has written it, also on network file systems.
+    """
+    _reserve(run).unlink(missing_ok=True)
+    part = run.path / f".verdict.{os.getpid()}"
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(verdict, file, indent=1, ensure_ascii=False)
+            file.write("\n")
+        os.link(part, run.verdict)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK):
+            raise
+        return _create(run.verdict, part)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
+
+
+def read(run: RunDir) -> dict[str, Any] | None:
+    """The verdict; None while there is none."""
+    try:
+        found = json.loads(run.verdict.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _create(path: Path, part: Path) -> bool:
+    """For file systems without hard links."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(part.read_bytes())
+    return True
+
+
+def _reserve(run: RunDir) -> Path:
+    return run.path / ".reserve"
