@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from trtdist.errors import InputError
 
@@ -24,7 +24,7 @@ class Source:
 
     name: str
     order: int = 0
-    lines: tuple[str, ...] = ()
+    lines: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ def read_text(path: Path, order: int, problems: Problems) -> tuple[str, Source]:
     source = Source(shown(str(path))[1:-1] if not str(path).isprintable() else str(path), order)
     try:
         data = _read(path, source, problems)
+    except FileNotFoundError:
+        problems.fatal("TRT001", "there is no such file", Origin(source))
     except OSError as error:
         problems.fatal("TRT001", f"cannot be read: {error.strerror or error}", Origin(source))
     except ValueError:
@@ -38,13 +40,16 @@ def read_text(path: Path, order: int, problems: Problems) -> tuple[str, Source]:
 def _read(path: Path, source: Source, problems: Problems) -> bytes:
     # A pipe would block the open, and a device would not end.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
             problems.fatal("TRT001", "is a directory; name the YAML file in it", Origin(source))
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(mode):
             problems.fatal("TRT001", "is no regular file", Origin(source))
-        data = file.read(MAX_BYTES + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > MAX_BYTES:
         problems.fatal("TRT002", f"is larger than {MAX_BYTES >> 20} MiB, so this is no topology", Origin(source))
     return data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -44,7 +44,7 @@ UNUSED: dict[type[BaseModel], dict[str, str]] = {
 
 _CUTOFF = 0.6
 _LONGEST_GUESSED = 64
-_MOST_GUESSED = 40
+_MOST_GUESSED = 100
 _MOST_HOMES = 3
 
 
@@ -153,12 +153,12 @@ def _put(section: Section, path: tuple[str, ...], entry: Entry, problems: Proble
 
 
 def _guess(key: str, model: type[BaseModel], problems: Problems) -> str:
+    if len(key) > _LONGEST_GUESSED or problems.guesses >= _MOST_GUESSED:
+        return ""
+    problems.guesses += 1
     home = _home(key, model)
     if home and not issubclass(model, PassThrough):
         return f"; it belongs into {home}"
-    guessed = sum(diagnostic.code == "TRT012" for diagnostic in problems.found)
-    if len(key) > _LONGEST_GUESSED or guessed > _MOST_GUESSED:
-        return ""
     near = difflib.get_close_matches(key.lower().replace("-", "_"), known_keys(model), n=1, cutoff=_CUTOFF)
     if near:
         return f"; did you mean {near[0]!r}?"
@@ -172,18 +172,22 @@ def _guess(key: str, model: type[BaseModel], problems: Problems) -> str:
 def _home(key: str, model: type[BaseModel]) -> str:
     """The sections that know a key which was written in the wrong one."""
     root = SiteProfile if model is SiteProfile else Topology
-    homes = [path for path, section in _sections(root, "") if section is not model and resolve_key(section, key)]
+    homes = [path for path, section in _sections(root) if section is not model and resolve_key(section, key)]
     if not homes and model is not root and key in root.model_fields:
         return "the top level"
     return " or ".join(homes) if len(homes) <= _MOST_HOMES else ""
 
 
-def _sections(model: type[BaseModel], where: str) -> Iterator[tuple[str, type[BaseModel]]]:
+@cache
+def _sections(model: type[BaseModel]) -> tuple[tuple[str, type[BaseModel]], ...]:
+    """All sections below a model with their paths."""
+    found: list[tuple[str, type[BaseModel]]] = []
     for name in model.model_fields:
         inner = section_model(model, name)
         if inner is not None:
-            yield _joined(where, name), inner
-            yield from _sections(inner, _joined(where, name))
+            found.append((name, inner))
+            found.extend((f"{name}.{path}", deeper) for path, deeper in _sections(inner))
+    return tuple(found)
 
 
 def _in(where: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn, Union
 
 import yaml
@@ -22,7 +23,7 @@ __all__ = ["Entry", "Items", "Node", "Section", "at", "read", "size_of", "spelli
 MAX_DEPTH = 64
 MAX_VALUES = 20_000
 
-_STR = "tag:yaml.org,2002:str"
+_TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 _COLLECTION_TAGS = (None, "!", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -57,12 +58,15 @@ class Section:
 
     def get(self, key: str) -> Entry | None:
         """The entry of a key."""
-        return next((entry for entry in self.entries if entry.key == key), None)
+        return self._by_key.get(key)
+
+    @cached_property
+    def _by_key(self) -> dict[str, Entry]:
+        return {entry.key: entry for entry in self.entries}
 
     def replaced(self, entry: Entry) -> Section:
         """This mapping with an entry added, or put in the place of the one with the same key."""
-        entries = {old.key: old for old in self.entries}
-        return Section((*{**entries, entry.key: entry}.values(),), self.origin)
+        return Section(tuple({**self._by_key, entry.key: entry}.values()), self.origin)
 
     def without(self, key: str) -> Section:
         """This mapping without a key."""
@@ -118,6 +122,8 @@ def read(text: str, source: Source, problems: Problems, *, positions: bool = Tru
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         origin = _origin(source, mark) if positions else Origin(source)
+        if "nesting depth" in (error.problem or ""):
+            problems.fatal("TRT002", _TOO_DEEP, origin)
         problems.fatal("TRT004", _syntax(error), origin)
     except yaml.YAMLError as error:
         problems.fatal("TRT004", f"is not YAML: {' '.join(str(error).split())}", Origin(source))
@@ -185,7 +191,7 @@ class _Builder:
 
     def _opened(self, event: Any, depth: int) -> _Open:
         if depth >= MAX_DEPTH:
-            self._refuse("TRT002", f"is nested more than {MAX_DEPTH} levels deep", event)
+            self._refuse("TRT002", _TOO_DEEP, event)
         if event.tag not in _COLLECTION_TAGS:
             self._refuse("TRT007", f"the tag {event.tag!r} has no meaning here; remove it", event)
         self._count(1, event)

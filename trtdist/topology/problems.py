@@ -17,10 +17,11 @@ def shown(text: str) -> str:
 
 
 class Problems:
-    """The problems found so far."""
+    """The problems found so far; `guesses` counts the searches for what was meant, which take time."""
 
     def __init__(self) -> None:
         self.found: list[Diagnostic] = []
+        self.guesses = 0
 
     @property
     def errors(self) -> int:

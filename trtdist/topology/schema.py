@@ -19,8 +19,8 @@ def json_schema() -> dict[str, Any]:
     """The schema of a topology file, JSON Schema 2020-12."""
     schema = Topology.model_json_schema()
     sections = schema["$defs"]
-    for model in (ServerSection, KvCacheSection):
-        _engine_keys(sections[model.__name__], model)
+    for section in (ServerSection, KvCacheSection):
+        _engine_keys(sections[section.__name__], section)
     for model, aliases in ALIASES.items():
         for alias, path in aliases.items():
             sections[model.__name__]["properties"][alias] = _alias(model, path, schema)
