@@ -7,7 +7,7 @@ Python 3.9, so this module uses the standard library only.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Allocation", "GpuLoad", "Plan", "Rank", "Server", "Step", "from_json", "to_json"]
@@ -138,8 +138,19 @@ class Plan:
 
 
 def to_json(plan: Plan) -> str:
-    """The plan as JSON text, stable: the same plan gives the same bytes."""
-    return json.dumps(asdict(plan), indent=1, ensure_ascii=False) + "\n"
+    """The plan as JSON text, one line per server, step and GPU; stable: the same plan gives the same bytes."""
+    lines = [f" {_dumped(name)}: {_lines(value)}" for name, value in vars(plan).items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _lines(value: Any) -> str:
+    if not isinstance(value, tuple):
+        return _dumped(value)
+    return "[\n  " + ",\n  ".join(map(_dumped, value)) + "\n ]" if value else "[]"
+
+
+def _dumped(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=vars)
 
 
 def from_json(text: str) -> Plan:
