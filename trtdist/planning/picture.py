@@ -114,7 +114,8 @@ def _allocation(plan: Plan) -> list[str]:
     asked = plan.allocation
     memory = "all memory" if asked.mem == 0 else f"{asked.mem:,} MB"
     tasks = f"{_count(asked.tasks_per_node, 'task')} of {_count(asked.cpus_per_task, 'CPU')}"
-    nodes = f"{_count(asked.nodes, 'node')}, each with {_count(asked.gpus_per_node, 'GPU')}"
+    gpus = _count(asked.gpus_per_node, "GPU") if asked.gpus_per_node else "no GPU"
+    nodes = f"{_count(asked.nodes, 'node')}, each with {gpus}"
     return ["allocation", f"  {nodes}, {tasks}, {memory}"]
 
 
