@@ -91,9 +91,9 @@ def _problem(sections: Sequence[Section], room: Room, target: Target) -> str:
     for section in sections:
         size = section.demand.size
         if size > room.nodes * room.gpus:
-            return f"a server of {section.key} has {size} ranks, each on its own GPU, and does not fit on {offer}"
+            return f"the {size} ranks of one server ({section.key}) need a GPU each and do not fit on {offer}"
         if nodes_spanned(size, room.gpus) > room.nodes:
-            return f"the {size} ranks of a server of {section.key} cannot be spread evenly over {offer}"
+            return f"the {size} ranks of one server ({section.key}) cannot be spread evenly over {offer}"
     ranks = sum(section.demand.count * section.demand.size for section in sections)
     shares = " or ".join(dict.fromkeys(f"{section.demand.share / FULL:g}" for section in sections))
     return f"{_count(ranks, 'rank')}, each taking {shares} of the memory of a GPU, do not fit on {offer}"

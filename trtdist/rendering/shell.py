@@ -14,9 +14,9 @@ _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 # Bash keeps these for itself: an assignment fails, is lost, or (RANDOM, SECONDS ...) is computed as arithmetic, which
 # can run commands.
-_OF_BASH = frozenset(
-    """DIRSTACK EPOCHREALTIME EPOCHSECONDS EUID FUNCNAME GROUPS HISTCMD LINENO OPTIND PIPESTATUS PPID RANDOM SECONDS
-    SHELLOPTS SHLVL SRANDOM UID _""".split()
+_OF_BASH = re.compile(
+    "BASH.*|DIRSTACK|EPOCHREALTIME|EPOCHSECONDS|EUID|FUNCNAME|GROUPS|HISTCMD|LINENO|OPTIND|PIPESTATUS|PPID|RANDOM|"
+    "SECONDS|SHELLOPTS|SHLVL|SRANDOM|UID|_"
 )
 _OURS = {"NATS_SERVER": "services.nats.external", "ETCD_ENDPOINTS": "services.etcd.external"}
 
@@ -49,5 +49,5 @@ def refuse_reserved(name: str) -> None:
         raise RenderError(f"container.env cannot set {name}: every run sets it; {_OURS[name]} names another server")
     if name.startswith("TRTDIST_"):
         raise RenderError(f"container.env cannot set {name}: names with TRTDIST_ belong to the run; choose another")
-    if name in _OF_BASH or name.startswith("BASH"):
+    if _OF_BASH.fullmatch(name):
         raise RenderError(f"container.env cannot set {name}: bash keeps this name for itself; choose another")
