@@ -6,15 +6,15 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.planning.topologies import topologies
+from tests.planning.topologies import section, topologies, topology
 from trtdist.plan import Plan, from_json, to_json
 from trtdist.planning import PlanError, Target, plan
 from trtdist.topology import Topology
 
-SOME = settings(max_examples=50, deadline=None)
+SOME = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 TARGETS = st.sampled_from(list(Target))
 
 
@@ -96,14 +96,18 @@ def test_a_server_is_on_one_node_or_evenly_on_several(topology: Topology, target
 
 
 @SOME
-@given(topologies(), TARGETS)
-def test_ranks_get_own_gpus_while_there_are_free_ones(topology: Topology, target: Target) -> None:
-    found = planned(topology, target)
-    single = [server for server in found.servers if server.size == 1]
-    assume(len(single) == len(found.servers))
-    offered = found.allocation.nodes * topology.slurm.gpus_per_node
-    assume(len(single) <= offered)
-    assert len(found.gpus) == len(single)
+@given(st.integers(1, 10), st.integers(1, 10), st.integers(1, 8), st.integers(0, 3))
+def test_ranks_get_own_gpus_while_there_are_free_ones(contexts: int, generations: int, gpus: int, spare: int) -> None:
+    nodes = math.ceil((contexts + generations) / gpus) + spare
+    found = plan(
+        topology(
+            context_servers=section(contexts, fraction=0.1),
+            generation_servers=section(generations, fraction=0.1),
+            slurm={"gpus_per_node": gpus, "nodes": nodes},
+        ),
+        Target.SLURM,
+    )
+    assert len(found.gpus) == found.world_size
 
 
 @SOME
@@ -136,7 +140,6 @@ def test_a_refusal_names_changes_that_help(topology: Topology, target: Target) -
     except PlanError as error:
         refusal = error
     else:
-        assume(False)
         return
     assert "\n" not in str(refusal)
     for remedy in refusal.remedies:
