@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# test, step 02-ctx.0: what each task does. It finds out which rank it is and becomes that rank.
+set -euo pipefail
+
+# task) server, rank in it, its ranks, rank in the deployment, GPU
+case ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}} in
+    0) set -- ctx.0 0 1 0 0 ;;
+    "")
+        echo "$0: no rank in the environment; start this file through the launch line beside it" >&2
+        exit 1
+        ;;
+    *)
+        echo "$0: this step has no rank ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}}" >&2
+        exit 1
+        ;;
+esac
+
+# What was found for the run lies one folder above this file, whichever way the file was named.
+TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
+if [[ ! -r $TRTDIST_FOUND ]]; then
+    echo "$0: there is no $TRTDIST_FOUND; README.txt in the folder of this file says how to make it" >&2
+    exit 1
+fi
+set -a
+# shellcheck source=/dev/null
+. "$TRTDIST_FOUND"
+set +a
+
+export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export TRTDIST_STEP=ctx.0 TRTDIST_LAUNCH=per_server
+export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
+
+exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
+    --run-dir "$TRTDIST_RUN_DIR" --step "$TRTDIST_STEP" --name "$TRTDIST_SERVER.$TRTDIST_RANK" \
+    --server "$TRTDIST_SERVER" --rank "$TRTDIST_RANK" \
+    -- "$TRTDIST_PYTHON" -m trtdist.serving.worker "$TRTDIST_RUN_DIR"

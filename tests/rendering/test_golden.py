@@ -1,0 +1,85 @@
+"""Every rendered file of a few deployments, as it is kept under golden/.
+
+After a change that is meant: TRTDIST_UPDATE_GOLDEN=1 pytest tests/rendering/test_golden.py, and read the difference.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.planning.topologies import section, topology
+from trtdist.planning import Target, plan
+from trtdist.rendering import render_local
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = "TRTDIST_UPDATE_GOLDEN"
+NASTY = 'it\'s "$HOME" `id`\nsecond line\t\\ é'
+
+CASES: dict[str, dict[str, Any]] = {
+    "mpi_world": {
+        "engine": "reference",
+        "context_servers": section(1, 2),
+        "generation_servers": section(2),
+    },
+    "per_server": {
+        "engine": "reference",
+        "launch": "per_server",
+        "context_servers": section(),
+        "generation_servers": section(),
+        "services": {"nats": {"external": "nats://broker:4222"}},
+    },
+    "tensorrt_llm": {
+        "name": "tinyllama",
+        "model": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "context_servers": section(1, 2, fraction=0.25),
+        "generation_servers": section(2, 2, fraction=0.25),
+        "slurm": {"gpus_per_node": 4},
+        "container": {"env": {"HF_HOME": "/cache", "NASTY": NASTY}, "workdir": "/work space"},
+    },
+}
+
+
+def rendered(case: str) -> Mapping[str, str]:
+    given = topology(**CASES[case])
+    return render_local(plan(given, Target.LOCAL), given)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_files_are_as_they_were(case: str) -> None:
+    files = dict(rendered(case))
+    folder = GOLDEN / case
+    if UPDATE in os.environ:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    kept = {path.name: path.read_text() for path in folder.iterdir()}
+    assert sorted(kept) == sorted(files), f"set {UPDATE}=1 if that is meant"
+    for name, text in files.items():
+        assert text == kept[name], f"{name} has changed; set {UPDATE}=1 if that is meant"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_scripts_are_sound(case: str) -> None:
+    scripts = sorted(str(path) for path in (GOLDEN / case).glob("*.sh"))
+    assert scripts
+    for script in scripts:
+        subprocess.run(["bash", "-n", script], check=True)
+    found = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_person_can_read_them(case: str) -> None:
+    for name, text in rendered(case).items():
+        assert text.endswith("\n") and not text.endswith("\n\n"), name
+        assert "\n\n\n" not in text, name
+        assert max(len(line) for line in text.splitlines()) <= 120, name
+        assert not any(line != line.rstrip() for line in text.splitlines()), name

@@ -1,0 +1,26 @@
+"""What the local launcher cannot carry out is said, not ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.planning.topologies import topology
+from trtdist.planning import Target, plan
+from trtdist.rendering import RenderError, render_local
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"runtime": "trtllm-serve"}, "runtime trtllm-serve cannot be started yet"),
+    ({"container": {"runtime": "docker", "image": "x"}}, "container runtime docker cannot be started on this machine"),
+    ({"container": {"env": {"UID": "1"}}}, "container.env cannot set UID"),
+    ({"container": {"env": {"TRTDIST_RANK": "1"}}}, "container.env cannot set TRTDIST_RANK"),
+    ({"container": {"env": {"NATS_SERVER": "x"}}}, "services.nats.external"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), REFUSED)
+def test_refusals(values: dict[str, Any], message: str) -> None:
+    given = topology(**values)
+    with pytest.raises(RenderError, match=message):
+        render_local(plan(given, Target.LOCAL), given)
