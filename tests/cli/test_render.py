@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,7 +66,7 @@ def test_what_is_no_longer_needed_goes(tmp_path: Path) -> None:
     assert not any("ctx.0" in name for name in names)
 
 
-@pytest.mark.parametrize("name", ["plan.json", "scripts/03-workers.task.sh", "scripts"])
+@pytest.mark.parametrize("name", ["plan.json", "scripts/03-workers.task.sh", "scripts", "site"])
 def test_what_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     (out / name).parent.mkdir(parents=True)
@@ -92,6 +94,25 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (out / "plan.json").symlink_to(tmp_path / "elsewhere")
     assert isinstance(render(QUICKSTART, out).exception, InputError)
     assert (tmp_path / "elsewhere").read_text() == ""
+
+
+def test_folders_that_are_links_are_not_followed(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (out / "site").symlink_to(tmp_path / "elsewhere")
+    assert isinstance(render(QUICKSTART, out).exception, InputError)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_the_site_folder_is_enough_to_import_what_runs(tmp_path: Path) -> None:
+    assert render(QUICKSTART, tmp_path / "out").exit_code == 0
+    code = "import sys, trtdist.plan, trtdist.events, trtdist.serving.etcd, nats; print(trtdist.__file__)"
+    site = RunDir(tmp_path / "out").site
+    environ = {"PYTHONPATH": str(site)}
+    command = [sys.executable, "-S", "-B", "-c", code]
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, str(site / "trtdist" / "__init__.py")), done.stderr
 
 
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from trtdist.rendering.local import render_local
 from trtdist.rendering.shell import RenderError, quote
+from trtdist.rendering.site import site_files
 
-__all__ = ["RenderError", "quote", "render_local"]
+__all__ = ["RenderError", "quote", "render_local", "site_files"]
