@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from tests.planning.topologies import section, topology
 from tests.rendering.runs import RenderedRun
+from trtdist.events import EventReader, TaskExited
 
+SHIM = Path(__file__).parents[2] / "trtdist" / "supervisor" / "shim.py"
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=60)
 NASTY = """$(touch pwned) `id` 'one' "two" \\ ; & | > < * ? ~ # ! {a,b} é 漢 \t\r\n end\n"""
 
@@ -148,6 +150,14 @@ def test_the_working_folder_of_the_topology(tmp_path: Path) -> None:
     run = RenderedRun(tmp_path / "run", given, tmp_path / "local")
     assert run.task("workers", 0).returncode == 0
     assert run.seen("srv.0.0")["cwd"] == str(folder)
+    assert run.seen("srv.0.0")["environ"]["PYTHONSAFEPATH"] == "1"
+
+
+def test_programs_do_not_start_where_other_modules_may_lie(disaggregated: RenderedRun) -> None:
+    assert disaggregated.task("workers", 0).returncode == 0
+    assert disaggregated.start("router").returncode == 0
+    for name in ("ctx.0.0", "router"):
+        assert disaggregated.seen(name)["cwd"] == str(disaggregated.run.site)
 
 
 class TestGpus:
@@ -183,3 +193,41 @@ class TestGpus:
         done = run.task("workers", 0, PATH=f"{tmp_path}:{os.environ['PATH']}")
         assert (done.returncode, done.stderr) == (0, "")
         assert run.seen("ctx.0.0")["environ"]["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+def test_the_real_shim_understands_what_is_rendered(disaggregated: RenderedRun) -> None:
+    run = disaggregated.run
+    programs = {"serving/worker.py": "TRTDIST_SERVER", "serving/router.py": "TRTDIST_STEP"}
+    for name, text in {
+        "__init__.py": "",
+        "serving/__init__.py": "",
+        **{name: f"import os, sys\nprint(os.environ[{shown!r}], sys.argv[1])\n" for name, shown in programs.items()},
+        "services/__init__.py": "",
+        "services/__main__.py": "import sys\nprint(*sys.argv[1:])\n",
+    }.items():
+        path = run.site / "trtdist" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (run.site / "trtdist" / "supervisor" / "shim.py").write_text(SHIM.read_text())
+    for folder in (run.logs, run.events):
+        folder.mkdir()
+    for step in ("nats", "workers", "router"):
+        done = disaggregated.start(step)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    logs = {path.stem: path.read_text() for path in run.logs.glob("*.log")}
+    folder = disaggregated.path
+    assert logs == {
+        "nats": f"nats {folder}\n",
+        "router": f"router {folder}\n",
+        "ctx.0.0": f"ctx.0 {folder}\n",
+        "ctx.0.1": f"ctx.0 {folder}\n",
+        "gen.0.0": f"gen.0 {folder}\n",
+    }
+    ended = [r.event for r in EventReader(run.events).poll() if isinstance(r.event, TaskExited)]
+    assert sorted((event.step, event.name, event.code) for event in ended) == [
+        ("nats", "nats", 0),
+        ("router", "router", 0),
+        ("workers", "ctx.0.0", 0),
+        ("workers", "ctx.0.1", 0),
+        ("workers", "gen.0.0", 0),
+    ]

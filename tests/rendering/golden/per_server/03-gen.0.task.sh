@@ -30,6 +30,9 @@ export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFE
 export TRTDIST_STEP=gen.0 TRTDIST_LAUNCH=per_server
 export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
 
+# Python imports from the working folder first; it must not find anything else there.
+cd -- "$TRTDIST_RUN_DIR/site"
+
 exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
     --run-dir "$TRTDIST_RUN_DIR" --step "$TRTDIST_STEP" --name "$TRTDIST_SERVER.$TRTDIST_RANK" \
     --server "$TRTDIST_SERVER" --rank "$TRTDIST_RANK" \

@@ -56,7 +56,9 @@ for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
 done
 export CUDA_VISIBLE_DEVICES
 
+# Python imports from the working folder first; it must not find anything else there.
 cd -- '/work space'
+export PYTHONSAFEPATH=1
 
 exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
     --run-dir "$TRTDIST_RUN_DIR" --step "$TRTDIST_STEP" --name "$TRTDIST_SERVER.$TRTDIST_RANK" \
