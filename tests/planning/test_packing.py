@@ -41,6 +41,13 @@ def test_no_packing_takes_fewer_nodes(first: tuple[int, int], second: tuple[int,
     assert len(set(taken)) == len(taken)
 
 
+def test_many_servers_of_awkward_sizes_are_packed_without_a_gap_and_at_once() -> None:
+    _, nodes = own_gpus([Demand(10_000, 3, 1), Demand(10_000, 5, 1)], 8)
+    assert nodes == 10_000
+    _, nodes = own_gpus([Demand(5_000, 7, 1), Demand(5_000, 11, 1)], 72)
+    assert nodes == -(-5_000 * 18 // 72)
+
+
 def test_rank_order_is_kept_where_it_costs_nothing() -> None:
     seats, nodes = own_gpus([Demand(2, 2, 1), Demand(1, 4, 1)], 8)
     assert nodes == 1

@@ -17,6 +17,9 @@ __all__ = ["FULL", "Demand", "Seat", "nodes_spanned", "own_gpus"]
 FULL = 1_000_000
 """All memory of a GPU; shares are counted in millionths, so that 0.1 + 0.2 + 0.7 is exactly full."""
 
+# So many nodes of each pattern are left to an exhaustive search, whose cost grows with their square.
+_LAST = 6
+
 # Where a rank sits: node and GPU.
 Seat = tuple[int, int]
 
@@ -75,10 +78,10 @@ def _pack(demands: Sequence[Demand], gpus: int) -> tuple[list[list[int]], int]:
     homes, width = _in_rank_order(demands, gpus)
     if len(demands) < 2:
         return homes, width
-    bound = _fewest_possible(demands, gpus)
-    if width == bound:
+    mix = _relaxed(demands, gpus)
+    if width == _rounded_up(mix):
         return homes, width
-    return _by_patterns(demands, gpus, bound)
+    return _by_patterns(demands, gpus, mix)
 
 
 def _in_rank_order(demands: Sequence[Demand], gpus: int) -> tuple[list[list[int]], int]:
@@ -110,14 +113,23 @@ def _patterns(demands: Sequence[Demand], gpus: int) -> list[_Pattern]:
     ]
 
 
-def _fewest_possible(demands: Sequence[Demand], gpus: int) -> int:
-    """A number of nodes below which it cannot be done: the linear relaxation over patterns, rounded up."""
+# How many nodes of which patterns, in fractions of nodes.
+_Mix = dict[_Pattern, float]
+
+
+def _relaxed(demands: Sequence[Demand], gpus: int) -> _Mix:
+    """The cheapest mix of patterns when nodes can be split: the linear relaxation."""
     first, second = (demand.count for demand in demands)
     patterns = _patterns(demands, gpus)
-    best = min(_needed(pattern, first, second) for pattern in patterns)
+    mixes = [{pattern: _needed(pattern, first, second)} for pattern in patterns]
     for one, other in combinations(patterns, 2):
-        best = min([best, *_mixed(one, other, first, second)])
-    return math.ceil(best - 1e-9)
+        mixes += _exactly(one, other, first, second)
+    return min(mixes, key=lambda mix: sum(mix.values()))
+
+
+def _rounded_up(mix: _Mix) -> int:
+    """The number of whole nodes below which a relaxed mix proves that it cannot be done."""
+    return math.ceil(sum(mix.values()) - 1e-9)
 
 
 def _needed(pattern: _Pattern, first: int, second: int) -> float:
@@ -126,23 +138,34 @@ def _needed(pattern: _Pattern, first: int, second: int) -> float:
     return max(first / pattern.first, second / pattern.second)
 
 
-def _mixed(one: _Pattern, other: _Pattern, first: int, second: int) -> Iterator[float]:
-    """The nodes of two patterns that hold exactly so many servers of each kind, if any number does."""
+def _exactly(one: _Pattern, other: _Pattern, first: int, second: int) -> Iterator[_Mix]:
+    """The mix of two patterns that holds exactly so many servers of each kind, if there is one."""
     determinant = one.first * other.second - other.first * one.second
     if determinant:
         ones = (first * other.second - other.first * second) / determinant
         others = (one.first * second - first * one.second) / determinant
         if ones >= 0 and others >= 0:
-            yield ones + others
+            yield {one: ones, other: others}
 
 
-def _by_patterns(demands: Sequence[Demand], gpus: int, bound: int) -> tuple[list[list[int]], int]:
-    """The fewest nodes exactly, by dynamic programming: the most second servers for so many nodes and first servers."""
+def _by_patterns(demands: Sequence[Demand], gpus: int, mix: _Mix) -> tuple[list[list[int]], int]:
+    """Whole nodes of the relaxed mix but for the last few, and those by trying everything."""
     first, second = (demand.count for demand in demands)
-    patterns = _patterns(demands, gpus)
+    nodes = [pattern for pattern, number in mix.items() for _ in range(max(0, math.floor(number) - _LAST))]
+    nodes += _exhausted(
+        max(0, first - sum(node.first for node in nodes)),
+        max(0, second - sum(node.second for node in nodes)),
+        _patterns(demands, gpus),
+    )
+    nodes.sort(key=lambda pattern: -pattern.first)
+    return [_dealt(first, [n.first for n in nodes]), _dealt(second, [n.second for n in nodes])], len(nodes)
+
+
+def _exhausted(first: int, second: int, patterns: Sequence[_Pattern]) -> list[_Pattern]:
+    """The fewest nodes, by dynamic programming: the most second servers for so many nodes and first servers."""
     best = [0] + [-1] * first
     taken: list[list[_Pattern | None]] = []
-    while len(taken) < bound or best[first] < second:
+    while best[first] < second:
         best, chosen = _one_more_node(best, patterns)
         taken.append(chosen)
     nodes: list[_Pattern] = []
@@ -152,8 +175,7 @@ def _by_patterns(demands: Sequence[Demand], gpus: int, bound: int) -> tuple[list
         assert pattern is not None
         nodes.append(pattern)
         left = max(0, left - pattern.first)
-    nodes.sort(key=lambda pattern: -pattern.first)
-    return [_dealt(first, [n.first for n in nodes]), _dealt(second, [n.second for n in nodes])], len(nodes)
+    return nodes
 
 
 def _one_more_node(best: list[int], patterns: Sequence[_Pattern]) -> tuple[list[int], list[_Pattern | None]]:
