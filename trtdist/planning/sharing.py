@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trtdist.planning.packing import FULL, Demand, Seat, nodes_spanned
@@ -32,6 +32,8 @@ def share_gpus(demands: Sequence[Demand], nodes: int, gpus: int, limit: int = FU
     servers = [(demand.size, demand.share) for demand in demands for _ in range(demand.count)]
     if any(nodes_spanned(demand.size, gpus) > nodes for demand in demands):
         return None
+    if sum(size * share for size, share in servers) > nodes * gpus * limit:
+        return None
     in_order = range(len(servers))
     by_share = sorted(in_order, key=lambda number: (-servers[number][1], -servers[number][0], number))
     for order, choose in ((in_order, _emptiest), (by_share, _fullest)):
@@ -58,31 +60,53 @@ def _fullest(loads: Sequence[int], ranks: int, share: int, limit: int) -> _Optio
     return _Option((-sum(loads[gpu] for gpu in chosen),), tuple(sorted(chosen)))
 
 
+class _Offers:
+    """What each node offers to servers of one kind, the cheapest first."""
+
+    def __init__(self, options: Iterable[_Option | None]) -> None:
+        self._current = list(options)
+        self._heap = [(option.cost, node) for node, option in enumerate(self._current) if option is not None]
+        heapq.heapify(self._heap)
+
+    def renew(self, node: int, option: _Option | None) -> None:
+        """A node offers something else now."""
+        self._current[node] = option
+        if option is not None:
+            heapq.heappush(self._heap, (option.cost, node))
+
+    def take(self, nodes: int) -> list[Seat] | None:
+        """The seats on the cheapest nodes, whose offers must be renewed then; None when there are not so many."""
+        chosen: dict[int, _Option] = {}
+        while len(chosen) < nodes:
+            if not self._heap:
+                return None
+            cost, node = heapq.heappop(self._heap)
+            option = self._current[node]
+            # What was pushed before a renewal may lie in the heap still.
+            if option is not None and option.cost == cost:
+                chosen[node] = option
+        return [(node, gpu) for node in sorted(chosen) for gpu in chosen[node].gpus]
+
+
 def _place(
     servers: Sequence[tuple[int, int]], order: Sequence[int], choose: _Choose, loads: list[list[int]], limit: int
 ) -> list[list[Seat]] | None:
     """Seat servers one after the other in `order`; the result is in the servers' own order."""
     seats: list[list[Seat]] = [[] for _ in servers]
-    gpus = len(loads[0])
-    # What each node offers to servers of a size, until something is placed on it.
-    known: dict[tuple[int, int], list[_Option | None]] = {}
+    offers: dict[tuple[int, int], _Offers] = {}
     for number in order:
         size, share = servers[number]
-        span = nodes_spanned(size, gpus)
+        span = nodes_spanned(size, len(loads[0]))
         kind = (size // span, share)
-        if kind not in known:
-            known[kind] = [choose(load, *kind, limit) for load in loads]
-        options = known[kind]
-        able = ((option.cost, node) for node, option in enumerate(options) if option is not None)
-        best = sorted(node for _, node in heapq.nsmallest(span, able))
-        if len(best) < span:
+        if kind not in offers:
+            offers[kind] = _Offers(choose(load, *kind, limit) for load in loads)
+        found = offers[kind].take(span)
+        if found is None:
             return None
-        for node in best:
-            option = options[node]
-            assert option is not None
-            for gpu in option.gpus:
-                loads[node][gpu] += share
-                seats[number].append((node, gpu))
-            for other, offers in known.items():
-                offers[node] = choose(loads[node], *other, limit)
+        seats[number] = found
+        for node, gpu in found:
+            loads[node][gpu] += share
+        for node in {node for node, _ in found}:
+            for other, known in offers.items():
+                known.renew(node, choose(loads[node], *other, limit))
     return seats
