@@ -67,6 +67,11 @@ class RunDir:
         return self.path / "resolved.env"
 
     @property
+    def given_env(self) -> Path:
+        """What the topology says about programs and external services, as shell assignments; resolved.env has it too."""
+        return self.path / "given.env"
+
+    @property
     def logs(self) -> Path:
         """One log per rank and per program."""
         return self.path / "logs"

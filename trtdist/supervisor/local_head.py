@@ -1,25 +1,43 @@
-"""Placeholder until services are there."""
+"""The head services of a run on this machine, for the supervisor. Standard library, Python 3.9."""
 
 from __future__ import annotations
 
+import os
+
+from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.health import probe
+from trtdist.supervisor.ports import PortClaims, taken
+from trtdist.supervisor.resolve import resolve, service_ports
 
 __all__ = ["LocalHead"]
 
 
 class LocalHead:
-    """The head services of a run on this machine."""
+    """Finds and probes NATS and etcd; holds the claims on their ports until they listen."""
 
     def __init__(self, run: RunDir) -> None:
         self._run = run
+        self._claims = PortClaims()
+        self._env: dict[str, str] = {}
 
     async def resolve(self, service: str) -> None:
-        """Nothing."""
+        """Write resolved.env. TrtdistError when something is not found, or an external service does not answer."""
+        self._env = resolve(self._run, os.environ, service, self._claims)
+        for name in ("nats", "etcd"):
+            if not service_ports(name, self._env):
+                health = await probe(name, self._env)
+                if not health.healthy:
+                    raise TrtdistError(f"services.{name}.external {health.url} {health.detail}: start or correct it")
 
     async def healthy(self, service: str) -> str | None:
-        """Nothing."""
-        return None
+        """The URL of a service that answers and names this run, else None."""
+        health = await probe(service, self._env)
+        if not health.healthy:
+            return None
+        self._claims.release(service_ports(service, self._env))
+        return health.url
 
     def port_taken(self, service: str) -> bool:
-        """Nothing."""
-        return False
+        """Whether somebody listens on a port that the service was given."""
+        return any(taken(self._env["TRTDIST_HEAD_ADDRESS"], port) for port in service_ports(service, self._env))

@@ -1,0 +1,143 @@
+"""Asks the head services whether they are well and whose they are. Standard library, Python 3.9.
+
+A port may be in other hands than ours by the time it answers, so a service of our own must also name the run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from trtdist.services.external import ETCD_PORT, NATS_PORT
+
+__all__ = ["Health", "probe"]
+
+_SECONDS = 1.0
+_MAX_ANSWER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the service at `url` is well and ours; `detail` says why not."""
+
+    healthy: bool
+    url: str
+    detail: str = ""
+
+
+class _Unwell(Exception):
+    """The service does not answer as it should; the message is the end of a sentence."""
+
+
+async def probe(service: str, env: Mapping[str, str]) -> Health:
+    """Ask `nats` or `etcd`, as `resolved.env` describes it; answers within a second, and never raises for the service's
+    sake.
+
+    An external service need not be ours: NATS must greet, one of the etcd servers must be healthy.
+    """
+    own = {"nats": "TRTDIST_NATS_MONITOR_PORT", "etcd": "TRTDIST_ETCD_PORT"}[service] in env
+    url = env["NATS_SERVER" if service == "nats" else "ETCD_ENDPOINTS"]
+    try:
+        await asyncio.wait_for(_ask(service, own, env, url), _SECONDS)
+    except asyncio.TimeoutError:
+        return Health(False, url, "gives no answer within a second")
+    except ssl.SSLError as error:
+        return Health(False, url, f"cannot be spoken to by TLS ({error.reason})")
+    except OSError as error:
+        return Health(False, url, f"cannot be reached ({error.strerror or error})")
+    except (_Unwell, ValueError, asyncio.IncompleteReadError) as error:
+        return Health(False, url, str(error))
+    return Health(True, url)
+
+
+def _ask(service: str, own: bool, env: Mapping[str, str], url: str) -> Awaitable[None]:
+    if service == "nats":
+        return _own_nats(env) if own else _foreign_nats(url)
+    return _own_etcd(url, env["TRTDIST_RUN_ID"]) if own else _foreign_etcd(url)
+
+
+async def _own_nats(env: Mapping[str, str]) -> None:
+    address = env["TRTDIST_HEAD_ADDRESS"]
+    host = f"[{address}]" if ":" in address else address
+    monitor = f"http://{host}:{env['TRTDIST_NATS_MONITOR_PORT']}"
+    name = (await _http(monitor, "GET", "/varz")).get("server_name")
+    if name != env["TRTDIST_RUN_ID"]:
+        raise _Unwell(f"is another NATS server ({name})")
+    if (await _http(monitor, "GET", "/healthz")).get("status") != "ok":
+        raise _Unwell("says that it is not well")
+
+
+async def _own_etcd(url: str, run_id: str) -> None:
+    members = (await _http(url, "POST", "/v3/cluster/member/list")).get("members")
+    names = [member.get("name") for member in members] if isinstance(members, list) else []
+    if names != [run_id]:
+        raise _Unwell(f"is another etcd server ({', '.join(map(str, names)) or 'without a name'})")
+    await _etcd_health(url)
+
+
+async def _foreign_etcd(urls: str) -> None:
+    failures: list[Exception] = []
+    for url in urls.split(","):
+        try:
+            return await _etcd_health(url)
+        except (_Unwell, OSError, ValueError, asyncio.IncompleteReadError) as error:
+            failures.append(error)
+    raise failures[0]
+
+
+async def _etcd_health(url: str) -> None:
+    # Version 3.3 has a truth value, later ones a text.
+    if str((await _http(url, "GET", "/health")).get("health")).lower() != "true":
+        raise _Unwell("says that it is not well")
+
+
+async def _foreign_nats(url: str) -> None:
+    """A NATS server speaks first, before any TLS: `INFO {...}`."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or NATS_PORT, limit=_MAX_ANSWER)
+    try:
+        greeting = await reader.readline()
+    finally:
+        writer.close()
+    if not greeting.startswith(b"INFO {"):
+        raise _Unwell("does not greet as a NATS server does")
+
+
+async def _http(base: str, method: str, path: str) -> dict[str, Any]:
+    """The JSON object that a request gives, of status 200."""
+    parts = urlsplit(base)
+    port = parts.port or ETCD_PORT
+    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)
+    body = "{}" if method == "POST" else ""
+    try:
+        writer.write(
+            f"{method} {path} HTTP/1.0\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
+        )
+        answer = await _all(reader)
+    finally:
+        writer.close()
+    head, _, content = answer.partition(b"\r\n\r\n")
+    status = head.split(b" ", 2)[1:2]
+    if status != [b"200"]:
+        raise _Unwell(f"answers {path} with {b''.join(status).decode('ascii', 'replace') or 'what is not HTTP'}")
+    found = json.loads(content)
+    if not isinstance(found, dict):
+        raise _Unwell(f"answers {path} with what is no JSON object")
+    return found
+
+
+async def _all(reader: asyncio.StreamReader) -> bytes:
+    answer = b""
+    while len(answer) < _MAX_ANSWER:
+        piece = await reader.read(_MAX_ANSWER)
+        if not piece:
+            return answer
+        answer += piece
+    raise _Unwell("gives an answer without end")

@@ -1,0 +1,68 @@
+"""The NATS server of a run: its configuration. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from trtdist.rundir import RunDir, write_atomic
+from trtdist.services.launch import Launch, read_secret
+
+__all__ = ["launch", "render_config"]
+
+# 8 MiB; the runtime refuses what is larger before it sends it.
+_MAX_PAYLOAD = 8 * 1024 * 1024
+
+_CONFIG = """\
+# Written for each start of the server; changes are lost.
+server_name: {name}
+listen: {listen}
+http: {monitor}
+max_payload: {max_payload}
+
+# What a client may be behind. A process that is stopped or busy for ten seconds (a core dump, a debugger, the loading
+# of an engine) must not lose its connection; one that is dead is found within two minutes, its lease within seconds.
+write_deadline: "60s"
+max_pending: {max_pending}
+ping_interval: "20s"
+ping_max: 5
+
+authorization {{ user: {user}, password: {password}, timeout: 10 }}
+
+jetstream {{ store_dir: {store}, max_memory_store: {memory_store}, max_file_store: {file_store} }}
+"""
+
+
+def render_config(env: Mapping[str, str], user: str, password: str) -> str:
+    """nats.conf for what `resolved.env` says; KeyError when that lacks something."""
+    address = _host(env["TRTDIST_HEAD_ADDRESS"])
+    return _CONFIG.format(
+        name=_quoted(env["TRTDIST_RUN_ID"]),
+        listen=_quoted(f"{address}:{env['TRTDIST_NATS_PORT']}"),
+        monitor=_quoted(f"{address}:{env['TRTDIST_NATS_MONITOR_PORT']}"),
+        max_payload=_MAX_PAYLOAD,
+        max_pending=16 * _MAX_PAYLOAD,
+        user=_quoted(user),
+        password=_quoted(password),
+        store=_quoted(str(Path(env["TRTDIST_LOCAL_DIR"]) / "nats")),
+        memory_store=256 * 1024 * 1024,
+        file_store=1024 * 1024 * 1024,
+    )
+
+
+def launch(run: RunDir, env: Mapping[str, str]) -> Launch:
+    """Write nats.conf to the node-local folder, for this user's eyes; returns what to run."""
+    user, password = read_secret(run, "nats.user"), read_secret(run, "nats.password")
+    config = Path(env["TRTDIST_LOCAL_DIR"]) / "nats.conf"
+    write_atomic(config, render_config(env, user, password))
+    return Launch((env["TRTDIST_NATS_BINARY"], "-c", str(config)))
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _quoted(text: str) -> str:
+    """A string of NATS' configuration language, where $ and spaces have no meaning within quotes."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + '"'
