@@ -68,7 +68,7 @@ class RunDir:
 
     @property
     def given_env(self) -> Path:
-        """What the topology says about programs and external services, as shell assignments; resolved.env has it too."""
+        """What the topology says about programs and external services, as shell assignments."""
         return self.path / "given.env"
 
     @property
