@@ -383,10 +383,11 @@ def test_the_oldest_python_runs_it(place: Place) -> None:
 
 
 def test_it_imports_little(place: Place) -> None:
-    bare = _imports([sys.executable, "-I", "-S", "-X", "importtime", "-c", ""])
+    bare = _imports([sys.executable, "-I", "-S", "-X", "importtime", "-c", "import os, sys, time"])
     argv = place.argv("true")
     found = _imports([*argv[:3], "-X", "importtime", *argv[3:]])
-    assert found - bare == {"__future__", "_ctypes", "_struct", "struct", "ctypes._endian", "ctypes", "select"}
+    assert "ctypes" in found
+    assert found - bare <= {"__future__", "_ctypes", "_struct", "struct", "ctypes._endian", "ctypes", "select", "types"}
 
 
 def _imports(argv: list[str]) -> set[str]:

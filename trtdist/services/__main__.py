@@ -12,6 +12,8 @@ from trtdist.rundir import RunDir
 from trtdist.services import etcd, nats
 from trtdist.services.envfile import read_env
 
+__all__ = ["main"]
+
 _SERVICES = {"nats": nats.launch, "etcd": etcd.launch}
 
 
