@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -99,11 +100,8 @@ async def _etcd_health(url: str) -> None:
 async def _foreign_nats(url: str) -> None:
     """A NATS server speaks first, before any TLS: `INFO {...}`."""
     parts = urlsplit(url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or NATS_PORT, limit=_MAX_ANSWER)
-    try:
+    async with _connection(parts.hostname or "", parts.port or NATS_PORT) as (reader, _):
         greeting = await reader.readline()
-    finally:
-        writer.close()
     if not greeting.startswith(b"INFO {"):
         raise _Unwell("does not greet as a NATS server does")
 
@@ -111,18 +109,14 @@ async def _foreign_nats(url: str) -> None:
 async def _http(base: str, method: str, path: str) -> dict[str, Any]:
     """The JSON object that a request gives, of status 200."""
     parts = urlsplit(base)
-    port = parts.port or ETCD_PORT
     tls = ssl.create_default_context() if parts.scheme == "https" else None
-    reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=tls)
     body = "{}" if method == "POST" else ""
-    try:
+    async with _connection(parts.hostname or "", parts.port or ETCD_PORT, tls) as (reader, writer):
         writer.write(
             f"{method} {path} HTTP/1.0\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
         )
         answer = await _all(reader)
-    finally:
-        writer.close()
     head, _, content = answer.partition(b"\r\n\r\n")
     status = head.split(b" ", 2)[1:2]
     if status != [b"200"]:
@@ -131,6 +125,19 @@ async def _http(base: str, method: str, path: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _Unwell(f"answers {path} with what is no JSON object")
     return found
+
+
+@asynccontextmanager
+async def _connection(
+    host: str, port: int, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=_MAX_ANSWER)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
 
 
 async def _all(reader: asyncio.StreamReader) -> bytes:
