@@ -11,12 +11,13 @@ give_up() {
     exit "${2:-1}"
 }
 
-# The first Python that is new enough: $PYTHON when it is given, else the usual names.
+# The first Python that is new enough: $PYTHON when it is given, else the usual names. Within an active environment,
+# which may be the one that is about to be made anew, it is the Python that this was made with.
 find_python() {
     local name
     for name in ${PYTHON:+"$PYTHON"} python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
         if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-            command -v "$name"
+            "$name" -c 'import sys; print(sys._base_executable)'
             return
         fi
     done

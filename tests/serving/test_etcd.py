@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 import signal
@@ -345,7 +346,7 @@ def test_urls_read_back(host: str, port: int) -> None:
 @given(st.binary(max_size=12), st.binary(max_size=12))
 def test_key_range_holds_exactly_the_keys_with_the_prefix(prefix: bytes, other: bytes) -> None:
     bounds = etcd_wire.key_range(prefix.decode("utf-8", "surrogateescape"))
-    start, end = (etcd_wire.base64.b64decode(bounds[name]) for name in ("key", "range_end"))
+    start, end = (base64.b64decode(bounds[name]) for name in ("key", "range_end"))
     for key in (prefix + other, other):
         if key:
             assert (start <= key and (end == b"\0" or key < end)) == key.startswith(prefix)

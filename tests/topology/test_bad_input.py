@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import time
@@ -62,9 +63,9 @@ NO_TOPOLOGY: list[tuple[str | bytes, str]] = [
 
 @pytest.mark.parametrize(("text", "expected"), NO_TOPOLOGY, ids=[str(number) for number in range(len(NO_TOPOLOGY))])
 def test_what_is_no_topology(told: Told, text: str | bytes, expected: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     found = told(text)
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert any(expected in line for line in found), found[:3]
 
 
@@ -88,12 +89,15 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         assert words in checked.diagnostics[0].message
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_a_file_that_may_not_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "cluster.yaml"
-    path.write_text(BASE)
-    path.chmod(0)
-    assert "Permission denied" in check(path, environ=ENVIRON).diagnostics[0].message
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Root, who may run the tests, reads everything: the refusal has to be made.
+    def refuse(path: object, flags: int) -> int:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr("trtdist.topology.files.os.open", refuse)
+    checked = check(tmp_path / "cluster.yaml", environ=ENVIRON)
+    monkeypatch.undo()
+    assert [found.message for found in checked.diagnostics] == ["cannot be read: Permission denied"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,113 @@
+"""Connections to a real NATS server: wrong credentials, no server, a server that dies, comes back, or is frozen."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from tests.serving.servers import NatsServer, free_ports
+from trtdist.serving import nats_connection
+from trtdist.serving.nats_connection import NatsError, connect, connection, disconnect
+from trtdist.serving.waiting import within
+
+
+def test_messages_cross_and_the_end_is_quiet(nats_server: NatsServer, capfd: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with connection(nats_server.url, nats_server.user, nats_server.password, "a test") as client:
+            assert client.max_payload == 8 * 1024 * 1024
+            got: list[bytes] = []
+
+            async def take(message: object) -> None:
+                got.append(message.data)  # type: ignore[attr-defined]
+
+            await client.subscribe("test.drain", cb=take)
+            for number in range(100):
+                await client.publish("test.drain", str(number).encode())
+        assert len(got) == 100 and client.is_closed
+        await disconnect(client)
+
+    asyncio.run(main())
+    assert capfd.readouterr() == ("", "")
+
+
+def test_wrong_password_is_told_at_once(nats_server: NatsServer, capfd: pytest.CaptureFixture[str]) -> None:
+    started_at = time.monotonic()
+    with pytest.raises(NatsError, match="credentials"):
+        asyncio.run(connect(nats_server.url, nats_server.user, "wrong", "a test"))
+    assert time.monotonic() - started_at < 1.0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_server_is_told_in_time() -> None:
+    started_at = time.monotonic()
+    with pytest.raises(NatsError, match="is it running"):
+        asyncio.run(connect(f"nats://127.0.0.1:{free_ports(1)[0]}", "u", "p", "a test", seconds=0.4))
+    assert time.monotonic() - started_at < 1.5
+
+
+def test_connects_to_a_server_that_comes_late_and_comes_back(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        pool = asyncio.get_running_loop()
+        waiting = asyncio.ensure_future(connect(server.url, server.user, server.password, "a test", said.append))
+        await pool.run_in_executor(None, server.start)
+        client = await waiting
+        back = await client.subscribe("test.back")
+        server.kill()
+        await pool.run_in_executor(None, server.start)
+        await within(5, _until(lambda: "NATS: connected again" in said))
+        await client.publish("test.back", b"x")
+        assert (await back.next_msg(5)).data == b"x"
+        await disconnect(client)
+
+    server = NatsServer(tmp_path)
+    try:
+        asyncio.run(main())
+    finally:
+        server.stop()
+    assert said[0].startswith("NATS: ") and said[-1] == "NATS: connected again"
+    assert len(said) <= 5 and not any("Traceback" in line for line in said)
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
+def test_loss_is_told_when_the_server_stays_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_connection, "RECONNECT_ATTEMPTS", 2)
+    monkeypatch.setattr(nats_connection, "RECONNECT_PAUSE_S", 0.05)
+    said: list[str] = []
+
+    async def main() -> None:
+        lost = asyncio.Event()
+        client = await connect(server.url, server.user, server.password, "a test", said.append, lost.set)
+        server.kill()
+        await within(5, lost.wait())
+        await disconnect(client)
+
+    with NatsServer(tmp_path) as server:
+        asyncio.run(main())
+    assert said
+
+
+def test_frozen_server_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_connection, "FLUSH_S", 0.3)
+
+    async def main() -> None:
+        client = await connect(server.url, server.user, server.password, "a test", lambda said: None)
+        await client.subscribe("test.frozen")
+        server.send(signal.SIGSTOP)
+        started_at = time.monotonic()
+        await disconnect(client)
+        assert time.monotonic() - started_at < 3.0
+        assert client.is_closed
+
+    with NatsServer(tmp_path) as server:
+        asyncio.run(main())

@@ -1,0 +1,36 @@
+"""Every code is explained by examples that do what they say."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import trtdist.topology
+from trtdist.topology import Checked
+from trtdist.topology.codes import CODES, Code
+
+Check = Callable[..., Checked]
+
+
+@pytest.mark.parametrize("code", CODES.values(), ids=CODES)
+def test_examples_show_the_code(checked: Check, code: Code) -> None:
+    assert code.title and code.text
+    if code.wrong.startswith("$ "):
+        assert code.right.startswith("$ trtdist ")
+        return
+    assert {found.code for found in checked(code.wrong).diagnostics} == {code.code}
+    assert checked(code.right).diagnostics == ()
+
+
+def test_every_code_that_is_used_is_explained() -> None:
+    folder = Path(trtdist.topology.__file__).parent
+    used = {code for path in folder.glob("*.py") for code in re.findall(r"TRT\d{3}", path.read_text())}
+    assert used == set(CODES)
+
+
+def test_the_reference_lists_every_code() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text()
+    assert [line for line in CODES if f"| {line} |" not in text] == []

@@ -1,0 +1,144 @@
+"""A connection to the run's NATS server with options that fit a deployment, and one sentence in place of tracebacks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from typing import Callable
+
+from nats import errors
+from nats.aio.client import Client
+
+from trtdist.errors import TrtdistError
+from trtdist.serving.waiting import within
+
+__all__ = ["NatsError", "connect", "connection", "disconnect", "report_to_stderr"]
+
+RECONNECT_PAUSE_S = 0.2
+RECONNECT_ATTEMPTS = 50
+PING_EVERY_S, PINGS_UNANSWERED = 5, 2
+CONNECT_TRY_S = 2
+PENDING_BYTES = 16 * 1024 * 1024
+FLUSH_S, DRAIN_S = 2, 5
+CLOSE_S = 1
+
+
+class NatsError(TrtdistError):
+    """The NATS server cannot be reached, or refuses the credentials."""
+
+
+def report_to_stderr(sentence: str) -> None:
+    """Say it in the program's own log."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
+async def connect(
+    url: str,
+    user: str,
+    password: str,
+    name: str,
+    report: Callable[[str], None] = report_to_stderr,
+    lost: Callable[[], None] = lambda: None,
+    seconds: float = 5.0,
+) -> Client:
+    """Connect within `seconds`, trying again while the server is not there yet; NatsError when it stays away.
+
+    `name` shows in the server's monitoring. A broken connection is taken up again for 10 s; what is published
+    meanwhile waits, up to 16 MiB. `report` gets a sentence for each thing that goes wrong; `lost` is called once
+    when the connection is given up for good, or closed.
+    """
+    watcher = _Watcher(report, lost)
+    try:
+        return await within(seconds, _open(url, user, password, name, watcher))
+    except errors.NoServersError:
+        raise NatsError(f"NATS at {url} cannot be reached ({watcher.last}): is it running?") from None
+    except asyncio.TimeoutError:
+        reason = f" ({watcher.last})" if watcher.last else ""
+        raise NatsError(f"NATS at {url} did not answer within {seconds:g} s{reason}: is it running?") from None
+
+
+async def disconnect(client: Client) -> None:
+    """Deliver what was published and handle what has arrived, then close; closes at once when that cannot be done."""
+    if client.is_closed:
+        return
+    try:
+        # nats-py's drain cannot be cancelled, so it is begun only with a server that answers.
+        await within(FLUSH_S, client.flush())
+        await client.drain()
+    except (errors.Error, OSError, asyncio.TimeoutError):
+        with contextlib.suppress(errors.Error, OSError, asyncio.TimeoutError):
+            await within(CLOSE_S, client.close())
+
+
+@contextlib.asynccontextmanager
+async def connection(
+    url: str, user: str, password: str, name: str, report: Callable[[str], None] = report_to_stderr
+) -> AsyncIterator[Client]:
+    """A connection while in `async with`; drained at the end."""
+    client = await connect(url, user, password, name, report)
+    try:
+        yield client
+    finally:
+        await disconnect(client)
+
+
+class _Watcher:
+    """What nats-py tells about a connection, as sentences, each once until another comes."""
+
+    def __init__(self, report: Callable[[str], None], lost: Callable[[], None]) -> None:
+        self.client = Client()
+        self._report = report
+        self._lost = lost
+        self.last = ""
+        self.connected = False
+
+    async def failed(self, error: Exception) -> None:
+        sentence = str(error).strip() or type(error).__name__
+        if not self.connected and "authorization violation" in sentence.lower():
+            raise NatsError("NATS refuses the user and password: are these the credentials of this run?")
+        if self.connected and sentence != self.last:
+            self._report(f"NATS: {sentence}")
+        self.last = sentence
+
+    async def disconnected(self) -> None:
+        if self.client.is_reconnecting:
+            self._report("NATS: the connection is broken, trying again")
+
+    async def reconnected(self) -> None:
+        self.last = ""
+        self._report("NATS: connected again")
+
+    async def closed(self) -> None:
+        if self.connected:
+            self.connected = False
+            self._lost()
+
+
+async def _open(url: str, user: str, password: str, name: str, watcher: _Watcher) -> Client:
+    client = watcher.client
+    try:
+        await client.connect(
+            servers=[url],
+            name=name,
+            user=user or None,
+            password=password or None,
+            error_cb=watcher.failed,
+            disconnected_cb=watcher.disconnected,
+            reconnected_cb=watcher.reconnected,
+            closed_cb=watcher.closed,
+            connect_timeout=CONNECT_TRY_S,
+            reconnect_time_wait=RECONNECT_PAUSE_S,  # type: ignore[arg-type]
+            max_reconnect_attempts=RECONNECT_ATTEMPTS,
+            ping_interval=PING_EVERY_S,
+            max_outstanding_pings=PINGS_UNANSWERED,
+            drain_timeout=DRAIN_S,
+            pending_size=PENDING_BYTES,
+        )
+    except BaseException:
+        await client.close()
+        raise
+    watcher.connected = True
+    watcher.last = ""
+    return client
