@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Allocation", "GpuLoad", "Plan", "Rank", "Server", "Step", "from_json", "to_json"]
+__all__ = ["Allocation", "Canary", "GpuLoad", "Plan", "Rank", "Server", "Step", "from_json", "to_json"]
 
 PLAN_VERSION = 1
 
@@ -105,6 +105,16 @@ class Allocation:
 
 
 @dataclass(frozen=True)
+class Canary:
+    """The prompts that prove that every server answers; `interval` and `timeout` in seconds, interval 0 for once."""
+
+    prompt: str
+    max_tokens: int
+    interval: float
+    timeout: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole deployment, placed. Ranks are contiguous, context servers first, then generation servers."""
 
@@ -119,7 +129,7 @@ class Plan:
     servers: tuple[Server, ...]
     steps: tuple[Step, ...]
     gpus: tuple[GpuLoad, ...]
-    canary_interval: float = 0.0
+    canary: Canary
     version: int = PLAN_VERSION
 
     def server(self, name: str) -> Server:
@@ -167,5 +177,12 @@ def from_json(text: str) -> Plan:
     )
     gpus = tuple(GpuLoad(**{**gpu, "servers": tuple(gpu["servers"])}) for gpu in raw["gpus"])
     return Plan(
-        **{**raw, "allocation": Allocation(**raw["allocation"]), "servers": servers, "steps": steps, "gpus": gpus}
+        **{
+            **raw,
+            "allocation": Allocation(**raw["allocation"]),
+            "servers": servers,
+            "steps": steps,
+            "gpus": gpus,
+            "canary": Canary(**raw["canary"]),
+        }
     )

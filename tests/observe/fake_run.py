@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trtdist.events import EndpointUp, Event, EventWriter, Rung, RunState, SupervisorStarted, TaskExited, TaskStarted
-from trtdist.plan import Allocation, Plan, Rank, Server, Step, to_json
+from trtdist.plan import Allocation, Canary, Plan, Rank, Server, Step, to_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 
@@ -39,7 +39,8 @@ def make_plan(launch: str = "mpi_world") -> Plan:
         Step(6, "canary", "canary", 0, 1, (0,)),
     ]
     allocation = Allocation(1, 3, 3, 1, 0)
-    return Plan("tiny", "m", "reference", "trtdist", launch, "round_robin", 3, allocation, (ctx, gen), tuple(steps), ())
+    everything = (allocation, (ctx, gen), tuple(steps), (), Canary("prompt", 4, 0.0, 60.0))
+    return Plan("tiny", "m", "reference", "trtdist", launch, "round_robin", 3, *everything)
 
 
 def dead_process() -> ProcessId:

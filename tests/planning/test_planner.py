@@ -52,7 +52,7 @@ def test_services_that_run_already_have_no_step() -> None:
     services = {"nats": {"external": "nats://host:4222"}, "etcd": {}}
     found = plan(topology(services=services, canary={"interval": 30.0}), LOCAL)
     assert [step.stem for step in found.steps] == ["01-etcd", "02-workers", "03-router", "04-canary"]
-    assert found.canary_interval == 30
+    assert found.canary.interval == 30
 
 
 @pytest.mark.parametrize(("written", "megabytes"), [(0, 0), (4096, 4096), ("64G", 65536), ("1T", 1 << 20), ("1k", 1)])

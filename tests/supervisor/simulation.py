@@ -7,7 +7,7 @@ import itertools
 import signal
 from dataclasses import dataclass, field
 
-from trtdist.plan import Allocation, Plan, Rank, Server, Step
+from trtdist.plan import Allocation, Canary, Plan, Rank, Server, Step
 from trtdist.supervisor import facts
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.state import OVER, initial
@@ -33,9 +33,9 @@ def make_plan(launch: str = "mpi_world", sizes: tuple[int, ...] = (2, 1)) -> Pla
     number = len(steps) + 1
     steps += [Step(number, "router", "router", 0, 1, (0,)), Step(number + 1, "canary", "canary", 0, 1, (0,))]
     allocation = Allocation(1, world, world, 1, 0)
-    return Plan(
-        "sim", "m", "reference", "trtdist", launch, "round_robin", world, allocation, tuple(servers), tuple(steps), ()
-    )
+    everything = (allocation, tuple(servers), tuple(steps), ())
+    canary = Canary("prompt", 4, 0.0, 60.0)
+    return Plan("sim", "m", "reference", "trtdist", launch, "round_robin", world, *everything, canary)
 
 
 @dataclass(frozen=True)

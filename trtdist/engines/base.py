@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
+
+from trtdist.plan import Plan, Server
 
 __all__ = [
     "CONTEXT_AND_GENERATION",
@@ -15,6 +18,7 @@ __all__ = [
     "GENERATION_ONLY",
     "DisaggregatedParams",
     "Engine",
+    "EngineConfig",
     "EngineError",
     "EngineOutput",
     "GenerateRequest",
@@ -80,10 +84,20 @@ class EngineOutput:
     usage: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which rank of which server an engine is, in which run; `run_dir` has the secrets and the resolved addresses."""
+
+    plan: Plan
+    server: Server
+    rank: int
+    run_dir: Path
+
+
 class Engine(Protocol):
     """One engine over the ranks of one server.
 
-    Every rank constructs it. The leader calls `start`, then `generate` for each request, then `stop`; the other
+    The module `trtdist.engines.<name>` has `create(config: EngineConfig) -> Engine`. Every rank constructs it. The leader calls `start`, then `generate` for each request, then `stop`; the other
     ranks call `follow`, which returns when the leader stopped or raises when it died.
     """
 

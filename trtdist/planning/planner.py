@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from trtdist.plan import GpuLoad, Plan, Rank, Server
+from trtdist.plan import Canary, GpuLoad, Plan, Rank, Server
 from trtdist.planning.packing import FULL, Demand, Seat, nodes_spanned
 from trtdist.planning.placement import Room, place
 from trtdist.planning.refusal import PlanError, Section, remedies
@@ -54,7 +54,7 @@ def plan(topology: Topology, target: Target) -> Plan:
         servers=servers,
         steps=planned,
         gpus=_loads(servers),
-        canary_interval=topology.canary.interval,
+        canary=Canary(**topology.canary.model_dump()),
     )
 
 

@@ -1,0 +1,368 @@
+"""The messages between requester, router and workers.
+
+    requester -> router      RouteCall   "who serves this?"           answered by Route or Failure
+    requester -> worker      GenerateCall to the context server, or to the monolithic one; answered by Accepted or Failure
+    context   -> generation  the same GenerateCall with what the KV cache needs; answered likewise
+    worker    -> requester   Chunk, Heartbeat, Failure: to the requester's inbox, from the server that generates
+    requester -> worker      Credit, Cancel: to the control subject of each server that takes part
+    worker    -> router      Notice: `started` and `done`, to the router's control subject
+
+A message is one line of JSON; only a GenerateCall may be followed by bytes, the engine's own state. A stream is one
+attempt of one request: chunks are numbered from 0, and a heartbeat says which number comes next, so that a gap or a
+silence is noticed. A worker sends chunk N only when a Credit (or the call's window) allows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+from trtdist.engines.base import DisaggregatedParams, Sampling
+from trtdist.errors import InputError
+from trtdist.serving.instance import Instance
+from trtdist.serving.wire import Fields, ProtocolError, encode, split
+
+__all__ = [
+    "CODES",
+    "VERSION",
+    "Accepted",
+    "Cancel",
+    "Chunk",
+    "Control",
+    "Credit",
+    "Failure",
+    "GenerateCall",
+    "Heartbeat",
+    "Notice",
+    "Route",
+    "RouteCall",
+    "StreamMessage",
+    "decode_answer",
+    "decode_call",
+    "decode_control",
+    "decode_route",
+    "decode_route_call",
+    "decode_stream",
+]
+
+VERSION = 1
+
+# Why a request failed. `unavailable`, `stale` and `overloaded` may go better elsewhere or later.
+CODES = (
+    "bad_request", "too_large", "unavailable", "overloaded", "stale", "engine", "deadline", "cancelled", "stalled",
+    "lost", "internal",
+)  # fmt: skip
+
+MAX_ID, MAX_SUBJECT, MAX_SENTENCE = 128, 512, 4096
+MAX_TOKENS, MAX_EXCLUDED, MAX_STOPS = 1 << 20, 4096, 64
+MAX_WINDOW = 1 << 16
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request, or one attempt of it, failed: one of CODES and a sentence; `attempt` and `seq` place it in a stream."""
+
+    code: str
+    message: str
+    attempt: int = 0
+    seq: int = 0
+
+    def encode(self) -> bytes:
+        """The message."""
+        return encode({**_head(self.attempt), "seq": self.seq, "error": {"code": self.code, "message": self.message}})
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A worker will serve the request; what comes of it goes to the inbox."""
+
+    def encode(self) -> bytes:
+        """The message."""
+        return encode({"v": VERSION, "accepted": True})
+
+
+@dataclass(frozen=True)
+class RouteCall:
+    """Who shall serve a request? `exclude` has the lease ids (hex) of instances not to be chosen.
+
+    `context` and `generation` pin servers by their names in the plan, "" leaves the choice to the policy.
+    """
+
+    request_id: str
+    attempt: int = 0
+    exclude: tuple[str, ...] = ()
+    context: str = ""
+    generation: str = ""
+
+    def encode(self) -> bytes:
+        """The message."""
+        body = {"request_id": self.request_id, "exclude": list(self.exclude)}
+        return encode({**_head(self.attempt), **body, "context": self.context, "generation": self.generation})
+
+
+@dataclass(frozen=True)
+class Route:
+    """Who serves an attempt; `context` is None when one server does both. `notify` takes the workers' notices."""
+
+    request_id: str
+    attempt: int
+    context: Instance | None
+    generation: Instance
+    notify: str
+
+    def encode(self) -> bytes:
+        """The message."""
+        servers = {"context": _instance(self.context), "generation": _instance(self.generation)}
+        return encode({**_head(self.attempt), "request_id": self.request_id, **servers, "notify": self.notify})
+
+
+@dataclass(frozen=True)
+class GenerateCall:
+    """One attempt of a request, for a worker.
+
+    Chunks go to the subject `inbox`; those numbered below `window` need no credit. `timeout` is what is left of the
+    request's time in seconds. `generation` is set for a context server: who goes on. `disaggregated` is set for a
+    generation server: where the KV cache lies. `notify` is the router's control subject, "" for nobody.
+    """
+
+    request_id: str
+    attempt: int
+    inbox: str
+    window: int
+    timeout: float
+    sampling: Sampling
+    prompt: str = ""
+    token_ids: tuple[int, ...] = ()
+    generation: Instance | None = None
+    disaggregated: DisaggregatedParams | None = field(default=None, repr=False)
+    notify: str = ""
+
+    def encode(self) -> bytes:
+        """The message; the engine's opaque state is attached as bytes."""
+        sampling = {**vars(self.sampling), "stop": list(self.sampling.stop)}
+        header: dict[str, Any] = {**_head(self.attempt), "request_id": self.request_id, "inbox": self.inbox}
+        header |= {"window": self.window, "timeout": self.timeout, "sampling": sampling, "notify": self.notify}
+        header |= {"token_ids": list(self.token_ids)} if self.token_ids else {"prompt": self.prompt}
+        header["generation"] = _instance(self.generation)
+        if self.disaggregated is None:
+            return encode(header)
+        kept = self.disaggregated
+        where = {"first_token_ids": list(kept.first_token_ids), "context_request_id": kept.context_request_id}
+        return encode({**header, "disaggregated": where}, kept.opaque_state)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """New tokens and their text; the last chunk of a stream has a `finish_reason` and the usage."""
+
+    attempt: int
+    seq: int
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        """The message."""
+        header: dict[str, Any] = {**_head(self.attempt), "seq": self.seq, "ids": self.token_ids, "text": self.text}
+        if self.finish_reason is not None:
+            header |= {"finish_reason": self.finish_reason, "usage": self.usage}
+        return encode(header)
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """The server with lease `sender` (hex) works on it; the next chunk will be `seq`."""
+
+    attempt: int
+    seq: int
+    sender: str
+
+    def encode(self) -> bytes:
+        """The message."""
+        return encode({**_head(self.attempt), "seq": self.seq, "alive": self.sender})
+
+
+@dataclass(frozen=True)
+class Credit:
+    """Chunks below number `until` may be sent; also says that the requester is alive."""
+
+    request_id: str
+    attempt: int
+    until: int
+
+    def encode(self) -> bytes:
+        """The message."""
+        return encode({**_head(self.attempt), "request_id": self.request_id, "until": self.until})
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """This attempt, and every older one, is not wanted any more."""
+
+    request_id: str
+    attempt: int
+    reason: str
+
+    def encode(self) -> bytes:
+        """The message."""
+        return encode({**_head(self.attempt), "request_id": self.request_id, "cancel": self.reason})
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A worker tells the router: `event` is `started` or `done`, `server` its lease id (hex), tokens as far as known."""
+
+    request_id: str
+    attempt: int
+    event: str
+    server: str
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    finish_reason: str = ""
+
+    def encode(self) -> bytes:
+        """The message."""
+        counts = {"prompt_tokens": self.prompt_tokens, "generated_tokens": self.generated_tokens}
+        header = {"request_id": self.request_id, "event": self.event, "server": self.server, **counts}
+        return encode({**_head(self.attempt), **header, "finish_reason": self.finish_reason})
+
+
+StreamMessage = Union[Chunk, Heartbeat, Failure]
+Control = Union[Credit, Cancel, Notice]
+
+
+def decode_call(data: bytes) -> GenerateCall:
+    """A GenerateCall as a worker gets it. ProtocolError names what is wrong."""
+    fields, state = _read(data)
+    sampling = fields.inner("sampling")
+    return GenerateCall(
+        request_id=fields.text("request_id", most=MAX_ID),
+        attempt=fields.integer("attempt"),
+        inbox=fields.text("inbox", most=MAX_SUBJECT),
+        window=fields.integer("window", least=1, most=MAX_WINDOW),
+        timeout=fields.number("timeout"),
+        sampling=Sampling(
+            max_tokens=sampling.integer("max_tokens", 16, least=1, most=MAX_TOKENS),
+            temperature=sampling.number("temperature", 1.0, most=100.0),
+            top_p=sampling.number("top_p", 1.0, most=1.0),
+            seed=sampling.integer("seed", least=-(2**63), most=2**64) if "seed" in sampling else None,
+            stop=sampling.texts("stop", MAX_STOPS),
+        ),
+        prompt=fields.text("prompt", ""),
+        token_ids=fields.integers("token_ids", MAX_TOKENS),
+        generation=_read_instance(fields, "generation"),
+        disaggregated=_read_disaggregated(fields, state),
+        notify=fields.text("notify", "", most=MAX_SUBJECT),
+    )
+
+
+def decode_answer(data: bytes) -> Accepted | Failure:
+    """What a worker says to a GenerateCall."""
+    fields, _ = _read(data)
+    if "error" in fields:
+        return _read_failure(fields)
+    if fields.raw("accepted") is not True:
+        raise ProtocolError("a worker neither accepts nor refuses")
+    return Accepted()
+
+
+def decode_route_call(data: bytes) -> RouteCall:
+    """A RouteCall as the router gets it."""
+    fields, _ = _read(data)
+    return RouteCall(
+        request_id=fields.text("request_id", most=MAX_ID),
+        attempt=fields.integer("attempt"),
+        exclude=fields.texts("exclude", MAX_EXCLUDED, 16),
+        context=fields.text("context", "", most=MAX_ID),
+        generation=fields.text("generation", "", most=MAX_ID),
+    )
+
+
+def decode_route(data: bytes) -> Route | Failure:
+    """What a router says to a RouteCall."""
+    fields, _ = _read(data)
+    if "error" in fields:
+        return _read_failure(fields)
+    generation = _read_instance(fields, "generation")
+    if generation is None:
+        raise ProtocolError("a route has no generation server")
+    return Route(
+        request_id=fields.text("request_id", most=MAX_ID),
+        attempt=fields.integer("attempt"),
+        context=_read_instance(fields, "context"),
+        generation=generation,
+        notify=fields.text("notify", "", most=MAX_SUBJECT),
+    )
+
+
+def decode_stream(data: bytes) -> StreamMessage:
+    """What a requester finds in its inbox."""
+    fields, _ = _read(data)
+    if "error" in fields:
+        return _read_failure(fields)
+    attempt, seq = fields.integer("attempt"), fields.integer("seq")
+    if "alive" in fields:
+        return Heartbeat(attempt, seq, fields.text("alive", most=16))
+    reason = fields.text("finish_reason", most=MAX_ID) if "finish_reason" in fields else None
+    ids = fields.integers("ids", MAX_TOKENS)
+    return Chunk(attempt, seq, ids, fields.text("text"), reason, fields.mapping("usage"))
+
+
+def decode_control(data: bytes) -> Control:
+    """What arrives on a control subject."""
+    fields, _ = _read(data)
+    request_id, attempt = fields.text("request_id", most=MAX_ID), fields.integer("attempt")
+    if "cancel" in fields:
+        return Cancel(request_id, attempt, fields.text("cancel", most=MAX_SENTENCE))
+    if "event" in fields:
+        return Notice(
+            request_id,
+            attempt,
+            fields.text("event", most=16),
+            fields.text("server", most=16),
+            fields.integer("prompt_tokens", 0),
+            fields.integer("generated_tokens", 0),
+            fields.text("finish_reason", "", most=MAX_ID),
+        )
+    return Credit(request_id, attempt, fields.integer("until"))
+
+
+def _head(attempt: int) -> dict[str, Any]:
+    return {"v": VERSION, "attempt": attempt}
+
+
+def _read(data: bytes) -> tuple[Fields, bytes]:
+    fields, attachment = split(data)
+    version = fields.raw("v")
+    if version != VERSION:
+        raise ProtocolError(f"protocol version {version!r:.20} is not {VERSION}: both sides need the same trtdist")
+    return fields, attachment
+
+
+def _read_failure(fields: Fields) -> Failure:
+    error = fields.inner("error")
+    message = error.text("message", most=MAX_SENTENCE)
+    return Failure(error.text("code", most=MAX_ID), message, fields.integer("attempt", 0), fields.integer("seq", 0))
+
+
+def _read_instance(fields: Fields, name: str) -> Instance | None:
+    raw = fields.raw(name)
+    if raw is None:
+        return None
+    try:
+        return Instance.from_dict(raw)
+    except InputError as error:
+        raise ProtocolError(f"{name}: {error}") from None
+
+
+def _read_disaggregated(fields: Fields, state: bytes) -> DisaggregatedParams | None:
+    if "disaggregated" not in fields:
+        return None
+    where = fields.inner("disaggregated")
+    first = where.integers("first_token_ids", MAX_TOKENS)
+    return DisaggregatedParams(first, where.integer("context_request_id", most=2**63), state)
+
+
+def _instance(instance: Instance | None) -> dict[str, Any] | None:
+    return None if instance is None else instance.to_dict()
