@@ -97,8 +97,9 @@ class EngineConfig:
 class Engine(Protocol):
     """One engine over the ranks of one server.
 
-    The module `trtdist.engines.<name>` has `create(config: EngineConfig) -> Engine`. Every rank constructs it. The leader calls `start`, then `generate` for each request, then `stop`; the other
-    ranks call `follow`, which returns when the leader stopped or raises when it died.
+    The module `trtdist.engines.<name>` has `create(config: EngineConfig) -> Engine`. Every rank constructs one. The
+    leader calls `start`, then `generate` for each request, then `stop`; the other ranks call `follow`, which returns
+    when the leader stopped or raises when it died.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """The messages between requester, router and workers.
 
-    requester -> router      RouteCall   "who serves this?"           answered by Route or Failure
-    requester -> worker      GenerateCall to the context server, or to the monolithic one; answered by Accepted or Failure
+    requester -> router      RouteCall   "who serves this?"; answered by Route or Failure
+    requester -> worker      GenerateCall, to the context or the monolithic server; answered by Accepted or Failure
     context   -> generation  the same GenerateCall with what the KV cache needs; answered likewise
     worker    -> requester   Chunk, Heartbeat, Failure: to the requester's inbox, from the server that generates
     requester -> worker      Credit, Cancel: to the control subject of each server that takes part
@@ -60,7 +60,7 @@ MAX_WINDOW = 1 << 16
 
 @dataclass(frozen=True)
 class Failure:
-    """A request, or one attempt of it, failed: one of CODES and a sentence; `attempt` and `seq` place it in a stream."""
+    """A request, or one attempt of it, failed: one of CODES and a sentence; `attempt` and `seq` are its place."""
 
     code: str
     message: str
@@ -211,7 +211,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Notice:
-    """A worker tells the router: `event` is `started` or `done`, `server` its lease id (hex), tokens as far as known."""
+    """A worker tells the router: `event` is `started` or `done`, `server` its lease id (hex)."""
 
     request_id: str
     attempt: int
