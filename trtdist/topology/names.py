@@ -14,7 +14,17 @@ from trtdist.topology.model import KvCacheSection, PassThrough, ServerSection, S
 from trtdist.topology.nodes import Entry, Node, Section
 from trtdist.topology.problems import Problems, shown
 
-__all__ = ["ALIASES", "UNUSED", "canonical", "core", "known_keys", "resolve_key", "section_model", "unknown_key"]
+__all__ = [
+    "ALIASES",
+    "UNUSED",
+    "canonical",
+    "core",
+    "known_keys",
+    "passed_through",
+    "resolve_key",
+    "section_model",
+    "unknown_key",
+]
 
 # Older and shorter spellings, with the path that each stands for.
 ALIASES: dict[type[BaseModel], dict[str, tuple[str, ...]]] = {
