@@ -116,7 +116,8 @@ def read(text: str, source: Source, problems: Problems, *, positions: bool = Tru
         line = text.count("\n", 0, bad.start()) + 1
         column = bad.start() - text.rfind("\n", 0, bad.start())
         what = "a NUL byte" if bad[0] == "\0" else f"the control character {bad[0]!r}"
-        problems.fatal("TRT003", f"holds {what}, so this is no text", Origin(source, line, column))
+        origin = Origin(source, line, column) if positions else Origin(source)
+        problems.fatal("TRT003", f"holds {what}, so this is no text", origin)
     try:
         return _Builder(source, problems, positions).build(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
