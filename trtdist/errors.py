@@ -27,6 +27,10 @@ class TrtdistError(Exception):
 
     exit_code = 1
 
+    def told(self) -> str:
+        """What the command line says of it."""
+        return f"trtdist: {self}"
+
 
 class RunFailedError(TrtdistError):
     """A run was started and failed."""

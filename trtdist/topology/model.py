@@ -120,11 +120,6 @@ class ServerSection(PassThrough):
     pipeline_parallel_size: Annotated[Count, Field(description="Ranks that share the layers (PP).")] = 1
     context_parallel_size: Annotated[Count, Field(description="Ranks that share a prompt (CP).")] = 1
     kv_cache_config: Annotated[KvCacheSection, Field(description="The KV cache of each server.")] = KvCacheSection()
-    urls: Annotated[
-        tuple[Text, ...],
-        Strict(False),
-        Field(description="Accepted and not used: addresses are resolved when the deployment starts."),
-    ] = ()
     reference: Annotated[
         ReferenceSection | None, Field(description="Knobs of the reference engine (`engine: reference`).")
     ] = None

@@ -139,6 +139,8 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     if "\\t" in problem or "tab" in problem:
         return "a tab cannot indent YAML; use spaces"
     context = f" {' '.join(error.context.split())}" if error.context else ""
+    if "<document start>" in problem:
+        return "something follows the line '...' that ended the document; remove that line"
     hint = "; is a text with ': ' or '#' missing its quotes?" if "mapping values are not allowed" in problem else ""
     return f"is not YAML: {problem}{context}{hint}"
 
