@@ -14,6 +14,7 @@ __all__ = [
     "AutoCount",
     "AutoPort",
     "Count",
+    "Duration",
     "Environment",
     "EtcdUrl",
     "Fraction",
@@ -38,6 +39,7 @@ SIZE = r"\d+[KMGT]?"
 ENVIRONMENT_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _ANY_CASE_SIZE = SIZE.replace("KMGT", "KMGTkmgt")
 _MAX_PORT = 65535
+_YEAR = 31_536_000
 
 
 def _malformed(message: str) -> PydanticCustomError:
@@ -242,4 +244,6 @@ Lines = Annotated[tuple[Text, ...], Strict(False), BeforeValidator(_lines), With
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Limit = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValidator(_no_bool)]
-Seconds = Annotated[float, Field(ge=0, le=31_536_000, allow_inf_nan=False), BeforeValidator(_no_bool)]
+# The limits come first: the JSON Schema loses those that follow a validator.
+Seconds = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Duration = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]

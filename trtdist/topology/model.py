@@ -11,6 +11,7 @@ from trtdist.topology.fields import (
     AutoCount,
     AutoPort,
     Count,
+    Duration,
     Environment,
     EtcdUrl,
     Fraction,
@@ -249,14 +250,14 @@ class CanarySection(Section):
     prompt: Annotated[Text, Field(min_length=1, description="The prompt.")] = "The capital of France is"
     max_tokens: Annotated[Count, Field(description="Tokens asked for.")] = 4
     interval: Annotated[Seconds, Field(description="Seconds between repetitions, 0 for none after READY.")] = 0.0
-    timeout: Annotated[Seconds, Field(gt=0, description="Seconds within which an answer must end.")] = 60.0
+    timeout: Annotated[Duration, Field(description="Seconds within which an answer must end.")] = 60.0
 
 
 class TimeoutsSection(Section):
     """How long things may take, in seconds."""
 
-    services: Annotated[Seconds, Field(gt=0, description="Until NATS and etcd are healthy.")] = 30.0
-    ready: Annotated[Seconds, Field(gt=0, description="From the start to READY.")] = 1800.0
+    services: Annotated[Duration, Field(description="Until NATS and etcd are healthy.")] = 30.0
+    ready: Annotated[Duration, Field(description="From the start to READY.")] = 1800.0
     stop: Annotated[Seconds, Field(description="For an orderly stop, before processes are killed.")] = 10.0
 
 
