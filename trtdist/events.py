@@ -93,7 +93,8 @@ class ControlTaken:
 class TaskStarted:
     """A task runs (by its shim). `name` is `gen.0.1` for a rank, else the step's name; `server` is "" for others.
 
-    `pid` and `started` identify the program, `shim_pid` and `shim_started` the shim that wraps it.
+    `pid` and `started` identify the program, `shim_pid` and `shim_started` the shim that wraps it. `slurm_step` is the
+    step of Slurm's that it belongs to (`7.2`), "" without Slurm.
     """
 
     step: str
@@ -105,6 +106,7 @@ class TaskStarted:
     started: int
     shim_pid: int
     shim_started: int
+    slurm_step: str = ""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ class TaskEvents:
         task, me = self._task, os.getpid()
         fields = {"step": task.step, "name": task.name, "server": task.server, "rank": task.rank}
         identity = {"host": os.uname().nodename, "pid": pid, "started": _start_ticks(pid)}
-        self._write("task_started", {**fields, **identity, "shim_pid": me, "shim_started": _start_ticks(me)})
+        shim = {"shim_pid": me, "shim_started": _start_ticks(me), "slurm_step": _slurm_step()}
+        self._write("task_started", {**fields, **identity, **shim})
 
     def exited(self, pid: int, code: int | None, number: int | None) -> None:
         """The program ended, with a code or by a signal."""
@@ -383,6 +384,12 @@ def _stat(pid: int) -> list[str]:
 
 def _start_ticks(pid: int) -> int:
     return int(_stat(pid)[19])
+
+
+def _slurm_step() -> str:
+    """The step of Slurm's that this is a task of, such as `7.2`."""
+    job, step = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_STEP_ID", "")
+    return f"{job}.{step}" if job and step else ""
 
 
 def _open(path: str) -> int:
