@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import Cluster
-from tests.supervisor.runs import SLEEP, wait_for
+from tests.supervisor.runs import DEAF, SLEEP, wait_for
 from tests.supervisor.slurm_runs import SlurmMade
-from trtdist.events import Ready, StepStarted, TaskStarted
+from trtdist.events import Ready, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.supervisor import control
 
 
@@ -19,7 +19,14 @@ def made(cluster: Cluster) -> Iterator[SlurmMade]:
     """A run on two nodes of the mini cluster whose steps sleep."""
     run = SlurmMade(cluster.folder / "run", cluster=cluster)
     yield run
-    import sys; print(run.run.log("supervisor").read_text(), file=sys.stderr)
+    run.clean()
+
+
+@pytest.fixture
+def alone(own_cluster: Cluster) -> Iterator[SlurmMade]:
+    """The same on a cluster that the test may break."""
+    run = SlurmMade(own_cluster.folder / "run", cluster=own_cluster)
+    yield run
     run.clean()
 
 
@@ -60,3 +67,105 @@ def test_a_killed_rank_fails_the_run(made: SlurmMade) -> None:
     assert verdict["last_lines"] == [f"I am {pid}"]
     assert made.left() == {}
     assert took < 20.0
+
+
+def test_what_does_not_listen_is_killed(made: SlurmMade) -> None:
+    made.program("workers", DEAF)
+    made.program("router", DEAF)
+    up(made)
+    made.ask(control.DOWN, grace=1.0)
+    assert made.verdict(30)["state"] == "STOPPED"
+    made.ended()
+    assert made.left() == {}
+
+
+def test_cancelled_from_outside(made: SlurmMade) -> None:
+    made.program("workers", "trap 'echo told; exit 0' TERM; while :; do sleep 0.1; done")
+    up(made)
+    made.cluster.output("scancel", made.job)
+    verdict = made.verdict(10)
+    assert (verdict["state"], verdict["exit_code"]) == ("INTERRUPTED", 130), verdict
+    assert verdict["reason"] == f"job {made.job} was cancelled (scancel)"
+    assert made.ended() == "CANCELLED"
+    assert made.run.log("ctx.0.0").read_text().endswith("told\n")
+
+
+def test_term_to_the_supervisor_alone_is_an_orderly_stop(made: SlurmMade) -> None:
+    up(made)
+    made.cluster.output("scancel", "--batch", "--signal=TERM", made.job)
+    verdict = made.verdict(30)
+    assert verdict["reason"] == "interrupted (SIGTERM)"
+    made.ended()
+    assert made.left() == {}
+
+
+def test_the_time_limit_is_met_with_an_orderly_stop(made: SlurmMade) -> None:
+    made.options = ("--time=2",)
+    up(made, "--warning=100")
+    verdict = made.verdict(60)
+    assert (verdict["state"], verdict["exit_code"]) == ("TIMEOUT", 1), verdict
+    assert f"job {made.job} reaches its time limit" in verdict["reason"]
+    made.ended()
+    assert made.left() == {}
+
+
+def test_the_warning_signal_is_understood(made: SlurmMade) -> None:
+    up(made)
+    made.cluster.output("scancel", "--batch", "--signal=USR1", made.job)
+    verdict = made.verdict(30)
+    assert (verdict["state"], verdict["reason"]) == ("TIMEOUT", f"job {made.job} is near its time limit")
+
+
+def test_the_supervisor_is_killed(made: SlurmMade) -> None:
+    up(made)
+    (supervisor,) = made.events(SupervisorStarted)
+    made.on_node(supervisor.host, f"kill -9 {supervisor.pid}")
+    assert made.ended() == "FAILED"
+    assert {text for text in made.left().values() if "/proc" in text} == set()
+
+
+def test_a_step_that_never_starts_is_told(made: SlurmMade) -> None:
+    made.script("workers", "echo srun would wait here; exec sleep 1000")
+    made.supervise("--start-timeout=3").wait()
+    verdict = made.verdict(60)
+    assert verdict["state"] == "FAILED"
+    assert verdict["reason"] == "workers was launched, and after 3 s none of its tasks ran"
+    assert verdict["last_lines"] == ["srun would wait here"]
+    made.ended()
+    assert made.left() == {}
+
+
+def test_preempted(alone: SlurmMade) -> None:
+    up(alone)
+    alone.cluster.output("sbatch", "--partition=urgent", "--nodes=4", "--exclusive", "--wrap=true")
+    verdict = alone.verdict(60)
+    assert verdict["state"] == "INTERRUPTED"
+    assert verdict["reason"] == f"job {alone.job} was preempted by another job"
+
+
+@pytest.mark.parametrize("how", [["fail"], ["fail", "--network"]], ids=["power", "network"])
+@pytest.mark.long
+def test_a_node_fails(alone: SlurmMade, how: list[str]) -> None:
+    up(alone)
+    node = alone.node_of("gen.0.0")
+    assert node != alone.node_of("nats")
+    alone.cluster.admin(*how, node)
+    verdict = alone.verdict(120)
+    assert verdict["state"] == "FAILED"
+    assert verdict["reason"] == f"job {alone.job} lost {node}"
+    alone.ended(60)
+
+
+def test_the_controller_is_away_for_a_while(alone: SlurmMade) -> None:
+    up(alone)
+    alone.cluster.admin("controller", "stop")
+    # Long enough for several of the supervisor's looks at everything.
+    with pytest.raises(AssertionError):
+        wait_for(alone.run.verdict.exists, 3, "an end that must not come")
+    alone.ask(control.DOWN, grace=8.0)
+    wait_for(lambda: "STOPPING" in alone.states(), 10, "STOPPING")
+    alone.cluster.admin("controller", "start")
+    assert alone.verdict(60)["state"] == "STOPPED"
+    print(alone.run.log("supervisor").read_text(), alone.verdict())
+    alone.ended()
+    assert alone.left() == {}

@@ -158,8 +158,7 @@ class SlurmLauncher:
             for name in sending.steps:
                 self._steps[name].wanted = self._steps[name].wanted or sending.number
         except TrtdistError as error:
-            # Most often a step that has just ended.
-            self._say(str(error))
+            self._say(f"{error} (which most often means that the step has just ended)")
         else:
             if sending.number == 0:
                 self._learn(parse.steps(said), sending.steps)
