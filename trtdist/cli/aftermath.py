@@ -64,4 +64,5 @@ def bury(run: RunDir, outcome: Outcome) -> dict[str, Any]:
 
 def _died_first(run: RunDir, death: Death, pid: int | None = None) -> Outcome:
     who = "the supervisor" if pid is None else f"the supervisor (pid {pid})"
-    return Outcome("FAILED", 1, f"{who} died first: it {death.how}", death)
+    how = f": it {death.how}" if death.how else ""
+    return Outcome("FAILED", 1, f"{who} died first{how}", death)

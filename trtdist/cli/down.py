@@ -91,7 +91,7 @@ class _Descent:
         if supervisor is None:
             outcome = Outcome("STOPPED", 0, "taken down before its supervisor had started")
         elif self._ends_by_itself(supervisor, request) or self._ends_by_term(supervisor):
-            outcome = after_death(self._run, Death("supervisor", "supervisor", None, None, 0.0, "died unseen", 0))
+            outcome = after_death(self._run, Death("supervisor", "supervisor", None, None, 0.0, "", 0))
         else:
             say("it does not react to that either and is killed")
             supervisor.signal(signal.SIGKILL)
