@@ -7,8 +7,8 @@ import re
 from collections import OrderedDict
 from typing import Any
 
-from trtdist.serving.attempt import Attempt
 from trtdist.serving.background import Background
+from trtdist.serving.job import Job
 from trtdist.serving.phases import LARGE_BYTES, Station
 from trtdist.serving.protocol import Accepted, Cancel, Control, Credit, Failure, GenerateCall, decode_call
 from trtdist.serving.wire import ProtocolError
@@ -30,7 +30,7 @@ class Calls:
         self._station = station
         self._background = background
         self._most = most
-        self._open: dict[str, Attempt] = {}
+        self._open: dict[str, Job] = {}
         self._over: OrderedDict[str, int] = OrderedDict()
         self._closed = ""
 
@@ -51,9 +51,9 @@ class Calls:
 
     def control(self, message: Control) -> None:
         """Hear what a requester says about its request."""
-        attempt = self._open.get(message.request_id)
-        if isinstance(message, Credit) and attempt is not None and attempt.number == message.attempt:
-            attempt.allow(message.until)
+        job = self._open.get(message.request_id)
+        if isinstance(message, Credit) and job is not None and job.attempt == message.attempt:
+            job.allow(message.until)
         if isinstance(message, Cancel):
             self._give_up(message.request_id, message.attempt, "cancelled", f"it was cancelled: {message.reason}")
 
@@ -72,8 +72,8 @@ class Calls:
 
     async def fail(self, code: str, message: str) -> None:
         """Fail what is open."""
-        for attempt in self._open.values():
-            attempt.end(code, message)
+        for job in self._open.values():
+            job.end(code, message)
         await self._background.wait(FAIL_S)
 
     def _refusal(self, call: GenerateCall) -> tuple[str, str] | None:
@@ -92,15 +92,15 @@ class Calls:
 
     def _begin(self, call: GenerateCall) -> None:
         self._give_up(call.request_id, call.attempt, "stale", f"attempt {call.attempt} takes its place")
-        attempt = Attempt(self._station, call)
-        self._open[call.request_id] = attempt
-        self._background.start(self._serve(call.request_id, attempt))
+        job = Job(self._station, call)
+        self._open[call.request_id] = job
+        self._background.start(self._serve(call.request_id, job))
 
-    async def _serve(self, request_id: str, attempt: Attempt) -> None:
+    async def _serve(self, request_id: str, job: Job) -> None:
         try:
-            await attempt.serve()
+            await job.serve()
         finally:
-            if self._open.get(request_id) is attempt:
+            if self._open.get(request_id) is job:
                 del self._open[request_id]
 
     def _give_up(self, request_id: str, attempt: int, code: str, message: str) -> None:
@@ -108,9 +108,9 @@ class Calls:
         self._over[request_id] = max(attempt + 1, self._over.pop(request_id, 0))
         if len(self._over) > MAX_REMEMBERED:
             self._over.popitem(last=False)
-        running = self._open.get(request_id)
-        if running is not None and running.number <= attempt:
-            running.end(code, message)
+        job = self._open.get(request_id)
+        if job is not None and job.attempt <= attempt:
+            job.end(code, message)
         self._station.kept.free(request_id, attempt)
 
 

@@ -1,4 +1,4 @@
-"""One attempt of a request while a server works on it: until it is answered, given up, or out of time."""
+"""What a server does about one attempt of a request: until it is answered, given up, or out of time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trtdist.serving.phases import PhaseFailed, Station, generate, prefill
 from trtdist.serving.protocol import GenerateCall, Notice
 from trtdist.serving.waiting import end_task
 
-__all__ = ["BEAT_S", "SILENCE_S", "Attempt"]
+__all__ = ["BEAT_S", "SILENCE_S", "Job"]
 
 BEAT_S = 1.0
 # A requester sends a Credit at least every 5 s.
@@ -28,7 +28,7 @@ _Phase = Callable[[Station, GenerateCall, Outbox, float], Coroutine[Any, Any, No
 _PHASES: dict[str, _Phase] = {"context": prefill, "generation": generate, "monolithic": generate}
 
 
-class Attempt:
+class Job:
     """Serves one GenerateCall. Nothing is sent to the requester after its end."""
 
     def __init__(self, station: Station, call: GenerateCall) -> None:
@@ -41,8 +41,8 @@ class Attempt:
         self._end: asyncio.Future[tuple[str, str]] = loop.create_future()
 
     @property
-    def number(self) -> int:
-        """Which attempt of its request it is."""
+    def attempt(self) -> int:
+        """Which attempt of its request it serves."""
         return self._call.attempt
 
     def allow(self, until: int) -> None:
