@@ -164,7 +164,7 @@ class Deployment:
         """The run directory."""
         return self.config.run
 
-    async def worker(self, name: str, drain: float = 2.0) -> tuple[Running, Instance]:
+    async def worker(self, name: str, drain: float = 0.3) -> tuple[Running, Instance]:
         """A server of the plan with a scripted engine, registered."""
         engine = ScriptedEngine()
         await engine.start()

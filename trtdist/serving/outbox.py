@@ -59,14 +59,15 @@ class Outbox:
             await self._credit.wait()
         if self.closed:
             return
-        if output.finish_reason is not None:
-            self.finish_reason = output.finish_reason
+        reason = output.finish_reason
+        if reason is not None:
             self.usage = {"completion_tokens": self.tokens + len(output.token_ids), **output.usage}
-        message = Chunk(self._attempt, self.sent, output.token_ids, output.text, output.finish_reason, self.usage)
+        message = Chunk(self._attempt, self.sent, output.token_ids, output.text, reason, self.usage)
         self.sent += 1
         self.tokens += len(output.token_ids)
         self._quiet = False
         await self._publish(self._inbox, message.encode())
+        self.finish_reason = self.finish_reason or reason or ""
         if self.sent % CHUNKS_IN_A_ROW == 0:
             await asyncio.sleep(0)
 
