@@ -22,9 +22,11 @@ from trtdist.events import (
     TaskExited,
 )
 from trtdist.observe.snapshot import RunReader, Snapshot
+from trtdist.observe.state import RunStatus
 from trtdist.observe.times import span
 
 if TYPE_CHECKING:
+    from rich.console import Group
     from rich.table import Table
 
 __all__ = ["RUNG_WORDS", "Display", "Lines", "LiveTable", "on_terminal", "say"]
@@ -125,7 +127,7 @@ class LiveTable:
         self._reader = reader
         self._began = began
         self._next = 0.0
-        self._live = Live(console=Console(stderr=True), auto_refresh=False, redirect_stdout=False)
+        self._live = Live(console=Console(stderr=True, highlight=False), auto_refresh=False, redirect_stdout=False)
 
     def __enter__(self) -> LiveTable:
         self._live.start()
@@ -143,16 +145,22 @@ class LiveTable:
         """Show the run as it is now."""
         self._next = time.monotonic() + _REDRAW_SECONDS
         with suppress(OSError):
-            self._live.update(_table(self._reader.look(), time.time() - self._began), refresh=True)
+            self._live.update(_picture(self._reader.look(), time.time() - self._began), refresh=True)
 
 
-def _table(snapshot: Snapshot, seconds: float) -> Table:
+def _picture(snapshot: Snapshot, seconds: float) -> Group:
+    """The run as it is now: a line and a table."""
+    from rich.console import Group
+
+    state = snapshot.status.state
+    return Group(f"{snapshot.run.run_id}  {_coloured(state)}  {span(seconds)}", _table(snapshot.status))
+
+
+def _table(status: RunStatus) -> Table:
     from rich import box
     from rich.table import Table
 
-    status = snapshot.status
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="")
-    table.title = f"{snapshot.run.run_id}  {_coloured(status.state)}  {span(seconds)}"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("NAME", "ROLE", "STATE", ""):
         table.add_column(heading)
     rows = [(each.name, each.kind, each.state, _service_words(each.rung)) for each in status.services]
