@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+import trtdist
 from tests.planning.topologies import section, topology
 from tests.serving import scripted_engine
 from tests.serving.scripted_engine import ScriptedEngine
@@ -27,7 +28,6 @@ from trtdist.engines.base import Sampling
 from trtdist.events import Event, EventReader, EventWriter
 from trtdist.plan import Plan, to_json
 from trtdist.planning import Target, plan
-from trtdist.rendering.site import site_files
 from trtdist.rundir import RunDir
 from trtdist.serving.etcd import EtcdClient
 from trtdist.serving.instance import Instance
@@ -261,10 +261,10 @@ async def deployment(
     config = RunConfig.load(_run_dir(folder, nats_server, etcd_server, made))
     async with contextlib.AsyncExitStack() as stack:
         login = (config.nats_url, config.nats_user, config.nats_password)
-        nats = await stack.enter_async_context(connection(*login, "a test", report=lambda said: None))
+        client = await stack.enter_async_context(connection(*login, "a test", report=lambda said: None))
         etcd = await stack.enter_async_context(EtcdClient([etcd_server.endpoint]))
         watcher = await stack.enter_async_context(Watcher(etcd, f"{config.namespace}/components/"))
-        deployed = Deployment(config, made, nats, watcher)
+        deployed = Deployment(config, made, client, watcher)
         stack.push_async_callback(_end_all, deployed.tasks)
         yield deployed
 
@@ -288,9 +288,14 @@ def _run_dir(folder: Path, nats_server: NatsServer, etcd_server: EtcdServer, mad
 
 
 def fill_site(run: RunDir) -> None:
-    """Put what programs import into `site/`, and the scripted engine beside the real ones."""
-    for name, source in site_files().items():
-        target = run.site / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    shutil.copyfile(scripted_engine.__file__, run.site / "trtdist" / "engines" / "scripted.py")
+    """Make `site/` hold what programs import, and the scripted engine beside the real ones."""
+    package = Path(trtdist.__file__).parent
+    engines = run.site / "trtdist" / "engines"
+    engines.mkdir(parents=True)
+    (run.site / "nats").symlink_to(Path(nats.__file__).parent)
+    for source in package.iterdir():
+        if source.name != "engines":
+            (run.site / "trtdist" / source.name).symlink_to(source)
+    for source in (package / "engines").iterdir():
+        (engines / source.name).symlink_to(source)
+    (engines / "scripted.py").symlink_to(scripted_engine.__file__)

@@ -116,13 +116,15 @@ class Worker:
         allowed = call.window
         for seq in range(count):
             while seq >= allowed:
+                self.changed.clear()
+                mine = [one.until for one in self.credits if one.request_id == call.request_id]
+                allowed = max([call.window, *mine[-1:]])
                 if any(one.request_id == call.request_id and one.attempt >= call.attempt for one in self.cancels):
                     return
-                self.changed.clear()
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self.changed.wait(), 1.0)
-                await self.say(call, Heartbeat(call.attempt, seq, self.instance.lease_hex))
-                allowed = max([call.window, *(one.until for one in self.credits if one.request_id == call.request_id)])
+                if seq >= allowed:
+                    await self.say(call, Heartbeat(call.attempt, seq, self.instance.lease_hex))
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(self.changed.wait(), 1.0)
             reason = "length" if seq == count - 1 else None
             await self.say(call, Chunk(call.attempt, seq, (seq,), f"{seq} ", reason, {"n": count} if reason else {}))
             if seq % 64 == 0:

@@ -140,7 +140,7 @@ def test_the_end_of_the_context_server_does_not_matter_after_the_first_chunk() -
     assert not attempt.ended and attempt.awaited == (SERVER,)
     attempt.vanished(SERVER)
     taken, error = drain(attempt)
-    assert taken == [0] and str(error) == "gen.0 is gone, after 1 chunks of the answer"
+    assert taken == [0] and str(error) == "gen.0 is gone, after 1 chunk of the answer"
 
 
 @pytest.mark.parametrize("kind", ["", "accept", "route"])

@@ -367,7 +367,7 @@ def test_closing_a_stream_cancels_it_everywhere(play: Play) -> None:
         _, (context,), (generation,) = await disaggregated(stage, beginning)
         stream = stage.requester.stream(Ask(greedy(), request_id="r7"))
         await stream.__anext__()
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
         for worker in (context, generation):
             await until(lambda worker=worker: len(worker.cancels) == 1)  # type: ignore[misc]
             assert (worker.cancels[0].request_id, worker.cancels[0].attempt) == ("r7", 0)
