@@ -7,44 +7,17 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import nats
 import pytest
 
-from tests.end_to_end.workplace import QUICKSTART, ROOT, TENSOR_PARALLEL, Workplace, workplace
+from tests.end_to_end.workplace import QUICKSTART, ROOT, TENSOR_PARALLEL, Workplace
 
 ASK = ("client", "--prompt", "exact", "--max-tokens", 12, "--seed", 7, "--temperature", 0.8)
 EXAMPLES = sorted(path for path in (ROOT / "examples").rglob("*.yaml") if "engine: reference" in path.read_text())
 HEAD, TAIL = "Annotated(data=", ", event=None, comment=[], id=None)"
 NASTY = """$(touch pwned) `id` 'single' "double" \\ ; & | > < * ? ~ # ! {a,b} é 漢 \t\n end"""
-
-
-# One worker runs all of these, so that each deployment comes up once.
-pytestmark = pytest.mark.xdist_group("whole path")
-
-
-@pytest.fixture(scope="module")
-def quickstart() -> Iterator[Workplace]:
-    """The quickstart, up (one MPI world); taken down as a user does it."""
-    with workplace() as place:
-        assert "is READY" in place.up(QUICKSTART)
-        yield place
-        assert "is down and nothing is left" in place.trtdist("down").stdout
-        place.nothing_left()
-        status = place.status()
-        assert (status["state"], status["failure"]) == ("STOPPED", None)
-        assert {rank["state"] for rank in status["ranks"]} == {"STOPPED"}
-
-
-@pytest.fixture(scope="module")
-def separate() -> Iterator[Workplace]:
-    """Two servers of two ranks, each in a world of its own, up; one of their variables is all metacharacters."""
-    with workplace() as place:
-        text = TENSOR_PARALLEL.format(launch="per_server")
-        place.up(place.topology(f"{text}container: {{env: {{NASTY: {json.dumps(NASTY)}}}}}\n"))
-        yield place
 
 
 def annotated(line: str) -> str:
@@ -56,8 +29,33 @@ def annotated(line: str) -> str:
     return text
 
 
-def test_annotated_answers_grow(quickstart: Workplace) -> None:
-    done = quickstart.trtdist(
+def test_from_the_topology_to_the_answer_and_back_to_nothing(place: Workplace) -> None:
+    """Two runs side by side: the quickstart in one MPI world, and servers of two ranks in a world each."""
+    text = TENSOR_PARALLEL.format(launch="per_server") + f"container: {{env: {{NASTY: {json.dumps(NASTY)}}}}}\n"
+    assert "e2e-" in place.up(place.topology(text))
+    assert "is READY" in place.up(QUICKSTART)
+
+    annotated_answers_grow(place)
+    status_names_each_rank(place)
+    strangers_tools_see_the_instances(place)
+    arbitrary_text_arrives(place)
+    for run in ("quickstart", "e2e"):
+        assert "reference" in place.trtdist("logs", run, "gen.0").stdout
+    answers = {place.trtdist(*ASK, "--run", run).stdout for run in ("quickstart", "e2e", "quickstart")}
+    assert len(answers) == 1 and len(answers.pop().strip()) > 0
+
+    assert "is down and nothing is left" in place.trtdist("down").stdout
+    assert place.status("e2e")["state"] == "READY"
+    assert "is down and nothing is left" in place.trtdist("down", "e2e").stdout
+    place.nothing_left()
+    for run in ("quickstart", "e2e"):
+        status = place.status(run)
+        assert (status["state"], status["failure"]) == ("STOPPED", None)
+        assert {rank["state"] for rank in status["ranks"]} == {"STOPPED"}
+
+
+def annotated_answers_grow(place: Workplace) -> None:
+    done = place.trtdist(
         "client", "--prompt", "Describe the capital of France", "--max-tokens", 10, "--temperature", 0.5,
         "--format", "annotated",
     )  # fmt: skip
@@ -66,8 +64,8 @@ def test_annotated_answers_grow(quickstart: Workplace) -> None:
     assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
 
 
-def test_status_names_each_rank_and_where_things_are(quickstart: Workplace) -> None:
-    status = quickstart.status()
+def status_names_each_rank(place: Workplace) -> None:
+    status = place.status("quickstart")
     assert status["state"] == "READY"
     assert {rank["name"]: rank["state"] for rank in status["ranks"]} == {"ctx.0.0": "READY", "gen.0.0": "READY"}
     assert {server["rung"] for server in status["servers"]} == {"canary"}
@@ -76,25 +74,19 @@ def test_status_names_each_rank_and_where_things_are(quickstart: Workplace) -> N
         assert entry["state"] in ("READY", "DONE")
 
 
-def test_the_logs_of_a_server(quickstart: Workplace, separate: Workplace) -> None:
-    for place in (quickstart, separate):
-        assert "reference" in place.trtdist("logs", "gen.0").stdout
-
-
-def test_strangers_tools_see_the_instances(quickstart: Workplace) -> None:
-    status = quickstart.status()
+def strangers_tools_see_the_instances(place: Workplace) -> None:
+    status = place.status("quickstart")
     etcdctl = [str(Path(sys.executable).with_name("etcdctl")), "--endpoints", status["endpoints"]["etcd"]["url"]]
     done = subprocess.run(
         [*etcdctl, "get", "--prefix", status["run_id"], "--write-out", "json"],
-        env={**quickstart.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, timeout=20, check=True,
+        env={**place.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
     kvs = json.loads(done.stdout)["kvs"]
-    assert all(kv["lease"] for kv in kvs)
-    assert len(kvs) == 3
-    assert asyncio.run(_ping(status)) == 3
+    assert len(kvs) == 3 and all(kv["lease"] for kv in kvs)
+    assert asyncio.run(ping(status)) == 3
 
 
-async def _ping(status: dict[str, dict[str, dict[str, str]]]) -> int:
+async def ping(status: dict[str, dict[str, dict[str, str]]]) -> int:
     """How many instances answer $SRV.PING."""
     ends = status["endpoints"]["nats"]
     user, password = Path(ends["user_file"]).read_text().strip(), Path(ends["password_file"]).read_text().strip()
@@ -109,16 +101,10 @@ async def _ping(status: dict[str, dict[str, dict[str, str]]]) -> int:
         await client.close()
 
 
-def test_both_launch_modes_and_any_split_give_the_same_answer(quickstart: Workplace, separate: Workplace) -> None:
-    answers = {place.trtdist(*ASK).stdout for place in (quickstart, separate, quickstart)}
-    assert len(answers) == 1
-    assert len(answers.pop().strip()) > 0
-
-
-def test_arbitrary_text_arrives(separate: Workplace) -> None:
-    for rank in separate.status()["ranks"]:
+def arbitrary_text_arrives(place: Workplace) -> None:
+    for rank in place.status("e2e")["ranks"]:
         assert b"NASTY=" + NASTY.encode() in Path(f"/proc/{rank['pid']}/environ").read_bytes().split(b"\0")
-    assert not list(separate.folder.rglob("pwned"))
+    assert not list(place.folder.rglob("pwned"))
 
 
 @pytest.mark.long

@@ -109,9 +109,9 @@ class Workplace:
 
         wait_for(there, UP_SECONDS, state)
 
-    def status(self) -> dict[str, Any]:
-        """What `status --json` says of the newest run."""
-        found: dict[str, Any] = json.loads(self.trtdist("status", "--json").stdout)
+    def status(self, run: str = "latest") -> dict[str, Any]:
+        """What `status --json` says of a run."""
+        found: dict[str, Any] = json.loads(self.trtdist("status", run, "--json").stdout)
         return found
 
     def runs(self) -> list[Path]:
@@ -162,8 +162,8 @@ def workplace() -> Iterator[Workplace]:
     place = Workplace(Path(tempfile.mkdtemp(prefix="e2e-", dir="/tmp")))
     try:
         yield place
-        if place.runs():
-            place.trtdist("down")
+        for run in place.runs():
+            place.trtdist("down", run.name)
         place.nothing_left()
     finally:
         place.clean()
