@@ -9,10 +9,11 @@ import pytest
 
 from tests.serving.deployment import Deployment, deployment, greedy, scripted_plan, until
 from tests.serving.servers import EtcdServer, NatsServer
-from trtdist.events import RUNGS, CanaryFailed, CanaryPassed, EventWriter, Ready, Rung
+from trtdist.events import RUNGS, CanaryFailed, CanaryPassed, Ready, Rung
 from trtdist.plan import Canary
 from trtdist.serving.canary import Pair, pairs_of, prove
 from trtdist.serving.requester import Ask, Requester
+from trtdist.supervisor.journal import Journal
 
 CANARY = Canary("count 3", 3, 0.0, 10.0)
 
@@ -22,7 +23,7 @@ async def answered(requester: Requester, ask: Ask) -> str:
 
 
 async def prove_once(deployed: Deployment) -> None:
-    await prove(deployed.config, deployed.plan, EventWriter(deployed.run.event_file("canary")), asyncio.Event())
+    await prove(deployed.config, deployed.plan, Journal(deployed.run.event_file("canary")), asyncio.Event())
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "least_loaded"])
@@ -121,8 +122,8 @@ def test_failing_canary_is_told_and_sent_again(
         async with deployment(tmp_path, nats_server, etcd_server, plan) as deployed:
             await deployed.all()
             stop = asyncio.Event()
-            events = EventWriter(deployed.run.event_file("canary"))
-            proving = asyncio.ensure_future(prove(deployed.config, plan, events, stop))
+            journal = Journal(deployed.run.event_file("canary"))
+            proving = asyncio.ensure_future(prove(deployed.config, plan, journal, stop))
             failures: list[CanaryFailed] = []
             while len(failures) < 2:
                 await asyncio.sleep(0.02)
@@ -142,8 +143,8 @@ def test_canary_on_an_interval(tmp_path: Path, nats_server: NatsServer, etcd_ser
         async with deployment(tmp_path, nats_server, etcd_server, plan) as deployed:
             running = await deployed.all()
             stop = asyncio.Event()
-            events = EventWriter(deployed.run.event_file("canary"))
-            proving = asyncio.ensure_future(prove(deployed.config, plan, events, stop))
+            journal = Journal(deployed.run.event_file("canary"))
+            proving = asyncio.ensure_future(prove(deployed.config, plan, journal, stop))
             while sum(isinstance(event, CanaryPassed) for event in deployed.events()) < 6:
                 await asyncio.sleep(0.02)
             await running["srv.1"].end()

@@ -20,7 +20,7 @@ from nats.aio.subscription import Subscription
 
 from trtdist.engines.base import Sampling
 from trtdist.errors import RunFailedError, TrtdistError
-from trtdist.events import CanaryFailed, CanaryPassed, EventWriter, Ready, Rung
+from trtdist.events import CanaryFailed, CanaryPassed, Ready, Rung
 from trtdist.plan import Canary, Plan
 from trtdist.rundir import RunDir
 from trtdist.serving.discovery import Snapshot, Watcher
@@ -31,6 +31,7 @@ from trtdist.serving.requester import Ask, Requester
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import instance_prefix
 from trtdist.serving.waiting import first_of
+from trtdist.supervisor.journal import Journal
 
 __all__ = ["Pair", "Prover", "pairs_of", "prove"]
 
@@ -67,16 +68,16 @@ def pairs_of(plan: Plan) -> tuple[Pair, ...]:
 class Prover:
     """Sends canaries and tells what came of them."""
 
-    def __init__(self, requester: Requester, canary: Canary, events: EventWriter) -> None:
+    def __init__(self, requester: Requester, canary: Canary, journal: Journal) -> None:
         self._requester = requester
         self._canary = canary
-        self._events = events
+        self._journal = journal
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def prove_all(self, pairs: Sequence[Pair]) -> None:
         """Returns when each pair has answered a canary."""
         await asyncio.gather(*(self._until_passed(pair) for pair in pairs))
-        self._events.write(Ready(len(pairs)))
+        self._journal.write(Ready(len(pairs)))
 
     async def repeat(self, pairs: Sequence[Pair]) -> None:
         """Send each pair's canary every `interval` seconds, for ever."""
@@ -88,7 +89,7 @@ class Prover:
         while not await self._try(pair):
             await asyncio.sleep(PAUSE_S)
         for name in pair.servers:
-            self._events.write(Rung(name, "canary"))
+            self._journal.write(Rung(name, "canary"))
 
     async def _try(self, pair: Pair) -> bool:
         async with self._slots:
@@ -100,7 +101,7 @@ class Prover:
                 return self._failed(pair, str(error))
             if not text:
                 return self._failed(pair, "the answer is empty")
-            self._events.write(CanaryPassed(pair.context, pair.generation, text, clock() - begun))
+            self._journal.write(CanaryPassed(pair.context, pair.generation, text, clock() - begun))
             return True
 
     async def _ask(self, pair: Pair) -> str:
@@ -115,12 +116,12 @@ class Prover:
         return "".join([answer.text async for answer in self._requester.stream(ask)])
 
     def _failed(self, pair: Pair, reason: str) -> bool:
-        self._events.write(CanaryFailed(pair.context, pair.generation, reason))
-        print(f"canary through {' and '.join(pair.servers)} failed: {reason}", file=sys.stderr, flush=True)
+        self._journal.write(CanaryFailed(pair.context, pair.generation, reason))
+        self._journal.say(f"canary through {' and '.join(pair.servers)} failed: {reason}")
         return False
 
 
-async def prove(config: RunConfig, plan: Plan, events: EventWriter, stop: asyncio.Event) -> None:
+async def prove(config: RunConfig, plan: Plan, journal: Journal, stop: asyncio.Event) -> None:
     """Send canaries until all have passed, or for ever where the plan says so, or until `stop`."""
     cut_off = asyncio.Event()
 
@@ -129,33 +130,35 @@ async def prove(config: RunConfig, plan: Plan, events: EventWriter, stop: asynci
         return f"the connection to NATS at {config.nats_url} was lost and did not come back: is it running?"
 
     async with _connected(config, cut_off) as nats:
-        reason = await first_of(_prove(config, plan, events, nats), asked(stop), lost())
+        reason = await first_of(_prove(config, plan, journal, nats), asked(stop), lost())
     if reason:
         raise RunFailedError(f"the canary stops: {reason}")
 
 
-async def _prove(config: RunConfig, plan: Plan, events: EventWriter, nats: Client) -> str:
+async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) -> str:
     names = [server.name for server in plan.servers] + [ROUTER]
     async with EtcdClient(config.etcd_endpoints) as etcd, Watcher(etcd, instance_prefix(config.namespace)) as watcher:
-        await _all_registered(watcher, names)
-        await _all_answer(nats, watcher, names, events)
+        await _all_registered(watcher, names, journal)
+        await _all_answer(nats, watcher, names, journal)
     async with Requester.open(config, "canary") as requester:
-        prover = Prover(requester, plan.canary, events)
+        prover = Prover(requester, plan.canary, journal)
         await prover.prove_all(pairs_of(plan))
+        if journal.broken:
+            raise RunFailedError(journal.broken)
         if plan.canary.interval > 0:
             await prover.repeat(pairs_of(plan))
     return ""
 
 
-async def _all_registered(watcher: Watcher, names: Sequence[str]) -> None:
+async def _all_registered(watcher: Watcher, names: Sequence[str], journal: Journal) -> None:
     async for snapshot in watcher.changes():
         missing = [name for name in names if snapshot.server(name) is None]
         if not missing:
             return
-        print(f"not registered yet: {', '.join(missing)}", file=sys.stderr, flush=True)
+        journal.say(f"not registered yet: {', '.join(missing)}")
 
 
-async def _all_answer(nats: Client, watcher: Watcher, names: Sequence[str], events: EventWriter) -> None:
+async def _all_answer(nats: Client, watcher: Watcher, names: Sequence[str], journal: Journal) -> None:
     """Ask all who listen on NATS, again and again, until each of these has answered."""
     missing = set(names)
     inbox = nats.new_inbox()
@@ -166,7 +169,7 @@ async def _all_answer(nats: Client, watcher: Watcher, names: Sequence[str], even
             name = _with_lease(watcher.snapshot, lease)
             if name in missing:
                 missing.discard(name)
-                events.write(Rung(name, "answering"))
+                journal.write(Rung(name, "answering"))
     await answers.unsubscribe()
 
 
@@ -202,10 +205,10 @@ async def _connected(config: RunConfig, cut_off: asyncio.Event) -> AsyncIterator
 
 
 def _work(run_dir: Path) -> None:
-    events = EventWriter(RunDir(run_dir).event_file("canary"))
+    journal = Journal(RunDir(run_dir).event_file("canary"))
     config = RunConfig.load(run_dir)
     plan = config.plan()
-    run_until_stopped(lambda stop: prove(config, plan, events, stop))
+    run_until_stopped(lambda stop: prove(config, plan, journal, stop))
 
 
 if __name__ == "__main__":

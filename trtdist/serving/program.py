@@ -24,7 +24,7 @@ def run_program(arguments: Sequence[str], work: Callable[[Path], None]) -> int:
         print(f"trtdist: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except OSError as error:
-        print(f"trtdist: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr, flush=True)
+        print(f"trtdist: {error.filename or arguments[0]}: {error.strerror or error}", file=sys.stderr, flush=True)
         return 1
     return 0
 
