@@ -61,6 +61,7 @@ async def route(config: RunConfig, plan: Plan, events: EventWriter, stop: asynci
             with watcher.calling(desk.changed):
                 await member.serve(router.answer, router.control, router.stats)
                 events.write(Rung("router", "registered", member.instance.key))
+                print(f"the router answers as {member.instance.key}, policy {plan.router_policy}", flush=True)
                 reason = await member.must_leave(asked(stop))
         await member.withdraw()
     if reason:
