@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -169,18 +170,27 @@ def test_interrupted_while_waiting_in_the_background(place: Workplace, moment: s
     interrupted(place, MOMENTS[moment], (INT,), "--detach")
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("tenths", range(12))
-def test_interrupted_after_a_time(place: Workplace, tenths: int) -> None:
-    """At moments that leave no trace: while Python starts, modules load, files are written."""
+def loads_modules(pid: int) -> bool:
+    return "pydantic_core" in Path(f"/proc/{pid}/maps").read_text()
+
+
+def holds_signals(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    blocked = int(re.findall(r"^SigBlk:\s*(\w+)$", status, re.MULTILINE)[0], 16)
+    return bool(blocked >> (INT - 1) & 1)
+
+
+@pytest.mark.parametrize("number", [INT, TERM])
+@pytest.mark.parametrize("moment", [loads_modules, holds_signals], ids=lambda moment: moment.__name__)
+def test_interrupted_before_there_is_a_supervisor(
+    place: Workplace, moment: Callable[[int], bool], number: signal.Signals
+) -> None:
     front = place.start("up", QUICKSTART, "--local")
-    with pytest.raises(subprocess.TimeoutExpired):
-        front.wait(0.05 + tenths / 10)
-    front.send_signal(INT)
-    output, _ = front.communicate(timeout=30)
-    assert front.returncode == 130, output
-    assert "Traceback" not in output
+    wait_for(lambda: moment(front.pid), 30, "the moment")
+    front.send_signal(number)
+    ends(front, 130)
     place.nothing_left()
+    assert all((run / "verdict.json").exists() for run in place.runs())
     assert not [path for path in (place.folder / "runs").iterdir() if path.name[0] == "."]
 
 
