@@ -212,7 +212,7 @@ def test_a_missing_package_is_named_with_its_install_command(place: Workplace) -
         if not entry.name.startswith("mpi4py"):
             (packages / entry.name).symlink_to(entry)
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "trtdist", "up", str(QUICKSTART), "--local"],
+        [sys.executable, "-S", "-m", "trtdist.cli", "up", str(QUICKSTART), "--local"],
         env={**place.environ, "PYTHONPATH": f"{ROOT}:{packages}"},
         capture_output=True,
         text=True,

@@ -20,7 +20,7 @@ from trtdist.events import EventReader
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
-TRTDIST = (sys.executable, "-m", "trtdist")
+TRTDIST = (sys.executable, "-m", "trtdist.cli")
 UP_SECONDS = 60.0
 
 TENSOR_PARALLEL = """\

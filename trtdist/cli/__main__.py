@@ -1,4 +1,4 @@
-"""The `trtdist` command, also as `python -m trtdist`. Nothing is imported before Ctrl-C is quiet."""
+"""The `trtdist` command, also as `python -m trtdist.cli`. Nothing is imported before Ctrl-C is quiet."""
 
 from __future__ import annotations
 
