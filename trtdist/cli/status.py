@@ -15,11 +15,11 @@ from trtdist.observe.snapshot import RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
 from trtdist.observe.times import span
 
-__all__ = ["command", "describe", "describe_failure"]
+__all__ = ["STATE_COLOURS", "command", "describe", "describe_failure"]
 
 _WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
-_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
+STATE_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
 _ENGINES = {"reference": "reference (a tiny numpy transformer, not TensorRT-LLM)", "tensorrt_llm": "TensorRT-LLM"}
 
 
@@ -122,7 +122,7 @@ def _row(row: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _state(text: str) -> str:
-    colour = _COLOURS.get(text.strip())
+    colour = STATE_COLOURS.get(text.strip())
     return click.style(text, fg=colour) if colour else text
 
 
