@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import click
 
+from trtdist.cli.output import nobody_reads
 from trtdist.errors import InputError
 from trtdist.observe.logs import Line, Read, Start, backlog, follow, matching, merged, select, shown_names
 from trtdist.observe.runs import find_run, list_runs
@@ -136,5 +137,4 @@ def _print(lines: Iterable[Line | None], wanted: re.Pattern[str] | None, render:
                 out.write(render(line).encode("utf-8", "replace") + b"\n")
         out.flush()
     except BrokenPipeError:
-        # What is still buffered cannot be written either, and the interpreter would complain at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nobody_reads()

@@ -228,7 +228,8 @@ class Attempt:
             self.fail(RequestError(failure.code, failure.message))
 
     def _elsewhere(self, code: str, sentence: str, suspects: tuple[str, ...]) -> None:
-        place = f", after {self.received} chunks of the answer" if self.received else ""
+        plural = "" if self.received == 1 else "s"
+        place = f", after {self.received} chunk{plural} of the answer" if self.received else ""
         self.fail(ElsewhereError(code, sentence + place, suspects))
 
     def _suspects(self) -> tuple[str, ...]:

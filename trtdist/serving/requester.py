@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,7 +95,7 @@ class Requester:
             finally:
                 await disconnect(client)
 
-    async def stream(self, ask: Ask) -> AsyncIterator[Answer]:
+    async def stream(self, ask: Ask) -> AsyncGenerator[Answer, None]:
         """The answer as it comes; closing the iterator cancels the request. RequestError when it fails."""
         request_id = ask.request_id or secrets.token_hex(16)
         deadline = asyncio.get_running_loop().time() + ask.timeout
