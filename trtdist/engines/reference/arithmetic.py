@@ -66,15 +66,15 @@ def soft_weights(scores: Array) -> Array:
 
 
 def _halvings() -> Array:
+    """WEIGHT_ONE / 2^(n / STEPS_PER_HALVING) for n = 0, 1, ... down to 0, in integer arithmetic."""
     one = 1 << 60
     step = one >> 1
     for _ in range(STEPS_PER_HALVING.bit_length() - 1):
         step = math.isqrt(step * one)
-    weights: list[int] = []
-    weight = one
-    while not weights or weights[-1]:
-        weights.append(weight * WEIGHT_ONE // one)
-        weight = weight * step // one
+    powers = [WEIGHT_ONE * one]
+    while len(powers) < STEPS_PER_HALVING:
+        powers.append(powers[-1] * step // one)
+    weights = [power // one >> halvings for halvings in range(WEIGHT_ONE.bit_length() + 1) for power in powers]
     return np.array(weights, dtype=np.float64)
 
 

@@ -18,12 +18,13 @@ from trtdist.engines.base import (
 )
 from trtdist.engines.reference.follower import follow
 from trtdist.engines.reference.handle import Handle, parse
-from trtdist.engines.reference.knobs import check_server
+from trtdist.engines.reference.knobs import check_server, knobs_of
 from trtdist.engines.reference.leader import Ask, Cancelled, Leader, Released, Stopped, Submitted
 from trtdist.engines.reference.links import Links
 from trtdist.engines.reference.sampling import check_sampling
 from trtdist.engines.reference.sequence import Job, prompt_digest
 from trtdist.engines.reference.shape import POSITIONS, VOCABULARY
+from trtdist.engines.reference.store import Store
 from trtdist.engines.reference.text import FIRST_WORD, tokenize
 from trtdist.plan import Plan
 
@@ -31,14 +32,19 @@ __all__ = ["ReferenceEngine"]
 
 
 class ReferenceEngine:
-    """One rank of a server that computes with the reference model; `connect` gives the links between ranks."""
+    """One rank of a server that computes with the reference model.
+
+    `connect` gives the links between ranks; `store` has the KV caches that this rank keeps for others.
+    """
 
     name = "reference"
 
     def __init__(self, config: EngineConfig, connect: Callable[[EngineConfig], Links]) -> None:
         check_server(config.server)
+        knobs_of(config)
         self._config = config
         self._connect = connect
+        self.store = Store()
         self._leader: Leader | None = None
         self._ended: asyncio.Future[str] | None = None
         self._jobs: set[Job] = set()
@@ -49,7 +55,7 @@ class ReferenceEngine:
         loaded: asyncio.Future[str] = loop.create_future()
         ended: asyncio.Future[str] = loop.create_future()
         self._ended = ended
-        self._leader = Leader(self._config, self._connect, lambda: _settle(loop, loaded, ""))
+        self._leader = Leader(self._config, self.store, self._connect, lambda: _settle(loop, loaded, ""))
         thread = threading.Thread(target=self._run, args=(self._leader, ended), name="reference-engine", daemon=True)
         thread.start()
         await asyncio.wait({loaded, ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,7 +104,7 @@ class ReferenceEngine:
 
     def follow(self) -> None:
         """Take part as a rank that does not lead; EngineError when the leader or this rank has failed."""
-        follow(self._config, self._connect)
+        follow(self._config, self.store, self._connect)
 
     def _ask(self, what: Ask) -> None:
         if self._leader is None or self._ended is None or self._ended.done():

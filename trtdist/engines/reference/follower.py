@@ -12,6 +12,7 @@ from trtdist.engines.reference.knobs import knobs_of
 from trtdist.engines.reference.links import Links
 from trtdist.engines.reference.messages import Failed, Stop
 from trtdist.engines.reference.rank import Pace, RankWork, say
+from trtdist.engines.reference.store import Store
 
 __all__ = ["follow", "leave", "reporting"]
 
@@ -20,7 +21,7 @@ __all__ = ["follow", "leave", "reporting"]
 LEAVE_S = 30.0
 
 
-def follow(config: EngineConfig, connect: Callable[[EngineConfig], Links]) -> None:
+def follow(config: EngineConfig, store: Store, connect: Callable[[EngineConfig], Links]) -> None:
     """Take part until the leader stops; EngineError when the leader has failed."""
     knobs, pace = knobs_of(config), Pace()
     links = connect(config)
@@ -28,7 +29,7 @@ def follow(config: EngineConfig, connect: Callable[[EngineConfig], Links]) -> No
         if _wait(links, pace, knobs.load_delay):
             leave(links, None, pace)
             return
-        work = RankWork(config, knobs, links, pace)
+        work = RankWork(config, knobs, links, store, pace)
         links.server.send(0, work.ready())
         say(f"rank {config.rank} of {config.server.name} follows its leader")
         _work(links, work, pace)

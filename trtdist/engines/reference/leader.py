@@ -36,6 +36,7 @@ from trtdist.engines.reference.messages import (
 from trtdist.engines.reference.rank import Pace, RankWork
 from trtdist.engines.reference.sequence import Job, Sequence
 from trtdist.engines.reference.shape import CHUNK
+from trtdist.engines.reference.store import Store
 
 __all__ = ["Ask", "Cancelled", "Leader", "Released", "Stopped", "Submitted"]
 
@@ -73,9 +74,14 @@ class Leader:
     """What runs in the engine thread; `loaded` is called from it when requests can be taken."""
 
     def __init__(
-        self, config: EngineConfig, connect: Callable[[EngineConfig], Links], loaded: Callable[[], None]
+        self,
+        config: EngineConfig,
+        store: Store,
+        connect: Callable[[EngineConfig], Links],
+        loaded: Callable[[], None],
     ) -> None:
         self._config = config
+        self._store = store
         self._knobs = knobs_of(config)
         self._connect = connect
         self._loaded = loaded
@@ -93,7 +99,7 @@ class Leader:
         if isinstance(what, Stopped):
             self._stopping.set()
         self._asked.put(what)
-        self._pace.wake.set()
+        self._pace.ring()
 
     def run(self) -> None:
         """The life of the engine thread; raises when the engine cannot go on."""
@@ -112,7 +118,7 @@ class Leader:
         self._pause(links, None, self._knobs.load_delay)
         if self._stopping.is_set():
             return None
-        work = RankWork(self._config, self._knobs, links, self._pace)
+        work = RankWork(self._config, self._knobs, links, self._store, self._pace)
         self._hear(work.ready())
         while len(self._places) <= len(self._followers):
             if self._stopping.is_set():
