@@ -179,7 +179,7 @@ def test_silent_requester_is_given_up(play: Play, monkeypatch: pytest.MonkeyPatc
         ("fail", "engine", "this engine fails"),
         ("end", "engine", "without saying why"),
         ("crash", "internal", "a defect"),
-        ("count 1 9000000", "lost", "payload"),
+        ("count 1 9000000", "too_large", "larger than NATS takes"),
     ],
 )
 def test_failing_request_fails_alone(
