@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan, until
+from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan
+from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.engines.base import DisaggregatedParams
 from trtdist.errors import RunFailedError
