@@ -35,7 +35,9 @@ from trtdist.supervisor.journal import Journal
 
 __all__ = ["Pair", "Prover", "pairs_of", "prove"]
 
-PAUSE_S = 0.5
+ANSWER_WITHIN_S = 0.5
+# The router may learn of a server a moment after us: the first try again comes soon.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 AT_ONCE = 8
 ROUTER = "router"
 
@@ -86,8 +88,10 @@ class Prover:
             await asyncio.gather(*(self._try(pair) for pair in pairs))
 
     async def _until_passed(self, pair: Pair) -> None:
+        pause = FIRST_PAUSE_S
         while not await self._try(pair):
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
         for name in pair.servers:
             self._journal.write(Rung(name, "canary"))
 
@@ -178,7 +182,7 @@ async def _heard(answers: Subscription, most: int) -> list[str]:
     found: list[str] = []
     with contextlib.suppress(errors.TimeoutError):
         while len(found) < most:
-            lease = _lease_of((await answers.next_msg(PAUSE_S)).data)
+            lease = _lease_of((await answers.next_msg(ANSWER_WITHIN_S)).data)
             found += [lease] if lease else []
     return found
 
