@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +37,11 @@ class Remains:
             process.signal(number)
 
     def remove_folder(self) -> None:
-        """Remove the node-local folder, as far as that is possible."""
+        """Remove the node-local folder, as far as that is possible, and the one above it after the user's last run."""
         if self.folder.exists() and _is_ours(self.folder):
             shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):
+                self.folder.parent.rmdir()
 
     def left(self) -> tuple[str, ...]:
         """What is still there, in words."""

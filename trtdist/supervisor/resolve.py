@@ -128,14 +128,22 @@ def _nodes() -> list[Node]:
 def _make_local_dir(run_id: str) -> Path:
     """The node-local folder, for this user alone; the folder above it may have been put there by somebody else."""
     path = local_dir(run_id)
+    try:
+        _own(path)
+    except FileNotFoundError:
+        # Another run of this user ended at this moment and removed the folder above.
+        _own(path)
+    return path
+
+
+def _own(path: Path) -> None:
     for folder in (path.parent, path):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()
         if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
             raise TrtdistError(f"{folder} belongs to somebody else: remove it, or set TMPDIR to another folder")
         if status.st_mode & 0o077:
             folder.chmod(0o700)
-    return path
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -173,9 +173,9 @@ class HttpSection(Section):
 class RouterSection(Section):
     """Who serves a request."""
 
-    policy: Annotated[
-        Literal["round_robin", "least_loaded", "kv_prefix"], Field(description="How a server is chosen.")
-    ] = "round_robin"
+    policy: Annotated[Literal["round_robin", "least_loaded"], Field(description="How a server is chosen.")] = (
+        "round_robin"
+    )
     http: Annotated[HttpSection, Field(description="The HTTP front end.")] = HttpSection()
 
 
