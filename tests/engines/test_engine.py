@@ -18,8 +18,9 @@ from tests.engines.simulated import Deployment
 from tests.engines.topologies import KEY, continued, disaggregated, monolithic
 from trtdist.engines.base import CONTEXT_ONLY, EngineConfig, EngineError, EngineOutput, GenerateRequest, Sampling
 from trtdist.engines.reference import create
-from trtdist.engines.reference.shape import POSITIONS, kv_bytes
+from trtdist.engines.reference.shape import HEADS, POSITIONS, kv_bytes
 from trtdist.plan import Plan
+from trtdist.topology.checks import REFERENCE_TP
 
 SAMPLING = Sampling(max_tokens=12, temperature=0.8, seed=5)
 PROMPT = "The capital of France is"
@@ -255,3 +256,7 @@ def test_what_the_engine_cannot_be_is_refused(change: dict[str, Any], run_dir: P
     plan = monolithic()
     with pytest.raises(EngineError, match="reference engine"):
         create(EngineConfig(plan, replace(plan.servers[0], **change), 0, run_dir))
+
+
+def test_the_diagnostics_know_how_the_model_can_be_shared() -> None:
+    assert [tp for tp in range(1, 2 * HEADS) if HEADS % tp == 0] == list(REFERENCE_TP)
