@@ -254,8 +254,11 @@ def test_a_refusal_says_why(request_: GenerateRequest, told: str, run_dir: Path)
 )
 def test_what_the_engine_cannot_be_is_refused(change: dict[str, Any], run_dir: Path) -> None:
     plan = monolithic()
+    engine = create(EngineConfig(plan, replace(plan.servers[0], **change), 0, run_dir))
     with pytest.raises(EngineError, match="reference engine"):
-        create(EngineConfig(plan, replace(plan.servers[0], **change), 0, run_dir))
+        asyncio.run(engine.start())
+    with pytest.raises(EngineError, match="reference engine"):
+        engine.follow()
 
 
 def test_the_diagnostics_know_how_the_model_can_be_shared() -> None:
