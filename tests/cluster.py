@@ -159,7 +159,9 @@ def end() -> None:
     subprocess.run([sys.executable, str(MINICLUSTER), "down"], capture_output=True, timeout=120, check=True)
     if user_exists():
         subprocess.run(["userdel", "--remove", USER], capture_output=True, timeout=60, check=True)
-    assert machine() == before
+    after = machine()
+    changed = {what: (before[what], after[what]) for what in after if after[what] != before[what]}
+    assert not changed, f"the mini cluster left traces (before, after): {changed}"
 
 
 def machine() -> dict[str, list[str]]:
@@ -176,11 +178,12 @@ def machine() -> dict[str, list[str]]:
 
 
 def _program(pid: str) -> str:
-    """The program of a process; "" for what is none."""
+    """The program of a process; "" for what is none, or has ended and waits to be reaped."""
     try:
-        return Path("/proc", pid, "comm").read_text() if pid.isdigit() else ""
+        command = Path("/proc", pid, "cmdline").read_bytes().split(b"\0") if pid.isdigit() else [b""]
     except OSError:
         return ""
+    return os.path.basename(os.fsdecode(command[0]))
 
 
 def user_exists() -> bool:
