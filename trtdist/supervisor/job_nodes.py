@@ -38,12 +38,12 @@ def job_nodes(environ: Mapping[str, str], wanted: int) -> list[str]:
 
     InputError when the job has fewer, or this is another node than its first.
     """
-    text = environ.get("SLURM_JOB_NODELIST", "")
+    text = environ.get("TRTDIST_JOB_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
     if not text:
         raise InputError("this is no job of Slurm: start it with sbatch, or inside salloc as scripts/README.txt says")
     nodes = _asked_of_slurm(scontrol_hostnames(text)).split()
     if len(nodes) < wanted:
-        raise InputError(f"job {environ.get('SLURM_JOB_ID')} has {len(nodes)} nodes and the plan needs {wanted}")
+        raise InputError(f"job {environ.get('SLURM_JOB_ID')} has {_count(len(nodes))} and the plan needs {wanted}")
     here = environ.get("SLURMD_NODENAME", "")
     if here != nodes[0]:
         raise InputError(
@@ -51,6 +51,10 @@ def job_nodes(environ: Mapping[str, str], wanted: int) -> list[str]:
             "bash scripts/head.srun.sh resolve.sh runs it there"
         )
     return nodes[:wanted]
+
+
+def _count(nodes: int) -> str:
+    return f"{nodes} node" + ("" if nodes == 1 else "s")
 
 
 def mpi_type(extra_types: str = "") -> str:
