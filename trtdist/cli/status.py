@@ -15,7 +15,7 @@ from trtdist.observe.snapshot import RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
 from trtdist.observe.times import span
 
-__all__ = ["command", "describe"]
+__all__ = ["command", "describe", "describe_failure"]
 
 _WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
@@ -47,7 +47,7 @@ def describe(snapshot: Snapshot) -> str:
     """A snapshot as text for a person."""
     parts = [_head(snapshot), _where(snapshot), _table(snapshot)]
     if snapshot.status.failure is not None:
-        parts.append(_failure(snapshot.status.failure))
+        parts.append(describe_failure(snapshot.status.failure))
     return "\n\n".join(parts)
 
 
@@ -126,7 +126,8 @@ def _state(text: str) -> str:
     return click.style(text, fg=colour) if colour else text
 
 
-def _failure(failure: Failure) -> str:
+def describe_failure(failure: Failure) -> str:
+    """Why a run failed, with the last lines of who died first."""
     lines = [failure.reason]
     if failure.log:
         lines.append(f"the end of {failure.log}:" if failure.last_lines else f"{failure.log} is empty")

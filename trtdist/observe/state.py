@@ -28,6 +28,7 @@ __all__ = [
     "RunStatus",
     "ServerStatus",
     "ServiceStatus",
+    "failure_of",
     "reconcile",
     "reconcile_history",
 ]
@@ -196,7 +197,7 @@ class _Reconciler:
     def _first(self) -> Failure | None:
         """Who died first, from the verdict, else from the events: exits have times, what vanished has none."""
         if self.verdict is not None:
-            return _from_verdict(self.verdict)
+            return failure_of(self.verdict)
         ends = [task for task in self.history.tasks.values() if self._unasked(task)]
         ends = [task for task in ends if self.supervisor_alive is not False or self._outlived(task)]
         if ends:
@@ -328,7 +329,8 @@ def _ended_first(task: TaskHistory) -> Failure:
     return Failure(reason, name, task.start.step, end.code, end.signal, task.exited, f"logs/{name}.log")
 
 
-def _from_verdict(verdict: Mapping[str, Any]) -> Failure | None:
+def failure_of(verdict: Mapping[str, Any]) -> Failure | None:
+    """Why a run failed, from its verdict; None when somebody had asked for the end."""
     if verdict.get("state") in ("STOPPED", "INTERRUPTED"):
         return None
     first = verdict.get("first") or {}

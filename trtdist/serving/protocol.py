@@ -336,7 +336,8 @@ def _read(data: bytes) -> tuple[Fields, bytes]:
     fields, attachment = split(data)
     version = fields.raw("v")
     if version != VERSION:
-        raise ProtocolError(f"protocol version {version!r:.20} is not {VERSION}: both sides need the same trtdist")
+        shown = version if isinstance(version, int) and abs(version) < 2**53 else "none"
+        raise ProtocolError(f"protocol version {shown} is not {VERSION}: both sides need the same trtdist")
     return fields, attachment
 
 

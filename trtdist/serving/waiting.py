@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["end_task", "within"]
+__all__ = ["end_task", "first_of", "within"]
 
 T = TypeVar("T")
 
@@ -31,3 +31,15 @@ async def within(seconds: float, work: Coroutine[Any, Any, T]) -> T:
         await end_task(task)
         raise asyncio.TimeoutError
     return task.result()
+
+
+async def first_of(*works: Coroutine[Any, Any, T]) -> T:
+    """The result of the work that ends first; the others are cancelled, and all have ended."""
+    tasks: list[asyncio.Task[T]] = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        ended = next(task for task in tasks if task.done())
+    finally:
+        for task in tasks:
+            await end_task(task)
+    return ended.result()

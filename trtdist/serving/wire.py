@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,8 +65,9 @@ class Fields:
     def number(self, name: str, default: float | None = None, least: float = 0.0, most: float = 1e9) -> float:
         """A number from `least` to `most`."""
         value = self._raw.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ProtocolError(f"{name} must be a number")
+        # Also refuses NaN, which no comparison holds for.
         if not least <= value <= most:
             raise ProtocolError(f"{name} must be a number from {least:g} to {most:g}")
         return float(value)

@@ -23,6 +23,7 @@ __all__ = [
     "note",
     "of_gone",
     "of_step",
+    "of_supervisor",
     "of_task",
     "on_taken_port",
     "unhealthy",
@@ -51,6 +52,11 @@ def of_step(step: Step, event: StepEnded) -> Death:
         how = f"ended as a whole: its launcher {how}"
     order = _LAUNCHER_ENDED if event.signal is None else _LAUNCHER_KILLED
     return Death(step.name, step.name, event.code, event.signal, event.at, how, order)
+
+
+def of_supervisor(code: int | None, number: int | None, at: float) -> Death:
+    """The death of the supervisor itself, as seen by whoever started it."""
+    return Death("supervisor", "supervisor", code, number, at, how_it_ended(code, number), _TOLD)
 
 
 def not_started(event: StartFailed) -> Death:

@@ -28,7 +28,7 @@ def compose(outcome: Outcome, run: RunDir, plan: Plan | None) -> dict[str, Any]:
     reason, lines = outcome.reason, []
     if outcome.first is not None:
         lines = _last_words(run, plan, outcome.first)
-    if outcome.state == "FAILED" and disk_full(run.path) and "disk" not in reason:
+    if outcome.state in ("FAILED", "TIMEOUT") and disk_full(run.path) and "disk" not in reason:
         reason += f"; the disk of {run.path} is full"
     return {
         "state": outcome.state,

@@ -1,0 +1,144 @@
+"""`trtdist down` on real supervisors over hand-made runs: asked, hung, dead, ended before, never started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.runs import DEAF, HandMade, wait_for
+from trtdist.events import SupervisorStarted, TaskStarted
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[HandMade]:
+    """A run directory whose steps sleep."""
+    run = HandMade(tmp_path)
+    yield run
+    run.clean()
+
+
+def start_down(made: HandMade, *arguments: str) -> subprocess.Popen[str]:
+    program = [sys.executable, "-c", "from trtdist.cli.main import main; main()", "down", *arguments]
+    environ = {**os.environ, "TRTDIST_RUNS": str(made.folder)}
+    return subprocess.Popen(program, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def down(made: HandMade, *arguments: str) -> str:
+    child = start_down(made, *arguments)
+    out, err = child.communicate(timeout=40)
+    assert child.returncode == 0, err
+    assert out.count("\n") == 1
+    made.nothing_left()
+    return out
+
+
+def test_down_and_down_again(made: HandMade) -> None:
+    supervisor = made.up()
+    assert "is down and nothing is left" in down(made)
+    assert supervisor.wait(5) == 0
+    assert made.verdict()["state"] == "STOPPED"
+    assert "has ended already and nothing is left (STOPPED, stopped by `trtdist down`)" in down(made, "sim")
+
+
+def test_two_at_once(made: HandMade) -> None:
+    made.up()
+    children = [start_down(made), start_down(made)]
+    for child in children:
+        out, err = child.communicate(timeout=40)
+        assert child.returncode == 0, err
+        assert "nothing is left" in out
+    assert made.verdict()["state"] == "STOPPED"
+    made.nothing_left()
+
+
+def test_the_grace_is_the_users(made: HandMade) -> None:
+    made.program("workers", DEAF)
+    made.up("--grace", "100")
+    assert "is down" in down(made, "--grace", "0.3")
+    assert made.verdict()["state"] == "STOPPED"
+
+
+def test_a_dead_supervisor(made: HandMade) -> None:
+    supervisor = made.up()
+    supervisor.kill()
+    supervisor.wait(5)
+    down(made)
+    verdict = made.verdict()
+    assert verdict["state"] == "FAILED"
+    assert verdict["reason"] == f"the supervisor (pid {supervisor.pid}) died first"
+    assert verdict["first"]["name"] == "supervisor"
+    assert verdict["last_lines"]
+
+
+@pytest.mark.long
+def test_a_hung_supervisor(made: HandMade) -> None:
+    supervisor = made.up()
+    supervisor.send_signal(signal.SIGSTOP)
+    child = start_down(made)
+    _, err = child.communicate(timeout=40)
+    assert child.returncode == 0
+    assert f"the supervisor (pid {supervisor.pid}) does not react and gets SIGTERM" in err
+    assert supervisor.wait(5) == -signal.SIGKILL
+    assert made.verdict()["reason"] == "stopped by `trtdist down`; its supervisor hung and was killed"
+    made.nothing_left()
+
+
+def test_what_a_run_left_behind_goes_with_the_next_down(made: HandMade) -> None:
+    """A verdict that tells the end and a process that outlived it."""
+    made.run.verdict.write_text(json.dumps({"state": "FAILED", "reason": "because", "exit_code": 1, "first": None}))
+    stray = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        ticks = int(Path(f"/proc/{stray.pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+        made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, "here", stray.pid, ticks, 1, 1))
+        assert "(FAILED, because)" in down(made)
+        assert stray.wait(5) == -signal.SIGKILL
+    finally:
+        stray.kill()
+        stray.wait()
+
+
+def test_another_process_with_a_recorded_pid_is_left_alone(made: HandMade) -> None:
+    stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        made.say(
+            "task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, "here", stranger.pid, 1, stranger.pid, 1)
+        )
+        made.say("supervisor", SupervisorStarted("here", stranger.pid, 1))
+        down(made)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+def test_a_run_that_never_started(made: HandMade) -> None:
+    assert "is down" in down(made)
+    assert made.verdict()["state"] == "STOPPED"
+    assert made.supervise().wait(10) == 1
+    made.nothing_left()
+
+
+def test_a_run_that_is_just_starting(made: HandMade) -> None:
+    child = start_down(made)
+    wait_for(lambda: any(made.run.control.iterdir()), 20, "the request")
+    supervisor = made.supervise()
+    assert child.wait(20) == 0
+    child.communicate()
+    assert supervisor.wait(5) == 0
+    assert made.verdict()["state"] == "STOPPED"
+    made.nothing_left()
+
+
+def test_no_run_at_all(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from trtdist.cli.main import main; main()", "down"]
+    environ = {**os.environ, "TRTDIST_RUNS": str(tmp_path)}
+    done = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=40, check=False)
+    assert done.returncode == 2
+    assert "there is no run under" in done.stderr

@@ -1,0 +1,184 @@
+"""A place for real deployments through the real command line, in which whatever a run leaves behind is found."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.supervisor.runs import wait_for
+from trtdist.events import EventReader
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+TRTDIST = (sys.executable, "-m", "trtdist")
+UP_SECONDS = 60.0
+
+TENSOR_PARALLEL = """\
+name: e2e
+model: reference/tiny
+engine: reference
+launch: {launch}
+context_servers: {{num_instances: 1, tensor_parallel_size: 2}}
+generation_servers: {{num_instances: 1, tensor_parallel_size: 2}}
+"""
+
+
+@dataclass
+class Workplace:
+    """Folders and environment of a few runs; `processes` finds whatever a run of it left behind."""
+
+    folder: Path
+    environ: dict[str, str] = field(default_factory=dict)
+    fronts: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "tmp", "home"):
+            (self.folder / name).mkdir()
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("TRTDIST_", "OMPI_"))}
+        self.environ = {
+            **inherited,
+            "TRTDIST_RUNS": str(self.folder / "runs"),
+            "TMPDIR": str(self.folder / "tmp"),
+            "HOME": str(self.folder / "home"),
+        }
+
+    def topology(self, text: str) -> Path:
+        """A topology file with this text."""
+        path = self.folder / "cluster.yaml"
+        path.write_text(text)
+        return path
+
+    def trtdist(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end, which must be with this exit code."""
+        done = subprocess.run(
+            [*TRTDIST, *map(str, arguments)],
+            env=self.environ,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=2 * UP_SECONDS,
+            check=False,
+        )
+        assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+        assert "Traceback" not in done.stderr
+        return done
+
+    def start(self, *arguments: object, **environ: str) -> subprocess.Popen[str]:
+        """Start one command in a process group of its own, as a shell does."""
+        front = subprocess.Popen(
+            [*TRTDIST, *map(str, arguments)],
+            env={**self.environ, **environ},
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self.fronts.append(front)
+        return front
+
+    def up(self, topology: Path, *options: object) -> str:
+        """Bring a deployment up in the background; what the command printed."""
+        return self.trtdist("up", topology, "--local", "--detach", *options).stdout
+
+    def up_in_front(self, topology: Path) -> subprocess.Popen[str]:
+        """Bring a deployment up and stay with it."""
+        front = self.start("up", topology, "--local")
+        self.wait_for_state("READY", front)
+        return front
+
+    def wait_for_state(self, state: str, front: subprocess.Popen[str]) -> None:
+        """Wait until the newest run is in a state; fails as soon as the command in front has ended."""
+
+        def there() -> bool:
+            if front.poll() is not None:
+                raise AssertionError(f"ended with {front.returncode}: {front.communicate()[0]}")
+            return bool(self.runs()) and self.told(f'"state": "{state}"')
+
+        wait_for(there, UP_SECONDS, state)
+
+    def status(self) -> dict[str, Any]:
+        """What `status --json` says of the newest run."""
+        found: dict[str, Any] = json.loads(self.trtdist("status", "--json").stdout)
+        return found
+
+    def runs(self) -> list[Path]:
+        """The run directories, the newest last."""
+        found = (path for path in (self.folder / "runs").iterdir() if path.is_dir() and not path.is_symlink())
+        return sorted(path for path in found if path.name[0] != ".")
+
+    def told(self, text: str) -> bool:
+        """Whether an event of the newest run has this text in it."""
+        return any(text in path.read_text() for path in (self.runs()[-1] / "events").glob("*.jsonl"))
+
+    def events(self, kind: type) -> list[Any]:
+        """The events of a kind of the newest run."""
+        records = EventReader(self.runs()[-1] / "events").poll()
+        return [record.event for record in records if isinstance(record.event, kind)]
+
+    def verdict(self) -> dict[str, Any] | None:
+        """The verdict of the newest run, None while there is none."""
+        path = self.runs()[-1] / "verdict.json"
+        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+        return found
+
+    def processes(self) -> list[int]:
+        """All processes whose environment names this workplace."""
+        mark = f"TRTDIST_RUNS={self.folder / 'runs'}".encode()
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        return [pid for pid in pids if mark in _environ(pid)]
+
+    def nothing_left(self) -> None:
+        """Fail if a process, or a file outside the run directories, is left."""
+        wait_for(lambda: not self.processes(), 3, f"the end of {[_command(pid) for pid in self.processes()]}")
+        left = [path for path in (self.folder / "tmp").rglob("*") if path.name != f"trtdist-{os.getuid()}"]
+        assert left == []
+
+    def clean(self) -> None:
+        """End what a failed test left."""
+        for front in self.fronts:
+            front.kill()
+            front.communicate()
+        for pid in self.processes():
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.folder)
+
+
+@contextmanager
+def workplace() -> Iterator[Workplace]:
+    """A workplace with a short path, since MPI keeps sockets below its TMPDIR; at its end nothing may be left."""
+    place = Workplace(Path(tempfile.mkdtemp(prefix="e2e-", dir="/tmp")))
+    try:
+        yield place
+        if place.runs():
+            place.trtdist("down")
+        place.nothing_left()
+    finally:
+        place.clean()
+
+
+def _environ(pid: int) -> list[bytes]:
+    """The environment of a process; empty for a zombie and for what is gone."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return f"{pid} (gone)"

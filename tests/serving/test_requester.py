@@ -1,0 +1,477 @@
+"""The life of a request, against a router and workers that misbehave as a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.serving.scripted import Act, Refusal, Router, Stage, Worker, collect, greedy, on_stage, until
+from tests.serving.servers import EtcdServer, NatsServer
+from trtdist.serving import attempt as attempts
+from trtdist.serving import nats_connection
+from trtdist.serving import requester as requesters
+from trtdist.serving.attempt import WINDOW
+from trtdist.serving.protocol import Chunk, Failure, GenerateCall, Heartbeat, Route, RouteCall
+from trtdist.serving.requester import Ask, Requester, RequestError
+from trtdist.serving.waiting import within
+
+T = TypeVar("T")
+Scene = Callable[[Stage], Awaitable[None]]
+Play = Callable[[Scene], None]
+
+
+@pytest.fixture
+def play(nats_server: NatsServer, etcd_server: EtcdServer, namespace: str) -> Play:
+    """Runs a scene on a stage of its own."""
+
+    def run(scene: Scene) -> None:
+        asyncio.run(_play(scene, nats_server, etcd_server, namespace))
+
+    return run
+
+
+async def _play(scene: Scene, nats_server: NatsServer, etcd_server: EtcdServer, namespace: str) -> None:
+    async with on_stage(nats_server, etcd_server, namespace) as stage:
+        await scene(stage)
+
+
+async def five(worker: Worker, call: GenerateCall) -> None:
+    await worker.speak(call, 5)
+
+
+async def nothing(worker: Worker, call: GenerateCall) -> None:
+    """Accepts and stays silent."""
+
+
+def refuses(code: str) -> Act:
+    async def act(worker: Worker, call: GenerateCall) -> None:
+        raise Refusal(code)
+
+    return act
+
+
+def direct(**fields: object) -> Ask:
+    return Ask(greedy(), "hello", component="tensorrt-llm", **fields)  # type: ignore[arg-type]
+
+
+async def fails(stage: Stage, ask: Ask, code: str, pattern: str) -> None:
+    with pytest.raises(RequestError, match=pattern) as caught:
+        await collect(stage.requester, ask)
+    assert caught.value.code == code
+
+
+async def disaggregated(stage: Stage, *acts: Act) -> tuple[Router, list[Worker], list[Worker]]:
+    """One context server, a generation server for each act, and a router that takes the first that is not excluded."""
+    generation = [await stage.worker(f"gen.{number}", act) for number, act in enumerate(acts)]
+
+    async def hand_over(worker: Worker, call: GenerateCall) -> None:
+        assert call.generation is not None
+        chosen = next(one for one in generation if one.instance == call.generation)
+        chosen.tasks.append(asyncio.ensure_future(chosen.act(chosen, call)))
+
+    context = [await stage.worker("ctx.0", hand_over)]
+
+    def decide(call: RouteCall) -> Route | Failure:
+        left = [one for one in generation if one.instance.lease_hex not in call.exclude]
+        if not left:
+            return Failure("unavailable", "no generation server is left")
+        return Route(call.request_id, call.attempt, context[0].instance, left[0].instance, "notices")
+
+    return await stage.router(decide), context, generation
+
+
+def test_an_answer_crosses_context_and_generation(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        router, (context,), (generation,) = await disaggregated(stage, five)
+        answers = await collect(stage.requester, Ask(greedy(), "hello", request_id="r1", context="ctx.0"))
+        assert [one.text for one in answers] == ["0 ", "1 ", "2 ", "3 ", "4 "]
+        assert [one.finish_reason for one in answers] == [None] * 4 + ["length"]
+        assert answers[-1].usage == {"n": 5}
+        assert router.calls == [RouteCall("r1", 0, (), "ctx.0", "")]
+        (call,) = context.calls
+        assert (call.prompt, call.generation, call.notify) == ("hello", generation.instance, "notices")
+        assert call.window == WINDOW and 599 < call.timeout <= 600
+        assert generation.controls == context.controls == []
+
+    play(scene)
+
+
+def test_routers_and_servers_take_turns(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        workers = [await stage.worker(f"srv.{number}", five) for number in range(2)]
+
+        def decide(call: RouteCall) -> Route:
+            return Route(call.request_id, call.attempt, None, workers[0].instance, "")
+
+        routers = [await stage.router(decide) for _ in range(2)]
+        for _ in range(4):
+            await collect(stage.requester, direct())
+            await collect(stage.requester, Ask(greedy(), token_ids=(1, 2)))
+        assert [len(router.calls) for router in routers] == [2, 2]
+        assert [len(worker.calls) for worker in workers] == [6, 2]
+        assert workers[0].calls[-1].token_ids == (1, 2) and workers[0].calls[-1].notify == ""
+
+    play(scene)
+
+
+def test_a_server_that_does_everything_is_asked_directly(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        workers = [await stage.worker(f"srv.{number}", five) for number in range(2)]
+        for ask in (direct(generation="srv.1"), direct(context="srv.1"), Ask(greedy(), component="tensorrt_llm")):
+            assert len(await collect(stage.requester, ask)) == 5
+        assert len(workers[1].calls) >= 2
+        await fails(stage, direct(generation="srv.7"), "bad_request", r"no server 'srv\.7', it has srv\.0, srv\.1")
+
+    play(scene)
+
+
+def test_components_that_cannot_be_asked(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        await fails(stage, Ask(greedy()), "unavailable", "no component 'router'; registered is nobody")
+        await disaggregated(stage, five)
+        for word in ("tensorrt_llm", "tensorrt-llm", "tensorrt-llm-ctx", "tensorrt-llm-gen"):
+            await fails(stage, Ask(greedy(), component=word), "bad_request", f"disaggregated, so {word} .* the router")
+        known = "'x y'; registered is router, tensorrt-llm-ctx, tensorrt-llm-gen"
+        await fails(stage, Ask(greedy(), component="x y"), "bad_request", known)
+
+    play(scene)
+
+
+def chunks(*numbers: int) -> Act:
+    """Sends chunks with these numbers, then goes on with heartbeats of the one after."""
+
+    async def act(worker: Worker, call: GenerateCall) -> None:
+        await worker.say(call, *(Chunk(call.attempt, seq, (seq,), f"{seq} ") for seq in numbers))
+        await worker.say(call, Heartbeat(call.attempt, numbers[-1] + 1, worker.instance.lease_hex))
+
+    return act
+
+
+@pytest.mark.parametrize("numbers", [(0, 2), (0, 1, 1), (1, 0), (0, 2, 1)], ids=str)
+def test_a_gap_a_duplicate_or_a_wrong_order_is_an_error(play: Play, numbers: tuple[int, ...]) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", chunks(*numbers))
+        await fails(stage, direct(), "lost", r"a part of the answer is lost: srv\.0 is at")
+        await until(lambda: len(worker.cancels) == 1)
+
+    play(scene)
+
+
+def test_older_attempts_are_dropped(play: Play) -> None:
+    async def act(worker: Worker, call: GenerateCall) -> None:
+        if call.attempt == 0:
+            raise Refusal("stale", "it is another attempt's turn")
+        first = worker.calls[0]
+        await worker.say(first, Chunk(0, 0, (9,), "old"), Chunk(0, 7, (9,), "older"), Failure("engine", "late"))
+        await worker.say(call, Chunk(0, 0, (9,), "old"), Failure("engine", "late", 0))
+        await worker.speak(call, 5)
+
+    async def scene(stage: Stage) -> None:
+        await stage.worker("srv.0", act)
+        await stage.worker("srv.1", act)
+        pinned = await collect(stage.requester, direct())
+        assert [one.text for one in pinned] == ["0 ", "1 ", "2 ", "3 ", "4 "]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("code", ["unavailable", "stale", "overloaded"])
+def test_a_refusal_that_another_server_may_not_share(play: Play, code: str) -> None:
+    async def scene(stage: Stage) -> None:
+        workers = [await stage.worker("srv.0", refuses(code)), await stage.worker("srv.1", five)]
+        while not workers[0].calls:
+            assert len(await collect(stage.requester, direct())) == 5
+        (refused,) = workers[0].calls
+        assert (workers[1].calls[-1].request_id, workers[1].calls[-1].attempt) == (refused.request_id, 1)
+        await until(lambda: [(one.request_id, one.attempt) for one in workers[0].cancels] == [(refused.request_id, 0)])
+        assert workers[1].cancels == []
+
+    play(scene)
+
+
+@pytest.mark.parametrize("code", ["bad_request", "engine", "internal", "too_large"])
+def test_a_refusal_that_is_final(play: Play, code: str) -> None:
+    async def scene(stage: Stage) -> None:
+        workers = [await stage.worker(f"srv.{number}", refuses(code)) for number in range(2)]
+        await fails(stage, direct(), code, "^no$")
+        assert sum(len(worker.calls) for worker in workers) == 1
+
+    play(scene)
+
+
+def test_the_first_reason_is_told_when_nobody_is_left(play: Play) -> None:
+    async def failing(worker: Worker, call: GenerateCall) -> None:
+        await worker.say(call, Failure("overloaded", "the queue of gen.0 is full", call.attempt))
+
+    async def scene(stage: Stage) -> None:
+        router, (context,), (generation,) = await disaggregated(stage, failing)
+        await fails(stage, Ask(greedy()), "overloaded", "the queue of gen.0 is full")
+        assert [call.exclude for call in router.calls] == [(), *[(generation.instance.lease_hex,)] * 2]
+        assert len(context.calls) == 1
+
+    play(scene)
+
+
+def test_nobody_listens(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        gone = await stage.worker("srv.0", five)
+        await gone.deaf()
+        await fails(stage, direct(), "unavailable", r"srv\.0 does not answer")
+        other = await stage.worker("srv.1", five)
+        for _ in range(2):
+            assert len(await collect(stage.requester, direct())) == 5
+        assert len(other.calls) == 2
+
+    play(scene)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes 5 s takes a quarter of a second."""
+    monkeypatch.setattr(attempts, "SILENCE_S", 0.25)
+    monkeypatch.setattr(attempts, "TICK_S", 0.05)
+    monkeypatch.setattr(requesters, "TICK_S", 0.05)
+    monkeypatch.setattr(requesters, "SIGN_OF_LIFE_S", 0.1)
+
+
+def test_silence_before_the_first_token_is_tried_elsewhere(play: Play, impatient: None) -> None:
+    async def scene(stage: Stage) -> None:
+        router, (context,), generation = await disaggregated(stage, nothing, five)
+
+        async def alive(worker: Worker, call: GenerateCall) -> None:
+            await worker.say(call, Heartbeat(call.attempt, 0, worker.instance.lease_hex))
+
+        generation[0].act = alive
+        assert len(await collect(stage.requester, Ask(greedy()))) == 5
+        assert [call.attempt for call in context.calls] == [0, 1]
+        assert router.calls[1].exclude == (generation[0].instance.lease_hex,)
+        await until(lambda: len(context.cancels) == len(generation[0].cancels) == 1)
+
+    play(scene)
+
+
+def test_a_silent_router(play: Play, impatient: None) -> None:
+    async def scene(stage: Stage) -> None:
+        await stage.router(lambda call: None)
+        await fails(stage, Ask(greedy()), "stalled", r"nothing came from router for 0\.25 s")
+
+    play(scene)
+
+
+def test_silence_after_the_first_token_is_an_error(play: Play, impatient: None) -> None:
+    async def scene(stage: Stage) -> None:
+        workers = [await stage.worker(f"srv.{number}", chunks(0, 1)) for number in range(2)]
+        await fails(stage, direct(), "stalled", r"nothing came from srv\.0 for 0\.25 s, after 2 chunks of the answer")
+        assert sum(len(worker.calls) for worker in workers) == 1
+
+    play(scene)
+
+
+def test_heartbeats_keep_a_request_and_credits_tell_of_its_requester(play: Play, impatient: None) -> None:
+    async def slow(worker: Worker, call: GenerateCall) -> None:
+        while len(worker.credits) < 6:
+            await worker.say(call, Heartbeat(call.attempt, 0, worker.instance.lease_hex))
+            await asyncio.sleep(0.05)
+        await worker.speak(call, 5)
+
+    async def scene(stage: Stage) -> None:
+        _, (context,), (generation,) = await disaggregated(stage, slow)
+        assert len(await collect(stage.requester, Ask(greedy()))) == 5
+        assert {one.until for one in (*context.credits, *generation.credits)} == {WINDOW}
+        assert len(context.credits) >= 5
+
+    play(scene)
+
+
+async def beating(worker: Worker, call: GenerateCall) -> None:
+    """Says that it is alive until it is cancelled."""
+    while not worker.cancels:
+        await worker.say(call, Heartbeat(call.attempt, 0, worker.instance.lease_hex))
+        await asyncio.sleep(0.2)
+
+
+async def beginning(worker: Worker, call: GenerateCall) -> None:
+    await chunks(0, 1)(worker, call)
+
+
+def test_a_lease_that_ends_before_the_first_token(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        router, _, generation = await disaggregated(stage, beating, five)
+        answer = asyncio.ensure_future(collect(stage.requester, Ask(greedy())))
+        await until(lambda: bool(router.calls) and bool(generation[0].tasks))
+        await generation[0].die()
+        assert len(await within(3, _value(answer))) == 5
+        assert router.calls[1].exclude == (generation[0].instance.lease_hex,)
+
+    play(scene)
+
+
+async def _value(task: asyncio.Task[T]) -> T:
+    return await task
+
+
+def test_a_lease_that_ends_after_the_first_token(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", beginning)
+        stream = stage.requester.stream(direct())
+        assert [(await stream.__anext__()).text for _ in range(2)] == ["0 ", "1 "]
+        await worker.die()
+        with pytest.raises(RequestError, match=r"srv\.0 is gone, after 2 chunks of the answer"):
+            await within(3, _value(asyncio.ensure_future(stream.__anext__())))  # type: ignore[arg-type]
+
+    play(scene)
+
+
+def test_a_server_that_drains_finishes_its_answers(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        go_on = asyncio.Event()
+
+        async def draining(worker: Worker, call: GenerateCall) -> None:
+            await worker.say(call, Chunk(0, 0, (0,), "0 "))
+            await worker.registration.withdraw()
+            await go_on.wait()
+            await worker.say(call, Chunk(0, 1, (1,), "1 ", "stop"))
+
+        await stage.worker("srv.0", draining)
+        answer = asyncio.ensure_future(collect(stage.requester, direct()))
+        await stage.view.wait_for(lambda seen: not seen.instances, 5, "the withdrawal")
+        await until(lambda: not stage.requester._checks)
+        go_on.set()
+        assert [one.text for one in await answer] == ["0 ", "1 "]
+
+    play(scene)
+
+
+def test_etcd_goes_away_while_an_answer_comes(nats_server: NatsServer, tmp_path: Path) -> None:
+    async def scene(stage: Stage) -> None:
+        stream = stage.requester.stream(direct())
+        await stage.worker("srv.0", nagging)
+        await stream.__anext__()
+        server.kill()
+        await stage.view.wait_for(lambda seen: bool(seen.stale), 10, "the loss of etcd")
+        assert len([one async for one in stream]) == 999
+
+    async def nagging(worker: Worker, call: GenerateCall) -> None:
+        await worker.speak(call, 1000)
+
+    with EtcdServer(tmp_path) as server:
+        asyncio.run(_play(scene, nats_server, server, "lonely"))
+
+
+def test_closing_a_stream_cancels_it_everywhere(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        _, (context,), (generation,) = await disaggregated(stage, beginning)
+        stream = stage.requester.stream(Ask(greedy(), request_id="r7"))
+        await stream.__anext__()
+        await stream.aclose()  # type: ignore[attr-defined]
+        for worker in (context, generation):
+            await until(lambda worker=worker: len(worker.cancels) == 1)  # type: ignore[misc]
+            assert (worker.cancels[0].request_id, worker.cancels[0].attempt) == ("r7", 0)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_cancelling_the_taker_cancels_the_request(play: Play, started: bool) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", beginning if started else nothing)
+        answer = asyncio.ensure_future(collect(stage.requester, direct()))
+        await until(lambda: len(worker.calls) == 1)
+        answer.cancel()
+        await until(lambda: len(worker.cancels) == 1)
+        with pytest.raises(asyncio.CancelledError):
+            await answer
+
+    play(scene)
+
+
+def test_the_deadline_is_for_the_whole_request(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", beating)
+        await fails(stage, direct(timeout=0.3), "deadline", r"not complete within 0\.3 s")
+        assert worker.calls[0].timeout <= 0.3
+        await until(lambda: len(worker.cancels) == 1)
+
+    play(scene)
+
+
+def test_a_prompt_that_nats_does_not_carry_is_refused_before_it_is_sent(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", five)
+        large = Ask(greedy(), "x" * 8 * 1024 * 1024, component="tensorrt-llm")
+        await fails(stage, large, "too_large", r"the request has 8388\d\d\d bytes and NATS takes at most 8388608")
+        assert worker.calls == []
+        assert len(await collect(stage.requester, direct())) == 5
+
+    play(scene)
+
+
+def test_credits_follow_what_was_taken(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", speaks(1000))
+        assert [one.token_ids[0] for one in await collect(stage.requester, direct())] == list(range(1000))
+        half = WINDOW // 2
+        granted = [one.until for one in worker.credits]
+        assert granted == [WINDOW + half * count for count in range(1, len(granted) + 1)]
+        assert 1000 <= granted[-1] <= 1000 + WINDOW
+
+    play(scene)
+
+
+def speaks(count: int) -> Act:
+    async def act(worker: Worker, call: GenerateCall) -> None:
+        await worker.speak(call, count)
+
+    return act
+
+
+def test_a_slow_taker_holds_up_nobody_else(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", speaks(3000))
+        slow = stage.requester.stream(direct())
+        taken = [await slow.__anext__()]
+        assert len(await collect(stage.requester, direct())) == 3000
+        (waiting,) = stage.requester._inbox.attempts
+        assert waiting.received == WINDOW
+        taken += [one async for one in slow]
+        assert [one.token_ids[0] for one in taken] == list(range(3000))
+        assert worker.cancels == []
+
+    play(scene)
+
+
+def test_losing_nats_ends_all_requests(
+    etcd_server: EtcdServer, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_connection, "RECONNECT_ATTEMPTS", 2)
+    monkeypatch.setattr(nats_connection, "RECONNECT_PAUSE_S", 0.05)
+
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", nothing)
+        asked = [asyncio.ensure_future(collect(stage.requester, direct())) for _ in range(3)]
+        await until(lambda: len(worker.calls) == 3)
+        server.kill()
+        for one in await asyncio.gather(*asked, return_exceptions=True):
+            assert isinstance(one, RequestError) and one.code == "unavailable"
+            assert str(one) == f"the connection to NATS at {server.url} is lost"
+        await fails(stage, direct(), "unavailable", "is lost")
+
+    with NatsServer(tmp_path) as server:
+        asyncio.run(_play(scene, server, etcd_server, namespace))
+
+
+def test_closing_the_requester_ends_its_requests(play: Play, nats_server: NatsServer) -> None:
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", nothing)
+        async with Requester.open(stage.config, "another") as other:
+            asked = asyncio.ensure_future(collect(other, direct()))
+            await until(lambda: len(worker.calls) == 1)
+        with pytest.raises(RequestError, match="the requester was closed"):
+            await asked
+        await until(lambda: bool(worker.cancels))
+
+    play(scene)

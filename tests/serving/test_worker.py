@@ -1,0 +1,341 @@
+"""A server with a scripted engine, and callers that behave badly; real NATS and etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan, until
+from tests.serving.servers import EtcdServer, NatsServer
+from trtdist.engines.base import DisaggregatedParams
+from trtdist.errors import RunFailedError
+from trtdist.events import Rung
+from trtdist.plan import Plan
+from trtdist.serving import calls, job
+from trtdist.serving.instance import Instance
+from trtdist.serving.protocol import (
+    Accepted,
+    Cancel,
+    Credit,
+    Failure,
+    Notice,
+    decode_control,
+)
+from trtdist.serving.slug import service_slug
+
+
+@dataclass
+class Scene:
+    """One server that works, and a caller."""
+
+    deployed: Deployment
+    running: Running
+    instance: Instance
+    caller: Caller
+
+    async def control(self, message: Credit | Cancel) -> None:
+        """Send a control message to the server."""
+        await self.deployed.nats.publish(self.instance.control_subject, message.encode())
+
+
+Play = Callable[[Plan, str], "contextlib.AbstractAsyncContextManager[Scene]"]
+
+MONOLITHIC, SPLIT = scripted_plan(0, 1), scripted_plan(1, 1)
+
+
+@pytest.fixture
+def play(tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer) -> Play:
+    @contextlib.asynccontextmanager
+    async def scene(plan: Plan, name: str) -> AsyncIterator[Scene]:
+        async with deployment(tmp_path, nats_server, etcd_server, plan) as deployed:
+            running, instance = await deployed.worker(name)
+            yield Scene(deployed, running, instance, await Caller.at(deployed.nats))
+
+    return scene
+
+
+def test_answer_comes_in_order_with_its_usage(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            assert await scene.caller.call(scene.instance, "count 100") == Accepted()
+            last = await scene.caller.finished()
+            assert last.seq == 99 and last.finish_reason == "length"
+            assert last.usage == {"completion_tokens": 100, "prompt_tokens": 7}
+            assert "".join(chunk.text for chunk in scene.caller.chunks).startswith("0 1 2 3 ")
+            assert scene.deployed.events() == [Rung("srv.0", "registered", scene.instance.key)]
+
+    asyncio.run(main())
+
+
+def test_no_chunk_without_credit(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "BEAT_S", 0.1)
+
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            caller, engine = scene.caller, scene.running.engine
+            await caller.call(scene.instance, "count 1000000", request_id="r", window=10)
+            await until(lambda: len(caller.beats) > 0)
+            assert [chunk.seq for chunk in caller.chunks] == list(range(10))
+            assert caller.beats[0].seq == 10 and caller.beats[0].sender == scene.instance.lease_hex
+            assert engine.produced == 11
+            await scene.control(Credit("r", 0, 25))
+            await until(lambda: len(caller.chunks) == 25)
+            await scene.control(Credit("r", 1, 1000))
+            await scene.control(Credit("other", 0, 1000))
+            await scene.control(Credit("r", 0, 20))
+            await until(lambda: len(caller.beats) > 2)
+            assert len(caller.chunks) == 25
+            await scene.control(Cancel("r", 0, "enough"))
+            assert (await caller.failed()).seq == 25
+
+    asyncio.run(main())
+
+
+def test_cancel_reaches_the_engine(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            await scene.caller.call(scene.instance, "wait", request_id="r")
+            await until(lambda: scene.running.engine.produced == 1)
+            await scene.control(Cancel("r", 0, "not wanted"))
+            assert (await scene.caller.failed()).code == "cancelled"
+            await until(lambda: scene.running.engine.ended == ["r.0"])
+            again = await scene.caller.call(scene.instance, "count 1", request_id="r")
+            assert isinstance(again, Failure) and again.code == "stale"
+
+    asyncio.run(main())
+
+
+def test_cancel_that_overtakes_its_request(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            await scene.control(Cancel("r", 0, "too late"))
+            await scene.deployed.nats.flush()
+            early = await scene.caller.call(scene.instance, "count 1", request_id="r")
+            assert isinstance(early, Failure) and early.code == "stale"
+            assert await scene.caller.call(scene.instance, "count 1", request_id="r", attempt=1) == Accepted()
+            await scene.caller.finished()
+
+    asyncio.run(main())
+
+
+def test_newer_attempt_takes_the_place_of_an_older(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            second = await Caller.at(scene.deployed.nats)
+            await scene.caller.call(scene.instance, "wait", request_id="r", attempt=1)
+            await second.call(scene.instance, "count 3", request_id="r", attempt=2)
+            await second.finished()
+            assert (await scene.caller.failed()).code == "stale"
+            await until(lambda: set(scene.running.engine.ended) == {"r.1", "r.2"})
+            for attempt in (0, 1, 2):
+                late = await scene.caller.call(scene.instance, "count 1", request_id="r", attempt=attempt)
+                assert isinstance(late, Failure) and (late.code, late.attempt) == ("stale", attempt)
+
+    asyncio.run(main())
+
+
+def test_deadline_ends_the_work(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            await scene.caller.call(scene.instance, "wait", timeout=0.3)
+            failure = await scene.caller.failed()
+            assert (failure.code, failure.seq) == ("deadline", 1) and "0.3 s" in failure.message
+            await until(lambda: len(scene.running.engine.ended) == 1)
+            none_left = await scene.caller.call(scene.instance, "wait", timeout=0)
+            assert isinstance(none_left, Failure) and none_left.code == "deadline"
+
+    asyncio.run(main())
+
+
+def test_silent_requester_is_given_up(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "SILENCE_S", 0.5)
+    monkeypatch.setattr(job, "BEAT_S", 0.1)
+
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            await scene.caller.call(scene.instance, "count 1000000", request_id="r", window=5)
+            for _ in range(8):
+                beats = len(scene.caller.beats)
+                await scene.control(Credit("r", 0, 5))
+                await until(lambda before=beats: len(scene.caller.beats) > before)
+            assert not scene.caller.failures
+            failure = await scene.caller.failed()
+            assert (failure.code, failure.seq) == ("stalled", 5)
+            await until(lambda: len(scene.running.engine.ended) == 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "code", "says"),
+    [
+        ("fail", "engine", "this engine fails"),
+        ("end", "engine", "without saying why"),
+        ("crash", "internal", "a defect"),
+        ("count 1 9000000", "lost", "payload"),
+    ],
+)
+def test_failing_request_fails_alone(
+    play: Play, prompt: str, code: str, says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            other = await Caller.at(scene.deployed.nats)
+            await other.call(scene.instance, "wait")
+            await scene.caller.call(scene.instance, prompt)
+            failure = await scene.caller.failed()
+            assert failure.code == code and says in failure.message
+            assert not other.failures and len(scene.running.engine.ended) == 1
+            await scene.caller.call(scene.instance, "count 3")
+            await until(lambda: any(chunk.finish_reason for chunk in scene.caller.chunks))
+
+    asyncio.run(main())
+    assert ("Traceback" in capfd.readouterr().err) == (prompt == "crash")
+
+
+@pytest.mark.parametrize(
+    ("plan", "server", "fields", "says"),
+    [
+        (MONOLITHIC, "srv.0", {"prompt": ""}, "prompt or token_ids"),
+        (MONOLITHIC, "srv.0", {"inbox": "a b"}, "without wildcards"),
+        (MONOLITHIC, "srv.0", {"notify": "a.>"}, "without wildcards"),
+        (MONOLITHIC, "srv.0", {"disaggregated": DisaggregatedParams((1,), 1, b"")}, "only a generation server"),
+        (SPLIT, "ctx.0", {}, "which server generates"),
+        (SPLIT, "gen.0", {}, "KV cache of a context server"),
+    ],
+)
+def test_calls_that_make_no_sense(play: Play, plan: Plan, server: str, fields: dict[str, Any], says: str) -> None:
+    async def main() -> None:
+        async with play(plan, server) as scene:
+            refusal = await scene.caller.call(scene.instance, **{"prompt": "count 1", **fields})
+            assert isinstance(refusal, Failure) and refusal.code == "bad_request" and says in refusal.message
+            assert scene.running.engine.requests == []
+
+    asyncio.run(main())
+
+
+def test_garbage_is_refused_and_forgotten(play: Play, capfd: pytest.CaptureFixture[str]) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            nats, instance = scene.deployed.nats, scene.instance
+            for garbage in (b"", b"\xff\x00", b"[]", b'{"v":9}', b'{"v":1,"attempt":-1}', b"{" * 100_000):
+                assert b"bad_request" in (await nats.request(instance.subject, garbage, 5)).data
+                await nats.publish(instance.control_subject, garbage)
+            await scene.caller.call(instance, "count 1")
+            await scene.caller.finished()
+
+    asyncio.run(main())
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_more_requests_than_slots(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls.Calls.__init__, "__defaults__", (2,))
+
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            for name in "ab":
+                assert await scene.caller.call(scene.instance, "wait", request_id=name) == Accepted()
+            refusal = await scene.caller.call(scene.instance, "wait", request_id="c")
+            assert isinstance(refusal, Failure) and refusal.code == "overloaded"
+            assert await scene.caller.call(scene.instance, "wait", request_id="a", attempt=1) == Accepted()
+            await scene.control(Cancel("b", 0, "room"))
+            await until(lambda: "b.0" in scene.running.engine.ended)
+            assert await scene.caller.call(scene.instance, "count 1", request_id="d") == Accepted()
+
+    asyncio.run(main())
+
+
+def test_nats_tools_see_the_service(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            await scene.caller.call(scene.instance, "wait")
+            nats, lease = scene.deployed.nats, scene.instance.lease_hex
+            slug = service_slug(scene.instance.namespace, "tensorrt-llm")
+            ping, info, stats = [
+                json.loads((await nats.request(f"$SRV.{verb}.{slug}", b"", 5)).data)
+                for verb in ("PING", "INFO", "STATS")
+            ]
+            assert (ping["name"], ping["version"], ping["metadata"]["server"]) == (slug, "0.0.1", "srv.0")
+            endpoint = info["endpoints"][0]
+            assert endpoint["name"] == f"{slug}-generate-{lease}" and endpoint["queue_group"] == "q"
+            assert endpoint["subject"] == scene.instance.subject == f"{slug}.generate-{lease}"
+            counted = stats["endpoints"][0]
+            assert (counted["name"], counted["num_requests"]) == (endpoint["name"], 1)
+            assert counted["data"] == {"request_active_slots": 1, "request_total_slots": calls.MAX_REQUESTS}
+
+    asyncio.run(main())
+
+
+def test_router_is_told_of_begin_and_end(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            notices: list[Any] = []
+
+            async def take(message: Any) -> None:
+                notices.append(decode_control(message.data))
+
+            await scene.deployed.nats.subscribe("notices", cb=take)
+            await scene.caller.call(scene.instance, "count 5", request_id="r", notify="notices")
+            await until(lambda: len(notices) == 2)
+            lease = scene.instance.lease_hex
+            assert notices == [
+                Notice("r", 0, "started", lease, prompt_tokens=2),
+                Notice("r", 0, "done", lease, prompt_tokens=7, generated_tokens=5, finish_reason="length"),
+            ]
+
+    asyncio.run(main())
+
+
+def test_lost_lease_ends_the_service(play: Play, etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trtdist.serving.registration.Registration.__init__.__defaults__", (2,), raising=False)
+
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            await scene.caller.call(scene.instance, "wait")
+            etcd_server.etcdctl("lease", "revoke", scene.instance.lease_hex)
+            failure = await scene.caller.failed()
+            assert failure.code == "lost" and "lease" in failure.message
+            with pytest.raises(RunFailedError, match=r"srv\.0 stops serving: lease .* is lost"):
+                await scene.running.end()
+            assert len(scene.running.engine.ended) == 1
+
+    asyncio.run(main())
+
+
+def test_dead_engine_ends_the_service(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            await scene.caller.call(scene.instance, "die")
+            assert (await scene.caller.failed()).code == "lost"
+            await scene.deployed.gone("srv.0")
+            with pytest.raises(RunFailedError, match="the engine has died"):
+                await scene.running.end()
+
+    asyncio.run(main())
+
+
+def test_stopping_finishes_what_is_open(play: Play, etcd_server: EtcdServer) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            slow = await Caller.at(scene.deployed.nats)
+            await scene.caller.call(scene.instance, "count 10", request_id="r", window=5)
+            await slow.call(scene.instance, "wait")
+            await until(lambda: len(scene.caller.chunks) == 5)
+            scene.running.stop.set()
+            await scene.deployed.gone("srv.0")
+            late = await (await Caller.at(scene.deployed.nats)).call(scene.instance, "count 1")
+            assert isinstance(late, Failure) and late.code == "unavailable" and "stopping" in late.message
+            await scene.control(Credit("r", 0, 100))
+            await scene.caller.finished()
+            assert (await slow.failed()).code == "unavailable"
+            await scene.running.end()
+            assert etcd_server.etcdctl("get", "--prefix", scene.instance.namespace) == ""
+
+    asyncio.run(main())

@@ -1,0 +1,68 @@
+"""Tidies up after a run whose supervisor cannot do it any more, and says how it ended."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import Any
+
+from trtdist.errors import TrtdistError
+from trtdist.observe.snapshot import RunReader
+from trtdist.rundir import RunDir
+from trtdist.supervisor import verdict
+from trtdist.supervisor.facts import Death, Outcome
+from trtdist.supervisor.remains import recorded_remains
+
+__all__ = ["after_death", "bury", "clean"]
+
+_PATIENCE = 5.0
+_PACE = 0.02
+
+
+def clean(run: RunDir) -> tuple[str, ...]:
+    """Kill by exact identity what the run recorded and remove its node-local folder; returns what is left."""
+    until = time.monotonic() + _PATIENCE
+    remains = recorded_remains(run)
+    while remains.alive() and time.monotonic() < until:
+        remains.signal(signal.SIGKILL)
+        time.sleep(_PACE)
+        remains = recorded_remains(run)
+    remains.remove_folder()
+    return remains.left()
+
+
+def after_death(run: RunDir, death: Death) -> Outcome:
+    """How a run ended whose supervisor died: because of that, or of a process that had died before.
+
+    To be asked before anything is cleaned up.
+    """
+    try:
+        status = RunReader(run).look().status
+    except TrtdistError:
+        return _died_first(run, death)
+    failure = status.failure
+    if status.state == "LOST" and failure is not None:
+        return Outcome("LOST", 1, failure.reason)
+    if failure is None or failure.name in ("", death.name):
+        return _died_first(run, death, status.supervisor_pid)
+    first = Death(failure.name, failure.step, failure.code, failure.signal, failure.time or 0.0, failure.reason, 0)
+    return Outcome("FAILED", 1, f"{failure.reason}; the supervisor died after it", first)
+
+
+def bury(run: RunDir, outcome: Outcome) -> dict[str, Any]:
+    """Clean up and write the verdict, unless there is one; returns the one that holds."""
+    left = clean(run)
+    if left:
+        outcome = Outcome(outcome.state, outcome.exit_code, outcome.reason, outcome.first, left)
+    composed = verdict.compose(outcome, run, None)
+    try:
+        verdict.write_once(run, composed)
+    except OSError:
+        return composed
+    return verdict.read(run) or composed
+
+
+def _died_first(run: RunDir, death: Death, pid: int | None = None) -> Outcome:
+    who = "the supervisor" if pid is None else f"the supervisor (pid {pid})"
+    how = f": it {death.how}" if death.how else ""
+    return Outcome("FAILED", 1, f"{who} died first{how}", death)

@@ -1,0 +1,158 @@
+"""`trtdist down`: stop a run in order and verify that nothing is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import click
+
+from trtdist.cli.aftermath import after_death, bury, clean
+from trtdist.cli.progress import Lines, say
+from trtdist.errors import InputError, TrtdistError
+from trtdist.events import ControlTaken, EventReader
+from trtdist.observe.runs import find_run
+from trtdist.observe.times import span
+from trtdist.process import ProcessId
+from trtdist.rundir import RunDir
+from trtdist.supervisor import control, verdict
+from trtdist.supervisor.facts import Death, Outcome, Settings
+from trtdist.supervisor.remains import supervisor_of
+
+__all__ = ["command"]
+
+_PACE = 0.05
+_TO_START = 3.0
+_TO_REACT = 5.0
+_TO_LEAVE = 2.0
+# What a stop may take beyond its grace: each tier is awaited after KILL, then comes the last sweep.
+_AFTER_GRACE = 8.0
+
+
+@click.command("down")
+@click.argument("run", required=False)
+@click.option(
+    "--grace",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="How long its programs may take before they are killed; default: timeouts.stop of the topology.",
+)
+def command(run: str | None, grace: float | None) -> None:
+    """Stop a run in order (router, workers, services) and verify that nothing is left.
+
+    RUN is a run id, the start of one, or a topology's name; without it the newest run is meant. What a run left behind
+    whose supervisor died is removed, too. A run that has ended already is no error.
+    """
+    began = time.monotonic()
+    found = find_run(run, os.environ)
+    ended_before = verdict.read(found)
+    if ended_before is None:
+        _Descent(found, grace).go()
+    _leave_nothing(found)
+    if ended_before is None:
+        click.echo(f"{found.run_id} is down and nothing is left ({span(time.monotonic() - began)})")
+    else:
+        reason = f"{ended_before.get('state')}, {ended_before.get('reason')}"
+        click.echo(f"{found.run_id} has ended already and nothing is left ({reason})")
+
+
+def _leave_nothing(run: RunDir) -> None:
+    """Wait for the supervisor to go, then remove whatever it did not; TrtdistError names what cannot be removed."""
+    supervisor = supervisor_of(run)
+    if supervisor is not None:
+        until = time.monotonic() + _TO_LEAVE
+        while supervisor.alive() and time.monotonic() < until:
+            time.sleep(_PACE)
+        supervisor.signal(signal.SIGKILL)
+    left = clean(run)
+    if left:
+        raise TrtdistError(f"{run.run_id} is down, but this is still there: {', '.join(left)}; end it by hand")
+
+
+class _Descent:
+    """Takes one run down that has no verdict yet: asks, then insists, then kills the supervisor and tidies up."""
+
+    def __init__(self, run: RunDir, grace: float | None) -> None:
+        self._run = run
+        self._asked_for = grace
+        self._grace = _planned_grace(run) if grace is None else grace
+        self._events = EventReader(run.events)
+        self._events.poll()
+        self._display = Lines(time.time())
+        self._taken: set[str] = set()
+
+    def go(self) -> None:
+        """Return when there is a verdict."""
+        # Before looking for the supervisor, so that one that is just starting finds it.
+        request = self._ask()
+        supervisor = self._find_supervisor()
+        if supervisor is None:
+            outcome = Outcome("STOPPED", 0, "taken down before its supervisor had started")
+        elif self._ends_by_itself(supervisor, request) or self._ends_by_term(supervisor):
+            outcome = after_death(self._run, Death("supervisor", "supervisor", None, None, 0.0, "", 0))
+        else:
+            say("it does not react to that either and is killed")
+            supervisor.signal(signal.SIGKILL)
+            outcome = Outcome("STOPPED", 0, "stopped by `trtdist down`; its supervisor hung and was killed")
+        if verdict.read(self._run) is None:
+            bury(self._run, outcome)
+
+    def _ask(self) -> str:
+        try:
+            return control.ask(self._run, control.DOWN, self._asked_for)
+        except PermissionError as error:
+            raise InputError(f"{self._run.run_id} is not yours to take down: {error}") from error
+        except OSError as error:
+            say(f"cannot leave a request for the supervisor ({error.strerror})")
+            return ""
+
+    def _find_supervisor(self) -> ProcessId | None:
+        self._wait(lambda: supervisor_of(self._run) is not None or self._has_verdict(), _TO_START)
+        return supervisor_of(self._run)
+
+    def _ends_by_itself(self, supervisor: ProcessId, request: str) -> bool:
+        """Whether the supervisor takes the request and ends within the grace, or is dead."""
+        over = self._over(supervisor)
+        if request and self._wait(lambda: request in self._taken or over(), _TO_REACT):
+            return self._wait(over, self._grace + _AFTER_GRACE)
+        return over()
+
+    def _ends_by_term(self, supervisor: ProcessId) -> bool:
+        say(f"the supervisor (pid {supervisor.pid}) does not react and gets SIGTERM")
+        supervisor.signal(signal.SIGTERM)
+        return self._wait(self._over(supervisor), Settings().hurried_grace + _TO_REACT)
+
+    def _over(self, supervisor: ProcessId) -> Callable[[], bool]:
+        return lambda: self._has_verdict() or not supervisor.alive()
+
+    def _has_verdict(self) -> bool:
+        return self._run.verdict.exists()
+
+    def _wait(self, holds: Callable[[], bool], seconds: float) -> bool:
+        """Whether a condition holds within a time; shows what happens meanwhile."""
+        until = time.monotonic() + seconds
+        while True:
+            held = holds()
+            self._hear()
+            if held or time.monotonic() > until:
+                return held
+            time.sleep(_PACE)
+
+    def _hear(self) -> None:
+        records = self._events.poll()
+        self._taken.update(record.event.request for record in records if isinstance(record.event, ControlTaken))
+        self._display.tell(records)
+
+
+def _planned_grace(run: RunDir) -> float:
+    """The grace that the supervisor of a run was started with: timeouts.stop of its topology (seconds)."""
+    import yaml
+
+    default = Settings().grace
+    try:
+        found = yaml.safe_load(run.topology.read_text(encoding="utf-8"))["timeouts"]["stop"]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return default
+    return float(found) if isinstance(found, (int, float)) else default

@@ -1,0 +1,79 @@
+"""Stays with a run that comes up, is up or goes down: hears its events and passes on what the user wants."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from trtdist.cli.bringup import Supervised
+from trtdist.cli.progress import Display
+from trtdist.cli.stopsignals import StopSignals
+from trtdist.events import EventReader, Record, RunState
+from trtdist.rundir import RunDir
+from trtdist.supervisor.facts import Death, Settings
+
+__all__ = ["Following"]
+
+_BUSY, _QUIET = 0.05, 0.5
+# What a stop may take beyond its grace: each tier is awaited after KILL, then comes the last sweep.
+_AFTER_GRACE = 8.0
+
+
+class Following:
+    """Follows one run from its start (`began`, seconds since the epoch) to its end.
+
+    A supervisor that does not end in time after the user asked for it is killed: it was `stuck`. `death` is how the
+    supervisor ended, None while it runs.
+    """
+
+    def __init__(self, run: RunDir, supervised: Supervised, signals: StopSignals, settings: Settings) -> None:
+        self.run = run
+        self.began = time.time()
+        self._events = EventReader(run.events)
+        self._supervised = supervised
+        self._signals = signals
+        self._grace = (settings.grace, settings.hurried_grace, 0.0)
+        self._asked = 0
+        self._give_up_at: float | None = None
+        self._state = ""
+        self.death: Death | None = None
+        self.stuck = False
+
+    def until_ready(self, display: Display) -> bool:
+        """Whether the run came up; False when it ended, or when the user wants it to."""
+        while not self._over(display):
+            if self._state == "READY" and not self._asked:
+                return True
+            self._step(_BUSY)
+        return False
+
+    def until_end(self, display: Display) -> None:
+        """Until the supervisor has ended."""
+        while not self._over(display):
+            self._step(_QUIET if self._state == "READY" else _BUSY)
+
+    def _over(self, display: Display) -> bool:
+        self.death = self._supervised.ended()
+        self._hear(self._events.poll(), display)
+        return self.death is not None
+
+    def _step(self, seconds: float) -> None:
+        number = self._signals.wait(seconds)
+        if number is not None:
+            self._ask(number)
+        if self._give_up_at is not None and time.monotonic() > self._give_up_at:
+            self.stuck = True
+            self._supervised.kill()
+
+    def _ask(self, number: int) -> None:
+        grace = self._grace[min(self._asked, len(self._grace) - 1)]
+        self._asked += 1
+        give_up_at = time.monotonic() + grace + _AFTER_GRACE
+        self._give_up_at = give_up_at if self._give_up_at is None else min(self._give_up_at, give_up_at)
+        self._supervised.interrupt(number)
+
+    def _hear(self, records: Sequence[Record], display: Display) -> None:
+        for record in records:
+            if isinstance(record.event, RunState):
+                self._state = record.event.state
+        display.tell(records)

@@ -1,0 +1,175 @@
+"""Shows a run on its way: a live table on a terminal, else a line for each thing that happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from trtdist.events import (
+    CanaryFailed,
+    CanaryPassed,
+    EndpointUp,
+    Record,
+    Rung,
+    RunState,
+    StepStarted,
+    TaskExited,
+)
+from trtdist.observe.snapshot import RunReader, Snapshot
+from trtdist.observe.times import span
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["RUNG_WORDS", "Display", "Lines", "LiveTable", "on_terminal", "say"]
+
+RUNG_WORDS = {
+    "": "",
+    "started": "started",
+    "process": "processes are up",
+    "engine": "engine is loaded",
+    "registered": "registered in etcd",
+    "answering": "answers on NATS",
+    "canary": "answered a prompt",
+}
+_REDRAW_SECONDS = 0.1
+_ROWS = 24
+_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
+
+
+class Display(Protocol):
+    """Shows what happens."""
+
+    def tell(self, records: Sequence[Record]) -> None:
+        """Show what happened since the last time; also called when nothing did."""
+        ...
+
+
+def on_terminal() -> bool:
+    """Whether progress is seen by a person who can be shown moving text."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def say(text: str) -> None:
+    """Write a line of progress; a terminal that is gone is no reason to stop."""
+    with suppress(OSError):
+        click.echo(text, err=True)
+
+
+class Lines:
+    """One line on standard error for each thing that happened, with the seconds since `began` (since the epoch)."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._ready = False
+
+    def tell(self, records: Sequence[Record]) -> None:
+        for record in records:
+            describe = _LINES.get(type(record.event))
+            text = describe(record.event) if describe else ""
+            if text and not (self._ready and isinstance(record.event, CanaryPassed)):
+                say(f"{max(0.0, record.time - self._began):6.1f} s  {text}")
+            self._ready |= isinstance(record.event, RunState) and record.event.state == "READY"
+
+
+def _run_state(event: RunState) -> str:
+    return f"{event.state}: {event.detail}" if event.detail else event.state
+
+
+def _rung(event: Rung) -> str:
+    """Steps are told of by what the supervisor did and saw."""
+    return f"{event.name}: {RUNG_WORDS.get(event.rung, event.rung)}" if "." in event.name else ""
+
+
+def _exited(event: TaskExited) -> str:
+    how = f"exit code {event.code}" if event.signal is None else f"signal {event.signal}"
+    return f"{event.name} ended ({how})"
+
+
+def _passed(event: CanaryPassed) -> str:
+    return f"a prompt crossed {_path(event)} in {event.seconds:.2f} s: {event.text!r}"
+
+
+def _failed(event: CanaryFailed) -> str:
+    return f"a prompt did not cross {_path(event)}: {event.reason}"
+
+
+def _path(event: CanaryPassed | CanaryFailed) -> str:
+    return f"{event.context} and {event.generation}" if event.context else event.generation
+
+
+_LINES: Mapping[type, Callable[[Any], str]] = {
+    RunState: _run_state,
+    StepStarted: lambda event: f"{event.step} started (pid {event.pid})",
+    EndpointUp: lambda event: f"{event.service} is healthy at {event.url}",
+    Rung: _rung,
+    TaskExited: _exited,
+    CanaryPassed: _passed,
+    CanaryFailed: _failed,
+}
+
+
+class LiveTable:
+    """A table of services and servers on the terminal that follows the run; it stays there at the end."""
+
+    def __init__(self, reader: RunReader, began: float) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._reader = reader
+        self._began = began
+        self._next = 0.0
+        self._live = Live(console=Console(stderr=True), auto_refresh=False, redirect_stdout=False)
+
+    def __enter__(self) -> LiveTable:
+        self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with suppress(OSError):
+            self._live.stop()
+
+    def tell(self, records: Sequence[Record]) -> None:
+        if records or time.monotonic() >= self._next:
+            self.redraw()
+
+    def redraw(self) -> None:
+        """Show the run as it is now."""
+        self._next = time.monotonic() + _REDRAW_SECONDS
+        with suppress(OSError):
+            self._live.update(_table(self._reader.look(), time.time() - self._began), refresh=True)
+
+
+def _table(snapshot: Snapshot, seconds: float) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    status = snapshot.status
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", title_style="")
+    table.title = f"{snapshot.run.run_id}  {_coloured(status.state)}  {span(seconds)}"
+    for heading in ("NAME", "ROLE", "STATE", ""):
+        table.add_column(heading)
+    rows = [(each.name, each.kind, each.state, _service_words(each.rung)) for each in status.services]
+    rows += [(each.name, each.role, each.state, RUNG_WORDS.get(each.rung, each.rung)) for each in status.servers]
+    rows.sort(key=lambda row: (row[2] == "READY") if len(rows) > _ROWS else False)
+    for name, role, state, words in rows[:_ROWS]:
+        table.add_row(name, role, _coloured(state), words)
+    if len(rows) > _ROWS:
+        ready = sum(row[2] == "READY" for row in rows[_ROWS:])
+        table.add_row(f"and {len(rows) - _ROWS} more", "", "", f"{ready} of them READY")
+    return table
+
+
+def _service_words(rung: str) -> str:
+    return "healthy" if rung == "answering" else RUNG_WORDS.get(rung, rung)
+
+
+def _coloured(state: str) -> str:
+    colour = _COLOURS.get(state)
+    return f"[{colour}]{state}[/{colour}]" if colour else state

@@ -1,0 +1,118 @@
+"""What the leader tells all ranks to do, and what ranks tell the leader."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Union
+
+from trtdist.engines.reference.handle import Handle, Place
+
+__all__ = [
+    "Action",
+    "Drop",
+    "Failed",
+    "Fetch",
+    "Fetched",
+    "Forward",
+    "Keep",
+    "Kept",
+    "Ready",
+    "Refused",
+    "Release",
+    "Report",
+    "Stop",
+]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Read tokens of a sequence; when `sample`, an answer's next token is chosen from the logits."""
+
+    sequence: int
+    tokens: tuple[int, ...]
+    sample: bool
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keep the KV cache of a sequence for a generation server, as context request `number`."""
+
+    sequence: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Fetch:
+    """Fetch this rank's heads of a kept KV cache, as the cache of a new sequence."""
+
+    sequence: int
+    handle: Handle
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A sequence is over."""
+
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Release:
+    """Drop a kept KV cache."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Leave."""
+
+
+Action = Union[Forward, Keep, Fetch, Drop, Release]
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A rank has loaded; `place` is where its KV caches are fetched from."""
+
+    rank: int
+    place: Place
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A rank keeps its heads, with a digest of each."""
+
+    rank: int
+    sequence: int
+    digests: Mapping[int, str]
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A rank has its heads: so many bytes were moved to it."""
+
+    rank: int
+    sequence: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A rank did not get its heads."""
+
+    rank: int
+    sequence: int
+    problem: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A rank can go on no more."""
+
+    rank: int
+    problem: str
+
+
+Report = Union[Ready, Kept, Fetched, Refused, Failed]

@@ -1,0 +1,105 @@
+"""Ranks connected by MPI. Importing this module starts nothing; `connect` does.
+
+All calls of one process come from one thread, which is the one that called `connect`: the engine's own thread on a
+leader, the main thread on the others. Waiting inside an MPI call takes a whole core, so the engine waits in none:
+messages are sent and received by calls that return at once. Only `allreduce` waits, in the middle of a step, for ranks
+that compute the same step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trtdist.engines.base import EngineConfig, EngineError
+from trtdist.engines.reference.links import Mailbox
+from trtdist.plan import Plan, Server
+
+if TYPE_CHECKING:
+    from trtdist.engines.reference.arithmetic import Array
+
+__all__ = ["MpiLinks", "MpiMailbox", "connect"]
+
+_MAIL = 1
+
+
+class MpiMailbox:
+    """Messages over a communicator. They are pickled: all ranks are processes of one job."""
+
+    def __init__(self, communicator: Any) -> None:
+        self._communicator = communicator
+        self._leaving: list[Any] = []
+        self._arriving: list[Any] = []
+
+    def send(self, to: int, message: Any) -> None:
+        """Send an object to a rank of the communicator."""
+        self._leaving.append(self._communicator.isend(message, dest=to, tag=_MAIL))
+
+    def receive(self) -> Any | None:
+        """The next message that has arrived as a whole, None when there is none."""
+        if self._leaving:
+            self._leaving = [request for request in self._leaving if not request.test()[0]]
+        found = self._communicator.improbe(tag=_MAIL)
+        if found is not None:
+            self._arriving.append(found.irecv())
+        # A short message may be complete before a long one that was sent first.
+        complete, message = self._arriving[0].test() if self._arriving else (False, None)
+        if complete:
+            del self._arriving[0]
+        return message
+
+    def moving(self) -> bool:
+        """Whether messages are on their way."""
+        return bool(self._leaving or self._arriving)
+
+
+class MpiLinks:
+    """One rank of a server that is a part of the MPI world."""
+
+    def __init__(self, mpi: Any, server: Any) -> None:
+        self._mpi = mpi
+        self._ranks = server
+        self.server: Mailbox = MpiMailbox(server)
+        self.world: Mailbox = MpiMailbox(mpi.COMM_WORLD)
+        self._left: Any = None
+
+    def allreduce(self, values: Array) -> None:
+        """Add up an array over the ranks of the server, in place."""
+        if self._ranks.size > 1:
+            self._ranks.Allreduce(self._mpi.IN_PLACE, values, op=self._mpi.SUM)
+
+    def all_leaving(self) -> bool:
+        """Say that this rank is ready to end; True once every rank of the world has said so."""
+        if self._left is None:
+            self._left = self._mpi.COMM_WORLD.Ibarrier()
+        return bool(self._left.Test())
+
+    def close(self) -> None:
+        """Finalise MPI, which waits for all ranks of the world: they are there, by `all_leaving`."""
+        self._mpi.Finalize()
+
+
+def connect(config: EngineConfig) -> MpiLinks:
+    """Start MPI in this thread; EngineError when the ranks that were started are not those of the plan."""
+    import mpi4py
+
+    # Left to itself, mpi4py starts MPI on import and, at the exit of a process, waits for all others to exit.
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = False
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_SERIALIZED)
+    plan, server = config.plan, config.server
+    here = server.ranks[config.rank]
+    size, rank = (plan.world_size, here.world_rank) if plan.launch == "mpi_world" else (server.size, config.rank)
+    found = MPI.COMM_WORLD
+    if (found.size, found.rank) != (size, rank):
+        raise EngineError(
+            f"{server.name} rank {config.rank} is MPI rank {found.rank} of {found.size}, and the plan says {rank} of"
+            f" {size}: start the ranks with the launch line under scripts/"
+        )
+    return MpiLinks(MPI, found.Split(_color(plan, server), config.rank))
+
+
+def _color(plan: Plan, server: Server) -> int:
+    return [each.name for each in plan.servers].index(server.name)

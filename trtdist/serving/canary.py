@@ -1,0 +1,212 @@
+"""`python -m trtdist.serving.canary RUN_DIR`: proves with real prompts that every server of a run answers.
+
+Waits until everybody is registered, asks each whether it hears, then sends prompts whose routes are pinned so that
+every server takes part. A canary that fails is sent again; how long that may go on is the supervisor's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nats import errors
+from nats.aio.client import Client
+from nats.aio.subscription import Subscription
+
+from trtdist.engines.base import Sampling
+from trtdist.errors import RunFailedError, TrtdistError
+from trtdist.events import CanaryFailed, CanaryPassed, EventWriter, Ready, Rung
+from trtdist.plan import Canary, Plan
+from trtdist.rundir import RunDir
+from trtdist.serving.discovery import Snapshot, Watcher
+from trtdist.serving.etcd import EtcdClient
+from trtdist.serving.nats_connection import connect, disconnect
+from trtdist.serving.program import asked, run_program, run_until_stopped
+from trtdist.serving.requester import Ask, Requester
+from trtdist.serving.run_config import RunConfig
+from trtdist.serving.slug import instance_prefix
+from trtdist.serving.waiting import first_of
+
+__all__ = ["Pair", "Prover", "pairs_of", "prove"]
+
+PAUSE_S = 0.5
+AT_ONCE = 8
+ROUTER = "router"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The servers that one canary goes through; `context` is "" where one server does both."""
+
+    context: str
+    generation: str
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Their names."""
+        return tuple(name for name in (self.context, self.generation) if name)
+
+
+def pairs_of(plan: Plan) -> tuple[Pair, ...]:
+    """As few canaries as it takes for every server to take part in one."""
+    names = {
+        role: [server.name for server in plan.servers if server.role == role] for role in ("context", "generation")
+    }
+    contexts, generations = names["context"], names["generation"]
+    if not contexts:
+        return tuple(Pair("", server.name) for server in plan.servers)
+    most = max(len(contexts), len(generations))
+    return tuple(Pair(contexts[i % len(contexts)], generations[i % len(generations)]) for i in range(most))
+
+
+class Prover:
+    """Sends canaries and tells what came of them."""
+
+    def __init__(self, requester: Requester, canary: Canary, events: EventWriter) -> None:
+        self._requester = requester
+        self._canary = canary
+        self._events = events
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def prove_all(self, pairs: Sequence[Pair]) -> None:
+        """Returns when each pair has answered a canary."""
+        await asyncio.gather(*(self._until_passed(pair) for pair in pairs))
+        self._events.write(Ready(len(pairs)))
+
+    async def repeat(self, pairs: Sequence[Pair]) -> None:
+        """Send each pair's canary every `interval` seconds, for ever."""
+        while True:
+            await asyncio.sleep(self._canary.interval)
+            await asyncio.gather(*(self._try(pair) for pair in pairs))
+
+    async def _until_passed(self, pair: Pair) -> None:
+        while not await self._try(pair):
+            await asyncio.sleep(PAUSE_S)
+        for name in pair.servers:
+            self._events.write(Rung(name, "canary"))
+
+    async def _try(self, pair: Pair) -> bool:
+        async with self._slots:
+            clock = asyncio.get_running_loop().time
+            begun = clock()
+            try:
+                text = await self._ask(pair)
+            except TrtdistError as error:
+                return self._failed(pair, str(error))
+            if not text:
+                return self._failed(pair, "the answer is empty")
+            self._events.write(CanaryPassed(pair.context, pair.generation, text, clock() - begun))
+            return True
+
+    async def _ask(self, pair: Pair) -> str:
+        canary = self._canary
+        ask = Ask(
+            sampling=Sampling(max_tokens=canary.max_tokens, temperature=0.0),
+            prompt=canary.prompt,
+            context=pair.context,
+            generation=pair.generation,
+            timeout=canary.timeout,
+        )
+        return "".join([answer.text async for answer in self._requester.stream(ask)])
+
+    def _failed(self, pair: Pair, reason: str) -> bool:
+        self._events.write(CanaryFailed(pair.context, pair.generation, reason))
+        print(f"canary through {' and '.join(pair.servers)} failed: {reason}", file=sys.stderr, flush=True)
+        return False
+
+
+async def prove(config: RunConfig, plan: Plan, events: EventWriter, stop: asyncio.Event) -> None:
+    """Send canaries until all have passed, or for ever where the plan says so, or until `stop`."""
+    cut_off = asyncio.Event()
+
+    async def lost() -> str:
+        await cut_off.wait()
+        return f"the connection to NATS at {config.nats_url} was lost and did not come back: is it running?"
+
+    async with _connected(config, cut_off) as nats:
+        reason = await first_of(_prove(config, plan, events, nats), asked(stop), lost())
+    if reason:
+        raise RunFailedError(f"the canary stops: {reason}")
+
+
+async def _prove(config: RunConfig, plan: Plan, events: EventWriter, nats: Client) -> str:
+    names = [server.name for server in plan.servers] + [ROUTER]
+    async with EtcdClient(config.etcd_endpoints) as etcd, Watcher(etcd, instance_prefix(config.namespace)) as watcher:
+        await _all_registered(watcher, names)
+        await _all_answer(nats, watcher, names, events)
+    async with Requester.open(config, "canary") as requester:
+        prover = Prover(requester, plan.canary, events)
+        await prover.prove_all(pairs_of(plan))
+        if plan.canary.interval > 0:
+            await prover.repeat(pairs_of(plan))
+    return ""
+
+
+async def _all_registered(watcher: Watcher, names: Sequence[str]) -> None:
+    async for snapshot in watcher.changes():
+        missing = [name for name in names if snapshot.server(name) is None]
+        if not missing:
+            return
+        print(f"not registered yet: {', '.join(missing)}", file=sys.stderr, flush=True)
+
+
+async def _all_answer(nats: Client, watcher: Watcher, names: Sequence[str], events: EventWriter) -> None:
+    """Ask all who listen on NATS, again and again, until each of these has answered."""
+    missing = set(names)
+    inbox = nats.new_inbox()
+    answers = await nats.subscribe(inbox)
+    while missing:
+        await nats.publish("$SRV.PING", reply=inbox)
+        for lease in await _heard(answers, len(missing)):
+            name = _with_lease(watcher.snapshot, lease)
+            if name in missing:
+                missing.discard(name)
+                events.write(Rung(name, "answering"))
+    await answers.unsubscribe()
+
+
+async def _heard(answers: Subscription, most: int) -> list[str]:
+    """The leases (hex) of the members that answer, until that many have or nothing comes for a moment."""
+    found: list[str] = []
+    with contextlib.suppress(errors.TimeoutError):
+        while len(found) < most:
+            lease = _lease_of((await answers.next_msg(PAUSE_S)).data)
+            found += [lease] if lease else []
+    return found
+
+
+def _with_lease(snapshot: Snapshot, lease: str) -> str:
+    """The name of the server with this lease (hex), "" when there is none."""
+    return next((one.server for one in snapshot.instances if one.lease_hex == lease), "")
+
+
+def _lease_of(data: bytes) -> str:
+    try:
+        return str(json.loads(data)["metadata"]["lease"])
+    except (ValueError, KeyError, TypeError):
+        return ""  # a service of somebody else
+
+
+@contextlib.asynccontextmanager
+async def _connected(config: RunConfig, cut_off: asyncio.Event) -> AsyncIterator[Client]:
+    nats = await connect(config.nats_url, config.nats_user, config.nats_password, "canary", lost=cut_off.set)
+    try:
+        yield nats
+    finally:
+        await disconnect(nats)
+
+
+def _work(run_dir: Path) -> None:
+    events = EventWriter(RunDir(run_dir).event_file("canary"))
+    config = RunConfig.load(run_dir)
+    plan = config.plan()
+    run_until_stopped(lambda stop: prove(config, plan, events, stop))
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(sys.argv[1:], _work))

@@ -1,0 +1,67 @@
+"""The one subscription through which a requester gets everything that is meant for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from nats import errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from trtdist.serving.attempt import Attempt, RequestError
+
+__all__ = ["Inbox"]
+
+
+class Inbox:
+    """Gives each message to the attempt it is for, and drops what comes for one that is over.
+
+    An attempt has the subject `{prefix}.{number}` for its stream, and `{prefix}.{number}.{kind}` for answers. The
+    credits bound what can wait here, so the subscription itself has no limit that would drop messages.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._prefix = client.new_inbox()
+        self._attempts: dict[str, Attempt] = {}
+        self._count = 0
+
+    @property
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The attempts that receive now."""
+        return tuple(self._attempts.values())
+
+    async def subscribe(self) -> None:
+        """Begin to receive."""
+        subject = f"{self._prefix}.>"
+        await self._client.subscribe(subject, cb=self._arrived, pending_msgs_limit=0, pending_bytes_limit=0)
+
+    @contextlib.contextmanager
+    def receiving(self, attempt: Attempt) -> Iterator[str]:
+        """The subject of an attempt, received while in `with`."""
+        self._count += 1
+        number = str(self._count)
+        self._attempts[number] = attempt
+        try:
+            yield f"{self._prefix}.{number}"
+        finally:
+            del self._attempts[number]
+
+    async def send(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Publish; RequestError `too_large` or `unavailable` when that is not possible."""
+        most = self._client.max_payload
+        if len(data) > most:
+            raise RequestError(
+                "too_large", f"the request has {len(data)} bytes and NATS takes at most {most}: shorten the prompt"
+            )
+        try:
+            await self._client.publish(subject, data, reply)
+        except errors.Error as error:
+            raise RequestError("unavailable", f"the connection to NATS takes no message ({error})") from None
+
+    async def _arrived(self, message: Msg) -> None:
+        number, _, kind = message.subject[len(self._prefix) + 1 :].partition(".")
+        attempt = self._attempts.get(number)
+        if attempt is not None:
+            attempt.deliver(kind, message.data, (message.headers or {}).get("Status", ""))

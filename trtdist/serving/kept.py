@@ -1,0 +1,50 @@
+"""KV caches that wait on a context server for the generation server to fetch them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from trtdist.serving.background import Background
+
+__all__ = ["KeptCaches"]
+
+
+@dataclass(frozen=True)
+class _Kept:
+    attempt: int
+    context_request_id: int
+    expiry: asyncio.TimerHandle
+
+
+class KeptCaches:
+    """What was handed over and may still have to be freed: on a cancellation, or when the request's time is over.
+
+    The engine frees a cache that was fetched; to free it again does no harm.
+    """
+
+    def __init__(self, release: Callable[[int], Awaitable[None]], background: Background) -> None:
+        self._release = release
+        self._background = background
+        self._kept: dict[str, _Kept] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def add(self, request_id: str, attempt: int, context_request_id: int, deadline: float) -> None:
+        """Free the cache at `deadline` (the event loop's time) unless something else does before."""
+        expiry = asyncio.get_running_loop().call_at(deadline, self.free, request_id, attempt)
+        self._kept[request_id] = _Kept(attempt, context_request_id, expiry)
+
+    def free(self, request_id: str, attempt: int) -> None:
+        """Free the cache of this attempt or of an older one."""
+        kept = self._kept.get(request_id)
+        if kept is None or kept.attempt > attempt:
+            return
+        del self._kept[request_id]
+        kept.expiry.cancel()
+        self._background.start(self._free(kept.context_request_id))
+
+    async def _free(self, context_request_id: int) -> None:
+        await self._release(context_request_id)

@@ -1,0 +1,230 @@
+"""The requesting side: sends a request, receives its stream, and tries elsewhere while nothing was answered yet.
+
+The requester owns the request. A router only says who serves; the tokens come straight from the server that
+generates. Whoever stops reading a stream cancels it down to the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from trtdist.engines.base import Sampling
+from trtdist.serving.attempt import TICK_S, WINDOW, Attempt, ElsewhereError, RequestError
+from trtdist.serving.discovery import Change, Instance, Watcher
+from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
+from trtdist.serving.front_door import FrontDoor, component_name
+from trtdist.serving.inbox import Inbox
+from trtdist.serving.nats_connection import connect, disconnect
+from trtdist.serving.protocol import Cancel, Credit, GenerateCall, RouteCall
+from trtdist.serving.run_config import RunConfig
+from trtdist.serving.slug import MONOLITHIC, instance_prefix
+from trtdist.serving.waiting import end_task
+
+__all__ = ["Answer", "Ask", "RequestError", "Requester"]
+
+MAX_ATTEMPTS = 3
+SIGN_OF_LIFE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request.
+
+    `token_ids` is used when given, else `prompt`. `component` is `router`, or `tensorrt-llm` for a server that does
+    everything itself. `context` and `generation` pin servers by their names in the plan (`ctx.0`, `gen.1`, `srv.0`),
+    "" leaves the choice to the policy. `timeout` is for the whole request, in seconds. An empty `request_id` is
+    filled in.
+    """
+
+    sampling: Sampling
+    prompt: str = ""
+    token_ids: tuple[int, ...] = ()
+    component: str = "router"
+    context: str = ""
+    generation: str = ""
+    timeout: float = 600.0
+    request_id: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was added to the answer; `finish_reason` is None until the last, which also has the usage."""
+
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+class Requester:
+    """Sends requests to one run over one connection; made by `Requester.open`."""
+
+    def __init__(self, namespace: str, inbox: Inbox, watcher: Watcher, etcd: EtcdClient) -> None:
+        self._inbox = inbox
+        self._watcher = watcher
+        self._etcd = etcd
+        self._door = FrontDoor(namespace)
+        self._closed = ""
+        self._doubted: tuple[Instance, ...] = ()
+        self._checks: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, config: RunConfig, name: str) -> AsyncIterator[Requester]:
+        """Connect to a run; `name` shows in the NATS server's monitoring. TrtdistError when it cannot be reached."""
+        opened: list[Requester] = []
+
+        def lost() -> None:
+            for one in opened:
+                one._close(f"the connection to NATS at {config.nats_url} is lost")
+
+        etcd = EtcdClient(config.etcd_endpoints)
+        async with etcd, Watcher(etcd, instance_prefix(config.namespace)) as watcher:
+            client = await connect(config.nats_url, config.nats_user, config.nats_password, name, lost=lost)
+            try:
+                requester = cls(config.namespace, Inbox(client), watcher, etcd)
+                opened.append(requester)
+                async with requester._working():
+                    yield requester
+            finally:
+                await disconnect(client)
+
+    async def stream(self, ask: Ask) -> AsyncIterator[Answer]:
+        """The answer as it comes; closing the iterator cancels the request. RequestError when it fails."""
+        request_id = ask.request_id or secrets.token_hex(16)
+        deadline = asyncio.get_running_loop().time() + ask.timeout
+        exclude: list[str] = []
+        problem: RequestError | None = None
+        for number in range(MAX_ATTEMPTS):
+            attempt = Attempt(request_id, number)
+            async with self._receiving(attempt, ask, deadline) as inbox:
+                try:
+                    await self._start(ask, attempt, inbox, exclude, deadline)
+                    while not attempt.finished:
+                        yield await self._next(attempt)
+                    return
+                except ElsewhereError as error:
+                    # That no other server is left tells less than why the first one failed.
+                    problem = error if attempt.servers or problem is None else problem
+                    exclude += error.suspects
+                    if attempt.received or self._closed:
+                        raise
+                except RequestError as error:
+                    raise (error if attempt.servers or problem is None else problem) from None
+        if problem is not None:
+            raise problem
+
+    async def _start(self, ask: Ask, attempt: Attempt, inbox: str, exclude: list[str], deadline: float) -> None:
+        snapshot = self._watcher.snapshot
+        notify = ""
+        if component_name(ask.component) == MONOLITHIC:
+            pinned = ask.generation or ask.context
+            attempt.call(None, self._door.choose(ask.component, pinned, exclude, snapshot))
+        else:
+            router = self._door.choose(ask.component, "", exclude, snapshot)
+            attempt.ask(router)
+            asked = RouteCall(attempt.request_id, attempt.number, tuple(exclude), ask.context, ask.generation)
+            await self._inbox.send(router.subject, asked.encode(), f"{inbox}.route")
+            route = await attempt.route()
+            attempt.call(route.context, route.generation)
+            notify = route.notify
+        called, last = attempt.servers[0], attempt.servers[-1]
+        call = GenerateCall(
+            request_id=attempt.request_id,
+            attempt=attempt.number,
+            inbox=inbox,
+            window=WINDOW,
+            timeout=max(0.0, deadline - asyncio.get_running_loop().time()),
+            sampling=ask.sampling,
+            prompt=ask.prompt,
+            token_ids=ask.token_ids,
+            generation=None if called is last else last,
+            notify=notify,
+        )
+        await self._inbox.send(called.subject, call.encode(), f"{inbox}.accept")
+
+    async def _next(self, attempt: Attempt) -> Answer:
+        chunk = await attempt.take()
+        if attempt.credit_due:
+            await self._give_credit(attempt)
+        return Answer(chunk.token_ids, chunk.text, chunk.finish_reason, chunk.usage)
+
+    @contextlib.asynccontextmanager
+    async def _receiving(self, attempt: Attempt, ask: Ask, deadline: float) -> AsyncIterator[str]:
+        if self._closed:
+            raise RequestError("unavailable", self._closed)
+        late = RequestError("deadline", f"the answer was not complete within {ask.timeout:g} s")
+        timer = asyncio.get_running_loop().call_at(deadline, attempt.fail, late)
+        try:
+            with self._inbox.receiving(attempt) as inbox:
+                yield inbox
+        finally:
+            timer.cancel()
+            if not attempt.complete:
+                await self._cancel(attempt)
+
+    async def _cancel(self, attempt: Attempt) -> None:
+        message = Cancel(attempt.request_id, attempt.number, "the requester does not want it any more").encode()
+        with contextlib.suppress(RequestError):
+            for server in attempt.servers:
+                await self._inbox.send(server.control_subject, message)
+
+    async def _give_credit(self, attempt: Attempt) -> None:
+        message = Credit(attempt.request_id, attempt.number, attempt.grant()).encode()
+        with contextlib.suppress(RequestError):
+            for server in attempt.awaited if attempt.servers else ():
+                await self._inbox.send(server.control_subject, message)
+
+    @contextlib.asynccontextmanager
+    async def _working(self) -> AsyncIterator[None]:
+        await self._inbox.subscribe()
+        ticker = asyncio.ensure_future(self._tick())
+        try:
+            with self._watcher.calling(self._changed):
+                yield
+        finally:
+            for task in (ticker, *self._checks):
+                await end_task(task)
+            for attempt in self._inbox.attempts:
+                await self._cancel(attempt)
+            self._close("the requester was closed")
+
+    def _close(self, reason: str) -> None:
+        self._closed = self._closed or reason
+        for attempt in self._inbox.attempts:
+            attempt.fail(RequestError("unavailable", reason))
+
+    async def _tick(self) -> None:
+        for count in itertools.count(1):
+            await asyncio.sleep(TICK_S)
+            for attempt in self._inbox.attempts:
+                attempt.tick()
+                if count % int(SIGN_OF_LIFE_S / TICK_S) == 0 and not attempt.complete:
+                    await self._give_credit(attempt)
+
+    def _changed(self, change: Change) -> None:
+        gone = (*self._doubted, *change.vanished)
+        self._doubted = gone if change.snapshot.stale else ()
+        if change.snapshot.stale:
+            return
+        involved = {server for attempt in self._inbox.attempts for server in attempt.awaited}
+        for instance in involved.intersection(gone).difference(change.snapshot.instances):
+            task = asyncio.ensure_future(self._check(instance))
+            self._checks.add(task)
+            task.add_done_callback(self._checks.discard)
+
+    async def _check(self, instance: Instance) -> None:
+        """A server that drains withdraws its key, and keeps its lease until its last answer is given."""
+        try:
+            await self._etcd.time_to_live(instance.lease_id)
+        except LeaseGoneError:
+            for attempt in self._inbox.attempts:
+                attempt.vanished(instance)
+        except EtcdError:
+            return  # a dead server is also a silent one

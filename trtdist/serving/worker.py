@@ -1,0 +1,147 @@
+"""`python -m trtdist.serving.worker RUN_DIR`: one rank of a server of the run's plan.
+
+$TRTDIST_SERVER and $TRTDIST_RANK say which. Rank 0 leads: it loads the engine, registers and serves; the other ranks
+follow it in the engine. TERM ends a leader once open requests are finished, at most $TRTDIST_DRAIN_SECONDS (2) later;
+followers end with their leader.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import cast
+
+from trtdist.engines.base import Engine, EngineConfig, EngineError
+from trtdist.errors import InputError, MissingError, RunFailedError, TrtdistError
+from trtdist.events import EventWriter, Rung
+from trtdist.plan import Plan, Server
+from trtdist.rundir import RunDir
+from trtdist.serving.background import Background
+from trtdist.serving.calls import Calls
+from trtdist.serving.kept import KeptCaches
+from trtdist.serving.member import Identity, Member
+from trtdist.serving.phases import Station
+from trtdist.serving.program import asked, run_program, run_until_stopped
+from trtdist.serving.run_config import RunConfig
+from trtdist.serving.slug import component_of_role
+from trtdist.serving.waiting import first_of, within
+
+__all__ = ["DRAIN_S", "lead", "load_engine", "serve"]
+
+DRAIN_S = 2.0
+# An engine that cannot stop must not hide that its server has ended.
+STOP_S = 5.0
+
+
+def load_engine(plan: Plan, server: Server, rank: int, run_dir: Path) -> Engine:
+    """The engine that the plan names, for one rank; MissingError when it cannot be had here."""
+    try:
+        module = importlib.import_module(f"trtdist.engines.{plan.engine}")
+    except ImportError as error:
+        raise MissingError(
+            f"the engine {plan.engine} cannot be loaded with {sys.executable}: {error}; install what is missing"
+        ) from None
+    return cast(Engine, module.create(EngineConfig(plan, server, rank, run_dir)))
+
+
+async def serve(
+    config: RunConfig, server: Server, engine: Engine, events: EventWriter, stop: asyncio.Event, drain: float = DRAIN_S
+) -> None:
+    """Serve with a loaded engine until `stop`; RunFailedError says why it had to end before."""
+    background = Background()
+    async with Member(config, Identity(component_of_role(server.role), server.name, engine.name)) as member:
+        kept = KeptCaches(engine.release, background)
+        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept), background)
+        await member.serve(calls.answer, calls.control, calls.stats)
+        events.write(Rung(server.name, "registered", member.instance.key))
+        reason = await member.must_leave(asked(stop), engine.died())
+        calls.close(reason or f"{server.name} is stopping")
+        await member.withdraw()
+        await (calls.fail("lost", reason) if reason else calls.drain(drain))
+    if reason:
+        raise RunFailedError(f"{server.name} stops serving: {reason}")
+
+
+async def lead(config: RunConfig, server: Server, engine: Engine, events: EventWriter, stop: asyncio.Event) -> None:
+    """Load the engine and serve with it; it has stopped at the end."""
+    try:
+        await first_of(engine.start(), _until(stop))
+        if stop.is_set():
+            return
+        events.write(Rung(server.name, "engine"))
+        print("Engine loaded and ready to serve...", flush=True)
+        await serve(config, server, engine, events, stop, _drain_seconds())
+    except EngineError as error:
+        raise RunFailedError(f"Failed to start engine: {error}") from None
+    finally:
+        faulthandler.dump_traceback_later(2 * STOP_S, exit=True)
+        await _stop(engine)
+
+
+async def _until(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+async def _stop(engine: Engine) -> None:
+    try:
+        await within(STOP_S, engine.stop())
+    except asyncio.TimeoutError:
+        print(f"the engine did not stop within {STOP_S:g} s", file=sys.stderr, flush=True)
+
+
+def _work(run_dir: Path) -> None:
+    name, rank = _place()
+    if rank:
+        _follow(run_dir, name, rank)
+        return
+    events = EventWriter(RunDir(run_dir).event_file(f"server.{name}"))
+    events.write(Rung(name, "process"))
+    config = RunConfig.load(run_dir)
+    plan = config.plan()
+    server = _server(plan, name)
+    engine = load_engine(plan, server, rank, run_dir)
+    run_until_stopped(lambda stop: lead(config, server, engine, events, stop))
+
+
+def _follow(run_dir: Path, name: str, rank: int) -> None:
+    plan = RunConfig.load(run_dir).plan()
+    engine = load_engine(plan, _server(plan, name), rank, run_dir)
+    # TERM reaches all ranks at once, and the leader still needs this one to finish what is open.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        engine.follow()
+    except EngineError as error:
+        raise RunFailedError(f"{name}.{rank} cannot go on: {error}") from None
+
+
+def _place() -> tuple[str, int]:
+    name, rank = os.environ.get("TRTDIST_SERVER", ""), os.environ.get("TRTDIST_RANK", "")
+    if not name or not rank.isdigit():
+        raise InputError("$TRTDIST_SERVER and $TRTDIST_RANK are not set: start workers by the files under scripts/")
+    return name, int(rank)
+
+
+def _server(plan: Plan, name: str) -> Server:
+    try:
+        return plan.server(name)
+    except KeyError:
+        names = ", ".join(server.name for server in plan.servers)
+        raise InputError(f"$TRTDIST_SERVER is {name!r}, and the plan has {names}") from None
+
+
+def _drain_seconds() -> float:
+    text = os.environ.get("TRTDIST_DRAIN_SECONDS", "")
+    try:
+        return float(text) if text else DRAIN_S
+    except ValueError:
+        raise TrtdistError(f"$TRTDIST_DRAIN_SECONDS is {text!r}: it must be a number of seconds") from None
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(sys.argv[1:], _work))
