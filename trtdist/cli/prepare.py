@@ -98,7 +98,7 @@ def _fill(run: RunDir, topology: Topology, plan: Plan, files: Mapping[str, str],
     write_atomic(run.plan, to_json(plan))
     write_env(run.given_env, given.variables)
     for name, text in files.items():
-        write_atomic(run.path / name, text, 0o600 if name.endswith(".txt") else 0o700)
+        write_atomic(run.path / name, text, 0o700 if name.endswith((".sh", ".sbatch")) else 0o600)
     for name, text in given.secrets.items():
         write_atomic(run.secrets / name, text)
     _copy_site(run.site)

@@ -33,7 +33,8 @@ def quote(value: str | int) -> str:
         raise RenderError(f"{text!r} holds what no shell script can carry (NUL or half of a surrogate pair)")
     if _PLAIN.fullmatch(text):
         return text
-    if _CONTROL.search(text):
+    # shellcheck takes an expansion within plain single quotes for a slip.
+    if _CONTROL.search(text) or "$" in text or "`" in text:
         return "$'" + "".join(_escaped(character) for character in text) + "'"
     return "'" + text.replace("'", "'\\''") + "'"
 
