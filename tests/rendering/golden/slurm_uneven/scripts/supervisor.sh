@@ -19,4 +19,5 @@ export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFE
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
-exec "$TRTDIST_PYTHON" -m trtdist.supervisor "$TRTDIST_RUN_DIR" --slurm --ready-timeout=1800 --service-timeout=30 --grace=10
+exec "$TRTDIST_PYTHON" -m trtdist.supervisor "$TRTDIST_RUN_DIR" --slurm \
+ --ready-timeout=1800 --service-timeout=30 --grace=10
