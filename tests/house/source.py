@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
-__all__ = ["ROOT", "modules", "parse", "tracked"]
+__all__ = ["ROOT", "SHELLCHECK", "modules", "parse", "tracked"]
 
 ROOT = Path(__file__).resolve().parents[2]
+# Also when the environment is not on PATH.
+SHELLCHECK = str(Path(sys.executable).with_name("shellcheck"))
 
 
 def modules() -> list[Path]:

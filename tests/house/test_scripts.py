@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.source import ROOT, tracked
+from tests.house.source import ROOT, SHELLCHECK, tracked
 
 SHELL = [path for path in tracked() if path.suffix == ".sh" or path.read_bytes().startswith(b"#!/usr/bin/env bash")]
 HEAVY = {"pydantic", "jinja2", "rich", "nats", "yaml", "asyncio", "numpy"}
@@ -17,7 +17,7 @@ HEAVY = {"pydantic", "jinja2", "rich", "nats", "yaml", "asyncio", "numpy"}
 
 @pytest.mark.parametrize("script", SHELL, ids=lambda script: str(script.relative_to(ROOT)))
 def test_shell_scripts_are_sound(script: Path) -> None:
-    found = subprocess.run(["shellcheck", "-x", str(script)], cwd=ROOT, capture_output=True, text=True)
+    found = subprocess.run([SHELLCHECK, "-x", str(script)], cwd=ROOT, capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 
 

@@ -106,6 +106,18 @@ def test_an_exit_after_a_request_to_stop_is_no_failure() -> None:
     assert states(status)["nats"] == "STOPPING"
 
 
+def test_a_request_to_stop_counts_from_when_it_was_taken() -> None:
+    status = Story().up().tell("supervisor", ControlTaken("1-2.json", "down")).exit("router").status()
+    assert (status.state, status.failure) == ("STOPPING", None)
+
+
+def test_a_request_that_is_not_to_stop_excuses_nobody() -> None:
+    status = Story().up().tell("supervisor", ControlTaken("1-2.json", "dance")).exit("router").status()
+    assert status.state == "FAILED"
+    assert status.failure is not None
+    assert status.failure.name == "router"
+
+
 def test_a_program_that_ended_while_its_shim_lives_is_not_lost_yet() -> None:
     story = Story().up()
     story.dead.add(100 + TASKS.index("gen.0.0"))

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.house.source import SHELLCHECK
 from tests.planning.topologies import section, topology
 from trtdist.planning import Target, plan
 from trtdist.rendering import render_local, render_slurm
@@ -104,7 +105,7 @@ def test_scripts_are_sound(case: str) -> None:
     assert scripts
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True)
-    found = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    found = subprocess.run([SHELLCHECK, *scripts], capture_output=True, text=True)
     assert found.returncode == 0, found.stdout
 
 

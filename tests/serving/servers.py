@@ -106,9 +106,12 @@ class Service:
             time.sleep(0.02)
 
     def send(self, number: int) -> None:
-        """Send a signal, such as SIGSTOP and SIGCONT."""
+        """Send a signal, such as SIGSTOP and SIGCONT; after SIGSTOP it has stopped."""
         assert self.process is not None
         self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            # A server of many threads may answer once more until the last one of them stands still.
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     def kill(self) -> None:
         """End it at once, as `kill -9` does."""

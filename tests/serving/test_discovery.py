@@ -76,7 +76,7 @@ def test_key_value_and_lease_are_the_seeds(etcd_server: EtcdServer, namespace: s
             assert (raw["server"], raw["engine"], raw["namespace"]) == ("gen.0", "reference", namespace)
             lease = etcd_server.etcdctl("lease", "timetolive", instance.lease_hex, "--keys")
             assert "granted with TTL(10s)" in lease and key in lease
-            assert etcd_server.etcdctl("get", "--prefix", namespace) == ""
+        assert etcd_server.etcdctl("get", "--prefix", namespace) == ""
 
     asyncio.run(main())
 

@@ -289,7 +289,7 @@ def test_answers_that_etcd_never_gives(
     monkeypatch.setattr("trtdist.serving.etcd.MAX_ANSWER_BYTES", 1_000_000)
 
     async def main() -> None:
-        async with impostor(answer) as url, EtcdClient([url], seconds=0.15) as client:
+        async with impostor(answer) as url, EtcdClient([url], seconds=0.3) as client:
             with pytest.raises(expected, match=says):
                 await client.range("k")
 

@@ -34,6 +34,7 @@ NO_TOPOLOGY: list[tuple[str | bytes, str]] = [
     ("name: a\n\tmodel: b\n", "2:1: error[TRT004]: a tab cannot indent YAML"),
     ("name: 'a\n", "error[TRT004]: is not YAML"),
     (BASE + "---\nname: b\n", "3:1: error[TRT006]: a second document"),
+    ("model: m\n...\nservers: {}\n", "3:1: error[TRT004]: something follows the line '...'"),
     ("name: a\0b\n", "1:8: error[TRT003]: holds a NUL byte"),
     ("name: a\nmodel: \x1b[31m\n", "2:8: error[TRT003]: holds the control character '\\x1b'"),
     (b"name: a\nmodel: \xff\xfe\n", "2:8: error[TRT003]: holds the byte 0xff"),
@@ -188,8 +189,8 @@ def test_names_that_cannot_name_a_job(told: Told) -> None:
 
 def test_missing_keys_are_told_once_each(told: Told) -> None:
     assert told("servers: {}") == [
-        "1:1: error[TRT011]: the key 'model' is missing",
-        "1:1: error[TRT011]: the key 'name' is missing",
+        "1:1: error[TRT011]: the key 'model' is missing; add it, such as `model: org/model`: a hub id or a path",
+        "1:1: error[TRT011]: the key 'name' is missing; add it, such as `name: demo`: runs are called and found by it",
     ]
 
 

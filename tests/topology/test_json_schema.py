@@ -52,6 +52,44 @@ def test_aliases_and_engine_arguments(validator: Any) -> None:
     validator.validate({**good, "container": {"env": {"A": 1, "B": True, "C": "x"}}})
 
 
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("slurm: {time: '01:00:00', mem: 64g, nodes: auto}", True),
+        ("slurm: {time: 90, mem: 0, nodes: 2}", True),
+        ("slurm: {time: unlimited}", True),
+        ("slurm: {time: soon}", False),
+        ("slurm: {mem: lots}", False),
+        ("slurm: {mem: -1}", False),
+        ("slurm: {nodes: 0}", False),
+        ("slurm: {nodes: many}", False),
+        ("slurm: {setup: module load cuda}", True),
+        ("slurm: {extra_sbatch: --x}", False),
+        ("router: {http: {port: 65535}}", True),
+        ("router: {http: {port: 65536}}", False),
+        ("router: {policy: random}", False),
+        ("container: {runtime: docker, image: i, mounts: ['a:/b', './c:/d:ro'], shm_size: 64G}", True),
+        ("container: {runtime: docker, image: i, mounts: ['x']}", False),
+        ("container: {runtime: docker, image: i, mounts: ['a:b']}", False),
+        ("container: {runtime: docker, image: i, mounts: ['a:/b:rx']}", False),
+        ("container: {runtime: docker, image: i, shm_size: much}", False),
+        ("container: {runtime: rkt}", False),
+        ("network: {port_range: 9-x}", False),
+        ("network: {port_range: [1, 70000]}", False),
+        ("timeouts: {ready: 0}", False),
+        ("timeouts: {stop: 0}", True),
+        ("canary: {max_tokens: 0}", False),
+        ("canary: {prompt: ''}", False),
+        ("oversubscribe: 'yes'", False),
+        ("hostname: localhost\nport: 8000\nbackend: pytorch", True),
+    ],
+)
+def test_schema_and_loader_agree(validator: Any, checked: Callable[..., Checked], text: str, valid: bool) -> None:
+    whole = f"name: a\nmodel: m\nservers: {{}}\n{text}\n"
+    assert validator.is_valid(yaml.safe_load(whole)) is valid
+    assert (checked(whole).topology is not None) is valid
+
+
 def test_a_dumped_topology_validates(validator: Any, checked: Callable[..., Checked]) -> None:
     topology = checked("name: a\nmodel: m\nservers: {}\nnetwork: {port_range: 1-9}\n").topology
     assert topology is not None

@@ -56,7 +56,7 @@ def test_a_key_without_a_value_takes_the_default(tmp_path: Path, environ: dict[s
 
 def test_problems_have_the_place_in_the_profile(tmp_path: Path, environ: dict[str, str]) -> None:
     site = environ["TRTDIST_SITE"]
-    Path(site).write_text("slurm:\n  acount: x\n  gpus_per_node: 0\nname: x\n")
+    Path(site).write_text("slurm:\n  acount: x\n  gpus_per_node: 0\n  time: 60\nnme: x\nname: x\n")
     found = check(topology_file(tmp_path, "zzz: 1\n"), environ=environ)
     assert found.topology is None
     lines = [str(diagnostic) for diagnostic in found.diagnostics]
@@ -64,7 +64,9 @@ def test_problems_have_the_place_in_the_profile(tmp_path: Path, environ: dict[st
     assert lines[1:] == [
         f"{site}:2:3: error[TRT012]: unknown key 'acount' in slurm; did you mean 'account'?",
         f"{site}:3:18: error[TRT016]: gpus_per_node in slurm must be at least 1, not 0",
-        f"{site}:4:1: error[TRT012]: unknown key 'name'; known here: slurm, container, network, runs",
+        f"{site}:4:3: error[TRT012]: unknown key 'time' in slurm; it belongs into a topology, not into a site profile",
+        f"{site}:5:1: error[TRT012]: unknown key 'nme'; known here: slurm, container, network, runs",
+        f"{site}:6:1: error[TRT012]: unknown key 'name'; it belongs into a topology, not into a site profile",
     ]
     with pytest.raises(InvalidTopologyError, match="acount"):
         load_site(environ)

@@ -66,7 +66,7 @@ def main() -> NoReturn:
         error.show()
         code = error.exit_code
     except TrtdistError as error:
-        click.echo(f"trtdist: {error}", err=True)
+        click.echo(error.told(), err=True)
         code = error.exit_code
     except BrokenPipeError:
         sys.stderr.close()

@@ -18,9 +18,11 @@ from trtdist.events import (
     TaskExited,
     TaskStarted,
 )
+from trtdist.supervisor import control
 
 __all__ = ["History", "TaskHistory"]
 
+_STOP_REQUESTS = (control.DOWN, control.INTERRUPT)
 _STOPS = ("STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT")
 
 
@@ -74,7 +76,7 @@ class History:
             self._run_state(event, record.time)
         elif isinstance(event, SupervisorStarted):
             self.supervisor = event
-        elif isinstance(event, ControlTaken):
+        elif isinstance(event, ControlTaken) and event.action in _STOP_REQUESTS:
             self._ask(record.time)
         elif isinstance(event, (TaskStarted, TaskExited)):
             self._task(event, record.time)

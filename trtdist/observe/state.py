@@ -234,6 +234,8 @@ class _Reconciler:
         state = self.history.state or "STARTING"
         if state == "READY" and self.first is not None:
             return "FAILED", self.first.reason
+        if state == "READY" and self.history.asked is not None:
+            return "STOPPING", self.history.detail
         return state, self.history.detail
 
     def _before_supervisor(self) -> tuple[str, str]:

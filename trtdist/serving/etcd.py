@@ -188,12 +188,15 @@ class EtcdClient:
         clock = asyncio.get_running_loop().time
         end = clock() + seconds
         pause = FIRST_PAUSE_S
+        problem = ""
         while True:
             for url in list(self._urls):
                 try:
                     result = await within((end - clock()) / len(self._urls), attempt(url))
                 except passing as error:
-                    problem = f"{url}: {str(error) or 'no answer in time'}"
+                    # The last attempt is cut short by the deadline: what an earlier one said tells more.
+                    if str(error) or not problem:
+                        problem = f"{url}: {str(error) or 'no answer in time'}"
                     self._urls.append(self._urls.pop(self._urls.index(url)))
                 else:
                     return result

@@ -33,6 +33,8 @@ __all__ = [
     "WatchEvent",
     "b64",
     "decode_object",
+    "encode_key",
+    "header_revision",
     "int_field",
     "key_range",
     "range_result",

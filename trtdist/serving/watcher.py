@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Callable
 
 from trtdist.errors import InputError, NotReadyError
-from trtdist.serving.etcd import CompactedError, EtcdClient, EtcdError, EtcdUnavailableError, KeyValue, Watch
+from trtdist.serving.etcd import CompactedError, EtcdClient, EtcdError, EtcdUnavailableError, KeyValue, WatchBatch
 from trtdist.serving.instance import Instance
 from trtdist.serving.waiting import end_task, within
 
@@ -81,6 +81,7 @@ class Watcher:
         self._client = client
         self._prefix = prefix
         self._probe_every = probe_every
+        self._pause = FIRST_PAUSE_S
         self._entries: dict[str, _Entry] = {}
         self._snapshot = Snapshot()
         self._callbacks: list[Callable[[Change], None]] = []
@@ -154,24 +155,22 @@ class Watcher:
 
     async def _follow(self, listed: int) -> None:
         revision: int | None = listed
-        pause = FIRST_PAUSE_S
         while True:
             try:
                 if revision is None:
                     revision = await self._list()
-                async with self._client.watch(self._prefix, revision + 1) as watch:
-                    pause = FIRST_PAUSE_S
-                    await self._race(watch)
+                await self._race(revision)
             except CompactedError:
                 revision = None
             except EtcdError as error:
                 revision = None
                 self._show(str(error))
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_S)
+                await asyncio.sleep(self._pause)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
 
-    async def _race(self, watch: Watch) -> None:
-        tasks = [asyncio.ensure_future(self._read(watch)), asyncio.ensure_future(self._probe())]
+    async def _race(self, revision: int) -> None:
+        # The watch is opened here too: an etcd that hangs at that moment is noticed by the probe.
+        tasks = [asyncio.ensure_future(self._read(revision)), asyncio.ensure_future(self._probe())]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -181,15 +180,20 @@ class Watcher:
         for task in done:
             task.result()
 
-    async def _read(self, watch: Watch) -> None:
-        async for batch in watch:
-            for event in batch.events:
-                if event.deleted:
-                    self._entries.pop(event.item.key, None)
-                else:
-                    self._entries[event.item.key] = _Entry.of(event.item)
-            if batch.events:
-                self._show(self._snapshot.stale)
+    async def _read(self, revision: int) -> None:
+        async with self._client.watch(self._prefix, revision + 1) as watch:
+            self._pause = FIRST_PAUSE_S
+            async for batch in watch:
+                self._take_over(batch)
+
+    def _take_over(self, batch: WatchBatch) -> None:
+        for event in batch.events:
+            if event.deleted:
+                self._entries.pop(event.item.key, None)
+            else:
+                self._entries[event.item.key] = _Entry.of(event.item)
+        if batch.events:
+            self._show(self._snapshot.stale)
 
     async def _probe(self) -> None:
         differences = 0

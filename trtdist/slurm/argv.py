@@ -67,7 +67,8 @@ INHERITED_OPTIONS = (
 # Prefixes of what an outer step tells its own task; a program that finds them believes to be that task.
 OUTER_TASK_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "SLURM_STEP_")
 
-_PENDING_FIELDS = "%i|%T|%r|%S|%N|%e|%u|%j"
+# The name last, since it may hold anything.
+_JOB_FORMAT = "%i|%T|%r|%S|%e|%N|%u|%j"
 
 
 @dataclass(frozen=True)
@@ -185,18 +186,18 @@ def scancel(target: str, signal: str = "") -> list[str]:
 
 
 def squeue_jobs(jobs: tuple[str, ...] = ()) -> list[str]:
-    """Lists jobs, those given or all of this user, for `parsing.jobs`."""
+    """Lists jobs, those given or all of this user, for `parse.jobs`."""
     chosen = [f"--jobs={','.join(jobs)}"] if jobs else ["--me"]
-    return ["squeue", *chosen, "--noheader", "--states=all", f"--format={_PENDING_FIELDS}"]
+    return ["squeue", *chosen, "--noheader", "--states=all", f"--format={_JOB_FORMAT}"]
 
 
 def squeue_steps(job: str) -> list[str]:
-    """Lists the running steps of a job, for `parsing.steps`."""
-    return ["squeue", "--steps", f"--jobs={job}", "--noheader", "--format=%i|%j|%N"]
+    """Lists the running steps of a job, for `parse.steps`."""
+    return ["squeue", "--steps", f"--jobs={job}", "--noheader", "--format=%i|%N|%j"]
 
 
 def scontrol_show(kind: str, name: str = "") -> list[str]:
-    """Shows `job`, `config`, `step`, `node` or `partition`, one line each, for `parsing.fields`."""
+    """Shows `job`, `config`, `step`, `node` or `partition`, one line each, for `parse.fields`."""
     return ["scontrol", "--oneliner", "show", kind, *([name] if name else [])]
 
 
@@ -206,12 +207,12 @@ def scontrol_hostnames(hostlist: str) -> list[str]:
 
 
 def sinfo() -> list[str]:
-    """Lists partitions, one line for each kind of node, for `parsing.partitions`."""
+    """Lists partitions, one line for each kind of node, for `parse.partitions`."""
     return ["sinfo", "--noheader", "--format=%R|%a|%l|%D|%c|%m|%G"]
 
 
 def srun_mpi_list() -> list[str]:
-    """Lists the MPI types that srun knows, for `mpi.types`."""
+    """Lists the MPI types that srun knows, for `parse.mpi_types`."""
     return ["srun", "--mpi=list"]
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "Death",
     "earlier",
     "failure",
+    "how_it_ended",
     "not_ready",
     "not_started",
     "note",

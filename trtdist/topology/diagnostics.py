@@ -65,6 +65,10 @@ class InvalidTopologyError(InputError):
         self.diagnostics = tuple(sorted(diagnostics, key=lambda diagnostic: diagnostic.sort_key))
         super().__init__(report(self.diagnostics))
 
+    def told(self) -> str:
+        """The problems as a compiler tells them, each line beginning with its place."""
+        return report(self.diagnostics, excerpts=True)
+
 
 def report(diagnostics: Iterable[Diagnostic], *, excerpts: bool = False) -> str:
     """One line for each problem, with the line it is in when `excerpts`, and a last line that counts them."""

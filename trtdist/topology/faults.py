@@ -23,6 +23,10 @@ _NEEDS = {
     "string_type": "text",
     "tuple_type": "a list",
 }
+_EXAMPLES = {
+    "model": "; add it, such as `model: org/model`: a hub id or a path",
+    "name": "; add it, such as `name: demo`: runs are called and found by it",
+}
 _LIMITS = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
@@ -67,7 +71,7 @@ def _told(fault: Any, name: str) -> tuple[str, str]:
     if kind == "missing":
         path = fault["loc"]
         place = f" in {'.'.join(str(step) for step in path[:-1])}" if len(path) > 1 else ""
-        return "TRT011", f"the key {path[-1]!r}{place} is missing"
+        return "TRT011", f"the key {path[-1]!r}{place} is missing" + _EXAMPLES.get(str(path[-1]), "")
     if kind in _NEEDS:
         return "TRT013", f"{name} needs {_NEEDS[kind]}, not {_what(fault['input'])}"
     if kind == "int_from_float":

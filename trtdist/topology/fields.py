@@ -14,6 +14,7 @@ __all__ = [
     "AutoCount",
     "AutoPort",
     "Count",
+    "Duration",
     "Environment",
     "EtcdUrl",
     "Fraction",
@@ -36,7 +37,9 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
 TIME = r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+"
 SIZE = r"\d+[KMGT]?"
 ENVIRONMENT_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_ANY_CASE_SIZE = SIZE.replace("KMGT", "KMGTkmgt")
 _MAX_PORT = 65535
+_YEAR = 31_536_000
 
 
 def _malformed(message: str) -> PydanticCustomError:
@@ -208,25 +211,39 @@ _PORTS_SCHEMA = {
     ]
 }
 _AUTO_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}
-_MEMORY_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{SIZE}$"}]}
+_PORT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": _MAX_PORT}]}
+_TIME_SCHEMA = {
+    "anyOf": [
+        {
+            "type": "string",
+            "pattern": f"^({TIME}|[Uu][Nn][Ll][Ii][Mm][Ii][Tt][Ee][Dd]|[Ii][Nn][Ff][Ii][Nn][Ii][Tt][Ee])$",
+        },
+        {"type": "integer", "minimum": 0},
+    ]
+}
+_SIZE_SCHEMA = {"anyOf": [{"type": "string", "pattern": f"^{_ANY_CASE_SIZE}$"}, {"type": "integer", "minimum": 0}]}
+_MOUNT_SCHEMA = {"type": "string", "pattern": "^[^:]+:/[^:]*(:(ro|rw))?$"}
+_MEMORY_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_ANY_CASE_SIZE}$"}]}
 _LINES_SCHEMA = {"anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "string"}]}
 
 Text = Annotated[str, AfterValidator(_carried)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
-TimeLimit = Annotated[str, AfterValidator(_time_limit)]
-Size = Annotated[str, AfterValidator(_size)]
+TimeLimit = Annotated[str, AfterValidator(_time_limit), WithJsonSchema(_TIME_SCHEMA)]
+Size = Annotated[str, AfterValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
 Memory = Annotated[Union[int, str], BeforeValidator(_memory), WithJsonSchema(_MEMORY_SCHEMA)]
 AutoCount = Annotated[Union[int, Literal["auto"]], BeforeValidator(_auto_count), WithJsonSchema(_AUTO_SCHEMA)]
-AutoPort = Annotated[Union[int, Literal["auto"]], BeforeValidator(_auto_port), WithJsonSchema(_AUTO_SCHEMA)]
+AutoPort = Annotated[Union[int, Literal["auto"]], BeforeValidator(_auto_port), WithJsonSchema(_PORT_SCHEMA)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range), WithJsonSchema(_PORTS_SCHEMA)]
 Subnet = Annotated[str, AfterValidator(_subnet)]
 NatsUrl = Annotated[str, AfterValidator(_nats_url)]
 EtcdUrl = Annotated[str, AfterValidator(_etcd_url)]
-Mount = Annotated[str, AfterValidator(_mount)]
+Mount = Annotated[str, AfterValidator(_mount), WithJsonSchema(_MOUNT_SCHEMA)]
 Environment = dict[Annotated[str, AfterValidator(_environment_name)], Text]
 Lines = Annotated[tuple[Text, ...], Strict(False), BeforeValidator(_lines), WithJsonSchema(_LINES_SCHEMA)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Limit = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1, allow_inf_nan=False)]
-Seconds = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=31_536_000, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValidator(_no_bool)]
+# The limits come first: the JSON Schema loses those that follow a validator.
+Seconds = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Duration = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]

@@ -11,6 +11,7 @@ from trtdist.topology.fields import (
     AutoCount,
     AutoPort,
     Count,
+    Duration,
     Environment,
     EtcdUrl,
     Fraction,
@@ -37,8 +38,10 @@ __all__ = [
     "KvCacheSection",
     "NatsSection",
     "NetworkSection",
+    "PassThrough",
     "ReferenceSection",
     "RouterSection",
+    "Section",
     "ServerSection",
     "ServicesSection",
     "SiteContainer",
@@ -118,11 +121,6 @@ class ServerSection(PassThrough):
     pipeline_parallel_size: Annotated[Count, Field(description="Ranks that share the layers (PP).")] = 1
     context_parallel_size: Annotated[Count, Field(description="Ranks that share a prompt (CP).")] = 1
     kv_cache_config: Annotated[KvCacheSection, Field(description="The KV cache of each server.")] = KvCacheSection()
-    urls: Annotated[
-        tuple[Text, ...],
-        Strict(False),
-        Field(description="Accepted and not used: addresses are resolved when the deployment starts."),
-    ] = ()
     reference: Annotated[
         ReferenceSection | None, Field(description="Knobs of the reference engine (`engine: reference`).")
     ] = None
@@ -252,14 +250,14 @@ class CanarySection(Section):
     prompt: Annotated[Text, Field(min_length=1, description="The prompt.")] = "The capital of France is"
     max_tokens: Annotated[Count, Field(description="Tokens asked for.")] = 4
     interval: Annotated[Seconds, Field(description="Seconds between repetitions, 0 for none after READY.")] = 0.0
-    timeout: Annotated[Seconds, Field(gt=0, description="Seconds within which an answer must end.")] = 60.0
+    timeout: Annotated[Duration, Field(description="Seconds within which an answer must end.")] = 60.0
 
 
 class TimeoutsSection(Section):
     """How long things may take, in seconds."""
 
-    services: Annotated[Seconds, Field(gt=0, description="Until NATS and etcd are healthy.")] = 30.0
-    ready: Annotated[Seconds, Field(gt=0, description="From the start to READY.")] = 1800.0
+    services: Annotated[Duration, Field(description="Until NATS and etcd are healthy.")] = 30.0
+    ready: Annotated[Duration, Field(description="From the start to READY.")] = 1800.0
     stop: Annotated[Seconds, Field(description="For an orderly stop, before processes are killed.")] = 10.0
 
 

@@ -10,11 +10,31 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from trtdist.topology.engine_args import KV_CACHE_KEYS, LLM_KEYS, RENAMED_KEYS
-from trtdist.topology.model import KvCacheSection, PassThrough, ServerSection, SiteProfile, Topology
+from trtdist.topology.model import (
+    ContainerSection,
+    KvCacheSection,
+    PassThrough,
+    ServerSection,
+    SiteContainer,
+    SiteProfile,
+    SiteSlurm,
+    SlurmSection,
+    Topology,
+)
 from trtdist.topology.nodes import Entry, Node, Section
 from trtdist.topology.problems import Problems, shown
 
-__all__ = ["ALIASES", "UNUSED", "canonical", "core", "known_keys", "resolve_key", "section_model", "unknown_key"]
+__all__ = [
+    "ALIASES",
+    "UNUSED",
+    "canonical",
+    "core",
+    "known_keys",
+    "passed_through",
+    "resolve_key",
+    "section_model",
+    "unknown_key",
+]
 
 # Older and shorter spellings, with the path that each stands for.
 ALIASES: dict[type[BaseModel], dict[str, tuple[str, ...]]] = {
@@ -39,7 +59,15 @@ UNUSED: dict[type[BaseModel], dict[str, str]] = {
     },
     ServerSection: {
         "router": "set router.policy for the deployment",
+        "urls": "addresses are resolved when the deployment starts",
     },
+}
+
+# The sections of a site profile, with those of a topology that they give defaults for.
+_SITE: dict[type[BaseModel], type[BaseModel]] = {
+    SiteProfile: Topology,
+    SiteSlurm: SlurmSection,
+    SiteContainer: ContainerSection,
 }
 
 _CUTOFF = 0.6
@@ -119,12 +147,6 @@ def _accepted(entry: Entry, model: type[BaseModel], problems: Problems, where: s
     path = resolve_key(model, key)
     if path is None:
         problems.error("TRT012", unknown_key(key, model, where, problems), entry.origin)
-    elif model is ServerSection and key == "urls":
-        problems.warning(
-            "TRT101",
-            f"'urls'{_in(where)} has no effect: addresses are resolved when the deployment starts",
-            entry.origin,
-        )
     elif issubclass(model, PassThrough) and key in RENAMED_KEYS:
         problems.warning(
             "TRT102", f"{key!r}{_in(where)} is an older name: newer TensorRT-LLM has {RENAMED_KEYS[key]}", entry.origin
@@ -164,6 +186,8 @@ def _guess(key: str, model: type[BaseModel], problems: Problems) -> str:
         return f"; did you mean {near[0]!r}?"
     if home:
         return f"; it belongs into {home}"
+    if model in _SITE and resolve_key(_SITE[model], key):
+        return "; it belongs into a topology, not into a site profile"
     if issubclass(model, PassThrough):
         return "; if the engine knows it, put it into extra_engine_args"
     return f"; known here: {', '.join(model.model_fields)}"
@@ -171,7 +195,7 @@ def _guess(key: str, model: type[BaseModel], problems: Problems) -> str:
 
 def _home(key: str, model: type[BaseModel]) -> str:
     """The sections that know a key which was written in the wrong one."""
-    root = SiteProfile if model is SiteProfile else Topology
+    root = SiteProfile if model in _SITE else Topology
     homes = [path for path, section in _sections(root) if section is not model and resolve_key(section, key)]
     if not homes and model is not root and key in root.model_fields:
         return "the top level"

@@ -116,7 +116,8 @@ def read(text: str, source: Source, problems: Problems, *, positions: bool = Tru
         line = text.count("\n", 0, bad.start()) + 1
         column = bad.start() - text.rfind("\n", 0, bad.start())
         what = "a NUL byte" if bad[0] == "\0" else f"the control character {bad[0]!r}"
-        problems.fatal("TRT003", f"holds {what}, so this is no text", Origin(source, line, column))
+        origin = Origin(source, line, column) if positions else Origin(source)
+        problems.fatal("TRT003", f"holds {what}, so this is no text", origin)
     try:
         return _Builder(source, problems, positions).build(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
@@ -138,6 +139,8 @@ def _syntax(error: yaml.MarkedYAMLError) -> str:
     if "\\t" in problem or "tab" in problem:
         return "a tab cannot indent YAML; use spaces"
     context = f" {' '.join(error.context.split())}" if error.context else ""
+    if "<document start>" in problem:
+        return "something follows the line '...' that ended the document; remove that line"
     hint = "; is a text with ': ' or '#' missing its quotes?" if "mapping values are not allowed" in problem else ""
     return f"is not YAML: {problem}{context}{hint}"
 

@@ -72,10 +72,10 @@ def with_defaults(root: Section, site: Section) -> Section:
     """A topology's tree with what it does not say taken from the site's."""
     slurm, network, container = (_section(site, name) for name in ("slurm", "network", "container"))
     said = _section(root, "network")
-    if any(said.get(key) for key in _NETWORK_CHOICE):
+    if any(_says(said, key) for key in _NETWORK_CHOICE):
         for key in _NETWORK_CHOICE:
             network = network.without(key)
-    if _section(root, "container").get("image") is None:
+    if not _says(_section(root, "container"), "image"):
         container = container.without("runtime")
     for name, defaults in (("slurm", slurm), ("network", network), ("container", container)):
         root = _filled(root, name, defaults)
@@ -89,14 +89,17 @@ def _section(node: Section, key: str) -> Section:
 
 def _filled(root: Section, name: str, defaults: Section) -> Section:
     entry = root.get(name)
-    if not defaults.entries or (entry is not None and not isinstance(entry.value, Section) and _says(entry)):
+    if not defaults.entries or (_says(root, name) and entry is not None and not isinstance(entry.value, Section)):
         return root
-    said = _section(root, name)
-    added = [default for default in defaults.entries if said.get(default.key) is None]
+    filled = _section(root, name)
+    for default in defaults.entries:
+        if not _says(filled, default.key):
+            filled = filled.replaced(default)
     origin = entry.origin if entry is not None else defaults.origin
-    return root.replaced(Entry(name, name, origin, Section((*said.entries, *added), origin)))
+    return root.replaced(Entry(name, name, origin, Section(filled.entries, origin)))
 
 
-def _says(entry: Entry) -> bool:
-    """Whether something other than nothing is written there, which the models will refuse."""
-    return getattr(entry.value, "value", "") is not None
+def _says(section: Section, key: str) -> bool:
+    """Whether there is something behind a key; `key:` with nothing behind it leaves the choice to the site."""
+    entry = section.get(key)
+    return entry is not None and getattr(entry.value, "value", "") is not None

@@ -1,0 +1,135 @@
+"""`trtdist validate` and its neighbours as they are called: what is told, and the exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from trtdist.cli.main import main
+from trtdist.topology.codes import CODES
+
+GOOD = "name: demo\nmodel: org/model\nservers: {}\n"
+TOLD = """\
+a.yaml:3:11: error[TRT012]: unknown key 'tp_szie' in servers; did you mean 'tp_size'?
+    3 | servers: {tp_szie: 2}
+      |           ^
+--set slurm.tme: error[TRT012]: unknown key 'tme' in slurm; did you mean 'time'?
+2 errors
+"""
+TRTDIST = str(Path(sys.executable).with_name("trtdist"))
+
+Called = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
+    """Calls `trtdist` in a folder of its own: exit code, output, errors."""
+    monkeypatch.setenv("TRTDIST_SITE", "")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["trtdist", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert isinstance(ended.value.code, int)
+        return (ended.value.code, *capsys.readouterr())
+
+    return run
+
+
+def test_a_good_file_is_told_in_one_line(called: Called) -> None:
+    Path("a.yaml").write_text(GOOD)
+    said = called("validate", "a.yaml")
+    assert said == (0, "a.yaml is valid: demo, 1 monolithic server (TP1), 1 rank\n", "")
+
+
+def test_warnings_leave_a_file_valid(called: Called) -> None:
+    Path("a.yaml").write_text(GOOD + "hostname: localhost\n")
+    code, out, errors = called("validate", "a.yaml")
+    assert code == 0 and out.startswith("a.yaml is valid")
+    assert errors.splitlines()[0].startswith("a.yaml:4:1: warning[TRT101]: 'hostname' has no effect")
+    assert errors.splitlines()[-1] == "1 warning"
+
+
+@pytest.mark.parametrize("command", ["validate", "plan"])
+def test_problems_are_told_as_a_compiler_does(called: Called, command: str) -> None:
+    Path("a.yaml").write_text(GOOD.replace("{}", "{tp_szie: 2}"))
+    assert called(command, "a.yaml", "--set", "slurm.tme=1") == (
+        2,
+        "",
+        TOLD,
+    )
+
+
+def test_json_says_the_same(called: Called) -> None:
+    Path("a.yaml").write_text(GOOD.replace("{}", "{tp_szie: 2}"))
+    code, out, errors = called("validate", "--json", "a.yaml")
+    told = json.loads(out)
+    assert (code, errors, told["valid"], told["topology"]) == (2, "", False, None)
+    assert told["diagnostics"] == [
+        {
+            "code": "TRT012",
+            "severity": "error",
+            "message": "unknown key 'tp_szie' in servers; did you mean 'tp_size'?",
+            "source": "a.yaml",
+            "line": 3,
+            "column": 11,
+        }
+    ]
+
+
+def test_the_resolved_file_is_valid_again(called: Called) -> None:
+    Path("a.yaml").write_text(GOOD)
+    code, out, _ = called("validate", "--resolved", "--set", "servers.tp_size=2", "a.yaml")
+    assert code == 0
+    Path("b.yaml").write_text(out)
+    assert called("validate", "--resolved", "b.yaml") == (0, out, "")
+
+
+def test_what_is_no_topology_is_refused_in_time(tmp_path: Path) -> None:
+    # A process of its own: the time of a user, with Python's start and all imports.
+    laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    laughs += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
+    (tmp_path / "laughs.yaml").write_text(GOOD + laughs)
+    (tmp_path / "nonsense.yaml").write_bytes(os.urandom(10_000_000))
+    for name, words in {
+        "laughs.yaml": "laughs.yaml:8:",
+        "nonsense.yaml": "larger than 1 MiB",
+        ".": "directory",
+    }.items():
+        before = os.times()
+        done = subprocess.run([TRTDIST, "validate", name], cwd=tmp_path, capture_output=True, text=True)
+        after = os.times()
+        used = after.children_user + after.children_system - before.children_user - before.children_system
+        assert (done.returncode, done.stdout) == (2, "")
+        assert words in done.stderr and done.stderr.endswith("\n1 error\n")
+        assert used < 1.0
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_is_explained(called: Called, code: str) -> None:
+    ended, out, _ = called("explain", code.lower())
+    assert ended == 0
+    assert out.startswith(f"{code}: {CODES[code].title}\n") and "Wrong:" in out and "Right:" in out
+    assert all(character.isprintable() or character == "\n" for character in out)
+
+
+def test_codes_are_listed_and_guessed(called: Called) -> None:
+    ended, out, _ = called("explain")
+    assert (ended, len(out.splitlines())) == (0, len(CODES))
+    assert called("explain", "12")[1].startswith("TRT012: ")
+    ended, out, errors = called("explain", "TRT999")
+    assert (ended, out) == (2, "")
+    assert errors.startswith("trtdist: there is no code 'TRT999'; ")
+
+
+def test_the_schema_is_one_json_object(called: Called) -> None:
+    ended, out, _ = called("schema")
+    assert ended == 0
+    assert json.loads(out)["title"] == "trtdist topology"
