@@ -15,15 +15,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from trtdist.errors import InputError, MissingError, TrtdistError
+from trtdist.errors import InputError, TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.slurm import mpi, parse, runner
 from trtdist.slurm.argv import scontrol_hostnames, srun_mpi_list
 from trtdist.slurm.hostlist import fold
 from trtdist.supervisor import nodeprobe
 
 __all__ = ["Greeter", "job_nodes", "look_at_nodes", "mpi_type"]
 
-_SLURM_S, _PROBE_S = 30, 120
+# A controller that is restarted is awaited.
+_PATIENCE_S, _PROBE_S = 30.0, 120.0
 _MOST_SKEW_S = 5.0
 _OLDEST_PYTHON = (3, 9)
 # Without that Python on a node there is nobody to write the report.
@@ -41,7 +43,7 @@ def job_nodes(environ: Mapping[str, str], wanted: int) -> list[str]:
     text = environ.get("TRTDIST_JOB_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
     if not text:
         raise InputError("this is no job of Slurm: start it with sbatch, or inside salloc as scripts/README.txt says")
-    nodes = _asked_of_slurm(scontrol_hostnames(text)).split()
+    nodes = runner.run(scontrol_hostnames(text), _PATIENCE_S).split()
     if len(nodes) < wanted:
         raise InputError(f"job {environ.get('SLURM_JOB_ID')} has {_count(len(nodes))} and the plan needs {wanted}")
     here = environ.get("SLURMD_NODENAME", "")
@@ -57,16 +59,9 @@ def _count(nodes: int) -> str:
     return f"{nodes} node" + ("" if nodes == 1 else "s")
 
 
-def mpi_type(extra_types: str = "") -> str:
-    """The MPI type of steps with ranks: the best that `srun --mpi=list` knows. MissingError when Open MPI can use none.
-
-    Slurm 22.05 prints one type per line after a heading, and versions of pmix in a line of their own.
-    """
-    words = (extra_types or _asked_of_slurm(srun_mpi_list())).replace(",", " ").split()
-    for kind in ("pmix", *sorted((word for word in words if word.startswith("pmix_v")), reverse=True), "pmi2"):
-        if kind in words:
-            return kind
-    raise MissingError("Slurm has neither PMIx nor PMI2 here (srun --mpi=list), which MPI needs: have one installed")
+def mpi_type() -> str:
+    """The MPI type of steps with ranks; MissingError when Slurm has none that Open MPI can use."""
+    return mpi.choose(parse.mpi_types(runner.run(srun_mpi_list(), _PATIENCE_S)))
 
 
 def look_at_nodes(
@@ -138,7 +133,7 @@ def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tup
             timeout=_PROBE_S,
         )
     except subprocess.TimeoutExpired:
-        return {}, f"srun did not end within {_PROBE_S} s"
+        return {}, f"srun did not end within {_PROBE_S:g} s"
     found = {}
     for line in done.stdout.splitlines():
         with suppress(ValueError, TypeError, KeyError):
@@ -158,16 +153,3 @@ def _problems(node: str, report: Mapping[str, Any] | None, said: str) -> list[st
         way = "ahead of" if ahead > 0 else "behind"
         found.append(f"the clock of node {node} is {abs(ahead):.1f} s {way} that of the head node: set one right")
     return found
-
-
-def _asked_of_slurm(argv: Sequence[str]) -> str:
-    """What a program of Slurm prints; MissingError when it is not there, TrtdistError when it fails."""
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SLURM_S, stdin=subprocess.DEVNULL)
-    except FileNotFoundError:
-        raise MissingError(f"{argv[0]} is not on PATH of {socket.gethostname()}: load the module of Slurm") from None
-    except subprocess.TimeoutExpired:
-        raise TrtdistError(f"{' '.join(argv)} gave no answer within {_SLURM_S} s: is slurmctld up?") from None
-    if done.returncode:
-        raise TrtdistError(f"{' '.join(argv)} failed: {' '.join(done.stderr.split())}")
-    return done.stdout + done.stderr

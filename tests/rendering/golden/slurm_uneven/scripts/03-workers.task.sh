@@ -61,7 +61,7 @@ export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 # Slurm may sort and move tasks, and a rank on another node would take the GPUs of others.
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
-    echo "$0: task $TRTDIST_TASK, $1.$2, belongs on ${TRTDIST_PLACES[$6]} and is on ${SLURMD_NODENAME:-no node of Slurm}:" \
+    echo "$0: task $TRTDIST_TASK, $1.$2, belongs on ${TRTDIST_PLACES[$6]} and is on ${SLURMD_NODENAME:-no node}:" \
         "Slurm has placed the step otherwise than its launch line asks" >&2
     exit 1
 fi
