@@ -166,6 +166,5 @@ def test_the_controller_is_away_for_a_while(alone: SlurmMade) -> None:
     wait_for(lambda: "STOPPING" in alone.states(), 10, "STOPPING")
     alone.cluster.admin("controller", "start")
     assert alone.verdict(60)["state"] == "STOPPED"
-    print(alone.run.log("supervisor").read_text(), alone.verdict())
     alone.ended()
     assert alone.left() == {}
