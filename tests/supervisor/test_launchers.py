@@ -90,22 +90,8 @@ def slurm(cluster: Cluster) -> Iterator[Launching]:
     made = SlurmMade(cluster.folder / "run", cluster=cluster)
     job = ["salloc", "--quiet", "--nodes=2", "--ntasks-per-node=4", "--mem=200"]
     # A job that outlives a launcher that was killed, so that it is not the job's end which ends the steps.
-    command = [
-        *job,
-        "bash",
-        "-c",
-        '"$@" || sleep 20',
-        "-",
-        "env",
-        "-C",
-        str(ROOT),
-        f"PYTHONPATH={ROOT}",
-        PYTHON,
-        "-m",
-        DRIVER,
-        str(made.run.path),
-        "slurm",
-    ]
+    command = [*job, "bash", "-c", '"$@" || sleep 20', "-", "env", "-C", str(ROOT), f"PYTHONPATH={ROOT}"]
+    command += [PYTHON, "-m", DRIVER, str(made.run.path), "slurm"]
     launching = Launching(made, cluster.argv(*command))
     yield launching
     launching.close()

@@ -88,6 +88,7 @@ def test_cancelled_from_outside(made: SlurmMade) -> None:
     assert verdict["reason"] == f"job {made.job} was cancelled (scancel)"
     assert made.ended() == "CANCELLED"
     assert made.run.log("ctx.0.0").read_text().endswith("told\n")
+    assert made.left() == {}
 
 
 def test_term_to_the_supervisor_alone_is_an_orderly_stop(made: SlurmMade) -> None:
@@ -101,7 +102,7 @@ def test_term_to_the_supervisor_alone_is_an_orderly_stop(made: SlurmMade) -> Non
 
 def test_the_time_limit_is_met_with_an_orderly_stop(made: SlurmMade) -> None:
     made.options = ("--time=2",)
-    up(made, "--warning=100")
+    up(made, "--warning=110")
     verdict = made.verdict(60)
     assert (verdict["state"], verdict["exit_code"]) == ("TIMEOUT", 1), verdict
     assert f"job {made.job} reaches its time limit" in verdict["reason"]
@@ -156,12 +157,12 @@ def test_a_node_fails(alone: SlurmMade, how: list[str]) -> None:
     alone.ended(60)
 
 
+@pytest.mark.long
 def test_the_controller_is_away_for_a_while(alone: SlurmMade) -> None:
     up(alone)
     alone.cluster.admin("controller", "stop")
-    # Long enough for several of the supervisor's looks at everything.
     with pytest.raises(AssertionError):
-        wait_for(alone.run.verdict.exists, 3, "an end that must not come")
+        wait_for(alone.run.verdict.exists, 30, "an end that must not come")
     alone.ask(control.DOWN, grace=8.0)
     wait_for(lambda: "STOPPING" in alone.states(), 10, "STOPPING")
     alone.cluster.admin("controller", "start")
