@@ -68,7 +68,9 @@ class Cluster:
         """Bring back what a test has broken."""
         self.admin("controller", "start")
         for number in range(1, NODES + 1):
-            self.admin("recover", f"node{number}")
+            state = self.run("sinfo", "--noheader", "--nodes", f"node{number}", "--format=%t").stdout.split()
+            if not set(state) & {"idle", "mix", "alloc"}:
+                self.admin("recover", f"node{number}")
 
     def own(self, path: Path) -> None:
         """Give a file or folder, with all in it, to the user."""

@@ -127,10 +127,10 @@ def test_the_supervisor_is_killed(made: SlurmMade) -> None:
 
 def test_a_step_that_never_starts_is_told(made: SlurmMade) -> None:
     made.script("workers", "echo srun would wait here; exec sleep 1000")
-    made.supervise("--start-timeout=3").wait()
+    made.supervise("--start-timeout=2").wait()
     verdict = made.verdict(60)
     assert verdict["state"] == "FAILED"
-    assert verdict["reason"] == "workers was launched, and after 3 s none of its tasks ran"
+    assert verdict["reason"] == "workers was launched, and after 2 s none of its tasks ran"
     assert verdict["last_lines"] == ["srun would wait here"]
     made.ended()
     assert made.left() == {}
