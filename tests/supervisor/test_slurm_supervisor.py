@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.supervisor.runs import DEAF, SLEEP, wait_for
+from tests.cluster import PYTHON, Cluster
+from tests.supervisor.runs import DEAF, ROOT, SLEEP, wait_for
 from tests.supervisor.slurm_runs import SlurmMade
 from trtdist.events import Ready, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.supervisor import control
@@ -122,6 +122,11 @@ def test_the_supervisor_is_killed(made: SlurmMade) -> None:
     (supervisor,) = made.events(SupervisorStarted)
     made.on_node(supervisor.host, f"kill -9 {supervisor.pid}")
     assert made.ended() == "FAILED"
+    look = "import sys, pathlib; from trtdist.observe import snapshot; from trtdist.rundir import RunDir"
+    look += "; print(snapshot.RunReader(RunDir(pathlib.Path(sys.argv[1]))).look().status.detail)"
+    show = ["env", f"PYTHONPATH={ROOT}", PYTHON, "-c", look, str(made.run.path)]
+    told = f"job {made.job} is over: its script failed"
+    wait_for(lambda: made.cluster.output(*show).startswith(told), 30, told)
     assert {text for text in made.left().values() if "/proc" in text} == set()
 
 
