@@ -83,7 +83,7 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "the mini cluster needs root"
     missing = [program for program in ("slurmctld", "slurmd", "srun", "munged") if shutil.which(program) is None]
-    return f"{', '.join(missing)} not found: `scripts/minicluster up` says how to install them" if missing else ""
+    return f"{', '.join(missing)} not found: `scripts/minicluster install` installs them" if missing else ""
 
 
 def cluster_or_skip() -> None:
