@@ -6,6 +6,7 @@ Python 3.9.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "scontrol_hostnames",
     "scontrol_show",
     "sinfo",
+    "sinfo_nodes",
     "squeue_jobs",
     "squeue_steps",
     "srun",
@@ -174,15 +176,15 @@ def salloc(job: JobOptions, command: tuple[str, ...] = ()) -> list[str]:
     return ["salloc", *sbatch_directives(job), *(command or ("--no-shell",))]
 
 
-def scancel(target: str, signal: str = "") -> list[str]:
-    """Ends a job or step (`7` or `7.2`), or sends it a signal such as `TERM` instead.
+def scancel(*targets: str, signal: str = "") -> list[str]:
+    """Ends jobs or steps (`7`, `7.2`), or sends them a signal such as `TERM` instead.
 
     A signal to a job goes to its batch script alone, which passes on what is to be passed on.
     """
     if not signal:
-        return ["scancel", target]
-    whole_job = [] if "." in target else ["--batch"]
-    return ["scancel", f"--signal={signal}", *whole_job, target]
+        return ["scancel", *targets]
+    whole_job = [] if all("." in target for target in targets) else ["--batch"]
+    return ["scancel", f"--signal={signal}", *whole_job, *targets]
 
 
 def squeue_jobs(jobs: tuple[str, ...] = ()) -> list[str]:
@@ -209,6 +211,11 @@ def scontrol_hostnames(hostlist: str) -> list[str]:
 def sinfo() -> list[str]:
     """Lists partitions, one line for each kind of node, for `parse.partitions`."""
     return ["sinfo", "--noheader", "--format=%R|%a|%l|%D|%c|%m|%G"]
+
+
+def sinfo_nodes(names: Sequence[str]) -> list[str]:
+    """Lists nodes with their states, for `parse.node_states`."""
+    return ["sinfo", "--noheader", "--Node", f"--nodes={','.join(names)}", "--format=%N|%T"]
 
 
 def srun_mpi_list() -> list[str]:

@@ -15,6 +15,7 @@ __all__ = [
     "job_id",
     "jobs",
     "mpi_types",
+    "node_states",
     "partitions",
     "seconds",
     "steps",
@@ -90,6 +91,11 @@ def partitions(text: str) -> list[Partition]:
         cores, mib = int(cpus.rstrip("+")), int(memory.rstrip("+"))
         found.append(Partition(name, up == "up", seconds(limit), int(nodes), cores, mib, count, kind))
     return found
+
+
+def node_states(text: str) -> list[tuple[str, str]]:
+    """Nodes with their states as `argv.sinfo_nodes` lists them, each once; a `*` for one that does not answer."""
+    return list(dict.fromkeys((name, state) for name, state in _rows(text, 2)))
 
 
 def fields(line: str) -> dict[str, str]:
