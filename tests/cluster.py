@@ -68,7 +68,9 @@ class Cluster:
         """Bring back what a test has broken."""
         self.admin("controller", "start")
         for number in range(1, NODES + 1):
-            self.admin("recover", f"node{number}")
+            state = self.run("sinfo", "--noheader", "--nodes", f"node{number}", "--format=%t").stdout.split()
+            if not set(state) & {"idle", "mix", "alloc"}:
+                self.admin("recover", f"node{number}")
 
     def own(self, path: Path) -> None:
         """Give a file or folder, with all in it, to the user."""
@@ -81,7 +83,7 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "the mini cluster needs root"
     missing = [program for program in ("slurmctld", "slurmd", "srun", "munged") if shutil.which(program) is None]
-    return f"{', '.join(missing)} not found: `scripts/minicluster up` says how to install them" if missing else ""
+    return f"{', '.join(missing)} not found: `scripts/minicluster install` installs them" if missing else ""
 
 
 def cluster_or_skip() -> None:

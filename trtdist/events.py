@@ -48,11 +48,15 @@ class RunState:
 
 @dataclass(frozen=True)
 class SupervisorStarted:
-    """The supervisor runs on `host`; `pid` and `started` (clock ticks) identify it (its first event)."""
+    """The supervisor runs on `host`; `pid` and `started` (clock ticks) identify it (its first event).
+
+    `slurm_job` is the id of the job that it runs in, "" without Slurm.
+    """
 
     host: str
     pid: int
     started: int
+    slurm_job: str = ""
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,11 @@ class RunDir:
         """How the run ended and why; created once."""
         return self.path / "verdict.json"
 
+    @property
+    def slurm_job(self) -> Path:
+        """The id of the run's job, written when it is submitted."""
+        return self.path / "slurm.job"
+
     def log(self, name: str) -> Path:
         """The log of `gen.0.1` (server and rank), `nats`, `router`, ..."""
         return self.logs / f"{name}.log"

@@ -92,6 +92,13 @@ def test_the_resolved_file_is_valid_again(called: Called) -> None:
     assert called("validate", "--resolved", "b.yaml") == (0, out, "")
 
 
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(GOOD)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([TRTDIST, "validate", "a.yaml"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (1, b"trtdist: No space left on device\n")
+
+
 def test_what_is_no_topology_is_refused_in_time(tmp_path: Path) -> None:
     # A process of its own: the time of a user, with Python's start and all imports.
     laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"

@@ -18,7 +18,7 @@ def on_a_small_disk(place: Workplace, kilobytes: int, *arguments: object) -> sub
     allowed = subprocess.run([*own_mounts, "true"], capture_output=True, check=False).returncode == 0
     way = [*own_mounts, "bash", "-c", MOUNTED] if allowed else ["bash", "-c", LIMITED]
     return subprocess.run(
-        [*way, "bash", str(kilobytes), *TRTDIST, *map(str, arguments)],
+        [*way, "bash", str(kilobytes), TRTDIST, *map(str, arguments)],
         env=place.environ, cwd=place.folder, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 

@@ -20,7 +20,7 @@ from trtdist.events import EventReader
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
-TRTDIST = (sys.executable, "-m", "trtdist.cli")
+TRTDIST = str(Path(sys.executable).with_name("trtdist"))
 UP_SECONDS = 60.0
 
 TENSOR_PARALLEL = """\
@@ -61,7 +61,7 @@ class Workplace:
     def trtdist(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run one command to its end, which must be with this exit code."""
         done = subprocess.run(
-            [*TRTDIST, *map(str, arguments)],
+            [TRTDIST, *map(str, arguments)],
             env=self.environ,
             cwd=self.folder,
             capture_output=True,
@@ -77,7 +77,7 @@ class Workplace:
     def start(self, *arguments: object, **environ: str) -> subprocess.Popen[str]:
         """Start one command in a process group of its own, as a shell does."""
         front = subprocess.Popen(
-            [*TRTDIST, *map(str, arguments)],
+            [TRTDIST, *map(str, arguments)],
             env={**self.environ, **environ},
             cwd=self.folder,
             stdin=subprocess.DEVNULL,

@@ -18,8 +18,9 @@ from tests.engines.simulated import Deployment
 from tests.engines.topologies import KEY, continued, disaggregated, monolithic
 from trtdist.engines.base import CONTEXT_ONLY, EngineConfig, EngineError, EngineOutput, GenerateRequest, Sampling
 from trtdist.engines.reference import create
-from trtdist.engines.reference.shape import POSITIONS, kv_bytes
+from trtdist.engines.reference.shape import HEADS, POSITIONS, kv_bytes
 from trtdist.plan import Plan
+from trtdist.topology.checks import REFERENCE_TP
 
 SAMPLING = Sampling(max_tokens=12, temperature=0.8, seed=5)
 PROMPT = "The capital of France is"
@@ -253,5 +254,12 @@ def test_a_refusal_says_why(request_: GenerateRequest, told: str, run_dir: Path)
 )
 def test_what_the_engine_cannot_be_is_refused(change: dict[str, Any], run_dir: Path) -> None:
     plan = monolithic()
+    engine = create(EngineConfig(plan, replace(plan.servers[0], **change), 0, run_dir))
     with pytest.raises(EngineError, match="reference engine"):
-        create(EngineConfig(plan, replace(plan.servers[0], **change), 0, run_dir))
+        asyncio.run(engine.start())
+    with pytest.raises(EngineError, match="reference engine"):
+        engine.follow()
+
+
+def test_the_diagnostics_know_how_the_model_can_be_shared() -> None:
+    assert [tp for tp in range(1, 2 * HEADS) if HEADS % tp == 0] == list(REFERENCE_TP)

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Sequence
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ from trtdist.engines.reference.arithmetic import EXACT, NORM, WEIGHT_ONE, hashed
 from trtdist.engines.reference.cache import Cache
 from trtdist.engines.reference.model import Shard, bounds
 from trtdist.engines.reference.sampling import chain
-from trtdist.engines.reference.shape import HEADS, POSITIONS, VOCABULARY, WIDTH, heads_of, kv_bytes
+from trtdist.engines.reference.shape import HEADS, POSITIONS, VOCABULARY, WIDTH, head_bytes, heads_of, kv_bytes
 from trtdist.engines.reference.text import tokenize
 
 Logits = NDArray[np.float64]
@@ -126,9 +125,27 @@ def test_normalised_rows_keep_to_the_limit(row: list[int]) -> None:
     assert np.abs(found).max() <= NORM and np.array_equal(found, np.rint(found))
 
 
-@pytest.mark.long
-def test_a_prompt_as_long_as_the_limit_is_read_alike_in_pieces() -> None:
-    tokens = [number % 256 for number in range(POSITIONS)]
-    whole = run(1, [tokens[start : start + 128] for start in range(0, POSITIONS, 128)])
-    pieces = run(2, [tokens[start : start + 96] for start in range(0, POSITIONS, 96)])
-    assert same(whole[0][-1:], pieces[0][-1:]) and whole[1] == pieces[1]
+def test_at_the_last_position_all_is_as_at_the_first() -> None:
+    """A cache of the largest keys and values that there can be, up to the limit."""
+    size, limit = head_bytes(POSITIONS - 1) // 2, bounds()["key or value"]
+    full = {head: (hashed(head, np.arange(size), 1, limit)).astype("<i2").tobytes() for head in range(HEADS)}
+    group, found = Group(2), {}
+
+    def work(rank: int) -> None:
+        heads = {head: full[head] for head in heads_of(rank, 2)}
+        shard = Shard(2, rank, lambda values: group.allreduce(rank, values))
+        found[rank] = shard.forward(Cache.unpacked(heads, POSITIONS - 1), [300])
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same([found[0]], [Shard(1, 0, alone).forward(Cache.unpacked(full, POSITIONS - 1), [300])])
+
+
+def test_blocks_of_a_long_prompt_cannot_be_seen() -> None:
+    tokens = [number * number % 256 for number in range(700)]
+    pieces = [tokens[start : start + 96] for start in range(0, len(tokens), 96)]
+    whole, divided = run(1, [tokens]), run(2, pieces)
+    assert same(whole[0], divided[0][-1:]) and whole[1] == divided[1]

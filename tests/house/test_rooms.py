@@ -16,7 +16,7 @@ import pytest
 from tests.house.source import ROOT, modules, parse
 
 ROOMS = (
-    "topology", "planning", "rendering", "slurm", "containers", "services", "supervisor", "serving", "engines",
+    "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "serving", "engines",
     "observe", "bench", "cli",
 )  # fmt: skip
 ROOT_MODULES = ("errors", "plan", "process", "rundir", "events")
@@ -86,7 +86,7 @@ def test_what_runs_on_nodes_needs_only_the_standard_library(path: Path) -> None:
 
 def oldest_python() -> str | None:
     """A Python 3.9, from PATH or beside the others that pyenv keeps."""
-    homes = {Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")), Path(sys.base_prefix).parents[1]}
+    homes = {Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")), Path(sys.base_prefix).parent.parent}
     kept = [str(path) for home in homes for path in sorted(home.glob("versions/3.9.*/bin/python3"))]
     for python in (shutil.which("python3.9"), *kept):
         # What pyenv puts on PATH may stand for a Python that is not chosen.

@@ -62,6 +62,8 @@ class RenderedRun:
             "TRTDIST_LOCAL_DIR": str(self.local),
             "TRTDIST_PYTHON": sys.executable,
             "TRTDIST_MPIEXEC": str(Path(sys.executable).parent / "mpiexec"),
+            "TRTDIST_NODES": "here",
+            "TRTDIST_ADDRESSES": "127.0.0.1",
             "NATS_SERVER": "nats://127.0.0.1:1",
             **values,
         }

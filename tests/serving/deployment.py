@@ -22,9 +22,9 @@ from nats.aio.msg import Msg
 import trtdist
 from tests.planning.topologies import section, topology
 from tests.serving import scripted_engine
+from tests.serving.scripted import greedy, until
 from tests.serving.scripted_engine import ScriptedEngine
 from tests.serving.servers import EtcdServer, NatsServer, die_with_parent
-from trtdist.engines.base import Sampling
 from trtdist.events import Event, EventReader, EventWriter
 from trtdist.plan import Plan, to_json
 from trtdist.planning import Target, plan
@@ -48,22 +48,9 @@ from trtdist.serving.waiting import within
 from trtdist.serving.watcher import Watcher
 from trtdist.serving.worker import serve
 
-__all__ = ["Caller", "Deployment", "Process", "Running", "deployment", "greedy", "until"]
+__all__ = ["Caller", "Deployment", "Process", "Running", "deployment", "fill_site", "scripted_plan"]
 
 SECONDS = 20.0
-
-
-def greedy(max_tokens: int = 16) -> Sampling:
-    """What most tests ask for."""
-    return Sampling(max_tokens=max_tokens, temperature=0.0)
-
-
-async def until(condition: Callable[[], bool], seconds: float = SECONDS) -> None:
-    """Return once the condition holds; fails when that takes too long."""
-    end = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        assert asyncio.get_running_loop().time() < end, "it did not happen in time"
-        await asyncio.sleep(0.01)
 
 
 def scripted_plan(contexts: int, generations: int, policy: str = "round_robin", **changes: Any) -> Plan:
@@ -138,14 +125,14 @@ class Caller:
 
     async def finished(self) -> Chunk:
         """The last chunk of an answer, whose chunks came in order and without a gap."""
-        await until(lambda: bool(self.failures) or any(one.finish_reason is not None for one in self.chunks))
+        await until(lambda: bool(self.failures) or any(one.finish_reason is not None for one in self.chunks), SECONDS)
         assert not self.failures, self.failures
         assert [one.seq for one in self.chunks] == list(range(len(self.chunks)))
         return self.chunks[-1]
 
     async def failed(self) -> Failure:
         """The failure that ended the stream."""
-        await until(lambda: bool(self.failures))
+        await until(lambda: bool(self.failures), SECONDS)
         return self.failures[0]
 
 
@@ -244,7 +231,7 @@ class Process:
 
     async def exit_code(self) -> int:
         """Its exit code, once it has ended."""
-        await until(lambda: self.process.poll() is not None)
+        await until(lambda: self.process.poll() is not None, SECONDS)
         return self.process.wait(1)
 
     def kill(self) -> None:

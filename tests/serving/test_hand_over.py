@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan, until
+from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan
+from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.engines.base import CONTEXT_ONLY, GENERATION_ONLY
 from trtdist.serving import job, phases

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.deployment import Deployment, Process, deployment, fill_site, greedy, scripted_plan, until
+from tests.serving.deployment import Deployment, Process, deployment, fill_site, scripted_plan
+from tests.serving.scripted import greedy, until
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.events import RUNGS, Ready, Rung
 from trtdist.plan import Canary, Plan

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.deployment import Deployment, deployment, greedy, scripted_plan, until
+from tests.serving.deployment import Deployment, deployment, scripted_plan
+from tests.serving.scripted import greedy, until
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.events import RUNGS, CanaryFailed, CanaryPassed, Ready, Rung
 from trtdist.plan import Canary

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan, until
+from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan
+from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.engines.base import DisaggregatedParams
 from trtdist.errors import RunFailedError
@@ -179,7 +180,7 @@ def test_silent_requester_is_given_up(play: Play, monkeypatch: pytest.MonkeyPatc
         ("fail", "engine", "this engine fails"),
         ("end", "engine", "without saying why"),
         ("crash", "internal", "a defect"),
-        ("count 1 9000000", "lost", "payload"),
+        ("count 1 9000000", "too_large", "larger than NATS takes"),
     ],
 )
 def test_failing_request_fails_alone(

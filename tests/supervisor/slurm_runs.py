@@ -45,7 +45,7 @@ class SlurmMade(HandMade):
         places = f"--nodes={min(NODES, len(names))} --ntasks={len(names)}"
         placed = ("--nodes=", "--ntasks=", "--distribution=")
         options = [word for word in argv.srun(argv.StepOptions(step, 1, 1)) if not word.startswith(placed)]
-        script = [f"mkdir -p {self.local}", "case $SLURM_PROCID in"]
+        script = [f"set -a; . {self.run.resolved_env}; set +a", f"mkdir -p {self.local}", "case $SLURM_PROCID in"]
         for number, (name, line) in enumerate(zip(names, each)):
             script.append(f"{number}) exec {self._shim(step, name, line)} ;;")
         task = self.run.scripts / f"{step}.task.sh"

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.supervisor.runs import DEAF, SLEEP, wait_for
+from tests.cluster import PYTHON, Cluster
+from tests.supervisor.runs import DEAF, ROOT, SLEEP, wait_for
 from tests.supervisor.slurm_runs import SlurmMade
 from trtdist.events import Ready, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.supervisor import control
@@ -88,6 +88,7 @@ def test_cancelled_from_outside(made: SlurmMade) -> None:
     assert verdict["reason"] == f"job {made.job} was cancelled (scancel)"
     assert made.ended() == "CANCELLED"
     assert made.run.log("ctx.0.0").read_text().endswith("told\n")
+    assert made.left() == {}
 
 
 def test_term_to_the_supervisor_alone_is_an_orderly_stop(made: SlurmMade) -> None:
@@ -101,7 +102,7 @@ def test_term_to_the_supervisor_alone_is_an_orderly_stop(made: SlurmMade) -> Non
 
 def test_the_time_limit_is_met_with_an_orderly_stop(made: SlurmMade) -> None:
     made.options = ("--time=2",)
-    up(made, "--warning=100")
+    up(made, "--warning=110")
     verdict = made.verdict(60)
     assert (verdict["state"], verdict["exit_code"]) == ("TIMEOUT", 1), verdict
     assert f"job {made.job} reaches its time limit" in verdict["reason"]
@@ -121,15 +122,20 @@ def test_the_supervisor_is_killed(made: SlurmMade) -> None:
     (supervisor,) = made.events(SupervisorStarted)
     made.on_node(supervisor.host, f"kill -9 {supervisor.pid}")
     assert made.ended() == "FAILED"
+    look = "import sys, pathlib; from trtdist.observe import snapshot; from trtdist.rundir import RunDir"
+    look += "; print(snapshot.RunReader(RunDir(pathlib.Path(sys.argv[1]))).look().status.detail)"
+    show = ["env", f"PYTHONPATH={ROOT}", PYTHON, "-c", look, str(made.run.path)]
+    told = f"job {made.job} is over: its script failed"
+    wait_for(lambda: made.cluster.output(*show).startswith(told), 30, told)
     assert {text for text in made.left().values() if "/proc" in text} == set()
 
 
 def test_a_step_that_never_starts_is_told(made: SlurmMade) -> None:
     made.script("workers", "echo srun would wait here; exec sleep 1000")
-    made.supervise("--start-timeout=3").wait()
+    made.supervise("--start-timeout=2").wait()
     verdict = made.verdict(60)
     assert verdict["state"] == "FAILED"
-    assert verdict["reason"] == "workers was launched, and after 3 s none of its tasks ran"
+    assert verdict["reason"] == "workers was launched, and after 2 s none of its tasks ran"
     assert verdict["last_lines"] == ["srun would wait here"]
     made.ended()
     assert made.left() == {}
@@ -156,16 +162,15 @@ def test_a_node_fails(alone: SlurmMade, how: list[str]) -> None:
     alone.ended(60)
 
 
+@pytest.mark.long
 def test_the_controller_is_away_for_a_while(alone: SlurmMade) -> None:
     up(alone)
     alone.cluster.admin("controller", "stop")
-    # Long enough for several of the supervisor's looks at everything.
     with pytest.raises(AssertionError):
-        wait_for(alone.run.verdict.exists, 3, "an end that must not come")
+        wait_for(alone.run.verdict.exists, 30, "an end that must not come")
     alone.ask(control.DOWN, grace=8.0)
     wait_for(lambda: "STOPPING" in alone.states(), 10, "STOPPING")
     alone.cluster.admin("controller", "start")
     assert alone.verdict(60)["state"] == "STOPPED"
-    print(alone.run.log("supervisor").read_text(), alone.verdict())
     alone.ended()
     assert alone.left() == {}

@@ -168,6 +168,10 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("servers: {}\nruntime: dynamo\nlaunch: mpi_world", "5:9: error[TRT022]"),
         ("servers: {}\nruntime: trtllm-serve\nengine: reference", "5:9: error[TRT023]"),
         ("servers: {reference: {step_delay: 1}}", "3:22: error[TRT023]"),
+        ("servers: {tp_size: 3}\nengine: reference", "3:20: error[TRT027]"),
+        ("servers: {tensor_parallel_size: 16}\nengine: reference", "3:33: error[TRT027]"),
+        ("servers: {pp_size: 2}\nengine: reference", "3:20: error[TRT027]"),
+        ("servers: {cp_size: 2}\nengine: reference", "3:20: error[TRT027]"),
         ('servers: {}\nslurm: {account: "a\\nb"}', "4:18: error[TRT017]: account in slurm: holds a line break"),
         ('servers: {}\nslurm: {partition: "a\\x07"}', "4:20: error[TRT017]"),
         (

@@ -94,7 +94,7 @@ def test_the_last_one_counts(checked: Check) -> None:
         ("a..b=x", "--set a..b: error[TRT018]"),
         ("name=[", "--set name: error[TRT004]"),
         ("name=a\0b", "--set name: error[TRT003]: holds a NUL byte"),
-        ("name=a\udcffb", "--set name: error[TRT003]"),
+        ("name=a\udcffb", "--set name: error[TRT003]: holds the byte 0xff, which is no text here"),
         ("name=!x y", "--set name: error[TRT007]"),
         ("context_servers.num_instances=010", "--set context_servers.num_instances: error[TRT026]"),
         ("na\nme=x", "--set na\\nme: error[TRT012]"),

@@ -13,7 +13,10 @@ from trtdist.supervisor import verdict
 from trtdist.supervisor.facts import Death, Outcome
 from trtdist.supervisor.remains import recorded_remains
 
-__all__ = ["after_death", "bury", "clean"]
+__all__ = ["AFTER_GRACE", "after_death", "bury", "clean"]
+
+# What an orderly stop may take beyond its grace (seconds): each tier is awaited after KILL, then comes the last sweep.
+AFTER_GRACE = 8.0
 
 _PATIENCE = 5.0
 _PACE = 0.02

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import click
 
-from trtdist.cli.aftermath import after_death, bury, clean
+from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean
 from trtdist.cli.progress import Lines, say
 from trtdist.errors import InputError, TrtdistError
 from trtdist.events import ControlTaken, EventReader
@@ -27,8 +27,6 @@ _PACE = 0.05
 _TO_START = 3.0
 _TO_REACT = 5.0
 _TO_LEAVE = 2.0
-# What a stop may take beyond its grace: each tier is awaited after KILL, then comes the last sweep.
-_AFTER_GRACE = 8.0
 
 
 @click.command("down")
@@ -116,7 +114,7 @@ class _Descent:
         """Whether the supervisor takes the request and ends within the grace, or is dead."""
         over = self._over(supervisor)
         if request and self._wait(lambda: request in self._taken or over(), _TO_REACT):
-            return self._wait(over, self._grace + _AFTER_GRACE)
+            return self._wait(over, self._grace + AFTER_GRACE)
         return over()
 
     def _ends_by_term(self, supervisor: ProcessId) -> bool:

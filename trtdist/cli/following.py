@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from trtdist.cli.aftermath import AFTER_GRACE
 from trtdist.cli.bringup import Supervised
 from trtdist.cli.progress import Display
 from trtdist.cli.stopsignals import StopSignals
@@ -15,8 +16,6 @@ from trtdist.supervisor.facts import Death, Settings
 __all__ = ["Following"]
 
 _BUSY, _QUIET = 0.05, 0.5
-# What a stop may take beyond its grace: each tier is awaited after KILL, then comes the last sweep.
-_AFTER_GRACE = 8.0
 
 
 class Following:
@@ -68,7 +67,7 @@ class Following:
     def _ask(self, number: int) -> None:
         grace = self._grace[min(self._asked, len(self._grace) - 1)]
         self._asked += 1
-        give_up_at = time.monotonic() + grace + _AFTER_GRACE
+        give_up_at = time.monotonic() + grace + AFTER_GRACE
         self._give_up_at = give_up_at if self._give_up_at is None else min(self._give_up_at, give_up_at)
         self._supervised.interrupt(number)
 

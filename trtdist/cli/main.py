@@ -71,4 +71,9 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
+    except OSError as error:
+        # The disk is full, the output cannot be written, or a file of a run is not the user's.
+        place = f"{error.filename}: " if error.filename is not None else ""
+        click.echo(f"trtdist: {place}{error.strerror or error}", err=True)
+        code = TrtdistError.exit_code
     sys.exit(code if isinstance(code, int) else 0)

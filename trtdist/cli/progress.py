@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
+from trtdist.cli.status import STATE_COLOURS
 from trtdist.events import (
     CanaryFailed,
     CanaryPassed,
@@ -42,7 +43,6 @@ RUNG_WORDS = {
 }
 _REDRAW_SECONDS = 0.1
 _ROWS = 24
-_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
 
 
 class Display(Protocol):
@@ -179,5 +179,5 @@ def _service_words(rung: str) -> str:
 
 
 def _coloured(state: str) -> str:
-    colour = _COLOURS.get(state)
+    colour = STATE_COLOURS.get(state)
     return f"[{colour}]{state}[/{colour}]" if colour else state

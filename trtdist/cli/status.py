@@ -13,13 +13,13 @@ import click
 from trtdist.observe.runs import find_run
 from trtdist.observe.snapshot import RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
-from trtdist.observe.times import span
+from trtdist.observe.times import clock, span
 
-__all__ = ["command", "describe", "describe_failure"]
+__all__ = ["STATE_COLOURS", "command", "describe", "describe_failure"]
 
 _WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
-_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
+STATE_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
 _ENGINES = {"reference": "reference (a tiny numpy transformer, not TensorRT-LLM)", "tensorrt_llm": "TensorRT-LLM"}
 
 
@@ -68,6 +68,9 @@ def _head(snapshot: Snapshot) -> str:
     supervisor = "not started" if status.supervisor_pid is None else f"pid {status.supervisor_pid}"
     if status.supervisor_alive is False:
         supervisor += ", ended"
+    if status.job is not None:
+        expected = f", expected to start at {clock(status.job.starts)}" if status.job.starts else ""
+        lines.append(f"  job         {status.job.detail}{expected}")
     lines += [
         f"  engine      {_ENGINES.get(plan.engine, plan.engine)}",
         f"  model       {plan.model}",
@@ -122,7 +125,7 @@ def _row(row: tuple[str, ...], widths: list[int]) -> str:
 
 
 def _state(text: str) -> str:
-    colour = _COLOURS.get(text.strip())
+    colour = STATE_COLOURS.get(text.strip())
     return click.style(text, fg=colour) if colour else text
 
 

@@ -35,7 +35,9 @@ from trtdist.supervisor.journal import Journal
 
 __all__ = ["Pair", "Prover", "pairs_of", "prove"]
 
-PAUSE_S = 0.5
+ANSWER_WITHIN_S = 0.5
+# The router may learn of a server a moment after us: the first try again comes soon.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 AT_ONCE = 8
 ROUTER = "router"
 
@@ -86,8 +88,10 @@ class Prover:
             await asyncio.gather(*(self._try(pair) for pair in pairs))
 
     async def _until_passed(self, pair: Pair) -> None:
+        pause = FIRST_PAUSE_S
         while not await self._try(pair):
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
         for name in pair.servers:
             self._journal.write(Rung(name, "canary"))
 
@@ -137,7 +141,10 @@ async def prove(config: RunConfig, plan: Plan, journal: Journal, stop: asyncio.E
 
 async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) -> str:
     names = [server.name for server in plan.servers] + [ROUTER]
-    async with EtcdClient(config.etcd_endpoints) as etcd, Watcher(etcd, instance_prefix(config.namespace)) as watcher:
+    async with (
+        EtcdClient(config.etcd_endpoints, config.etcd_tls) as etcd,
+        Watcher(etcd, instance_prefix(config.namespace)) as watcher,
+    ):
         await _all_registered(watcher, names, journal)
         await _all_answer(nats, watcher, names, journal)
     async with Requester.open(config, "canary") as requester:
@@ -178,7 +185,7 @@ async def _heard(answers: Subscription, most: int) -> list[str]:
     found: list[str] = []
     with contextlib.suppress(errors.TimeoutError):
         while len(found) < most:
-            lease = _lease_of((await answers.next_msg(PAUSE_S)).data)
+            lease = _lease_of((await answers.next_msg(ANSWER_WITHIN_S)).data)
             found += [lease] if lease else []
     return found
 
@@ -197,7 +204,8 @@ def _lease_of(data: bytes) -> str:
 
 @contextlib.asynccontextmanager
 async def _connected(config: RunConfig, cut_off: asyncio.Event) -> AsyncIterator[Client]:
-    nats = await connect(config.nats_url, config.nats_user, config.nats_password, "canary", lost=cut_off.set)
+    login = config.nats_user, config.nats_password
+    nats = await connect(config.nats_url, *login, "canary", lost=cut_off.set, tls=config.nats_tls)
     try:
         yield nats
     finally:

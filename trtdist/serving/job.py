@@ -65,6 +65,9 @@ class Job:
                 await self._outbox.fail(*problem)
         finally:
             await end_task(work)
+        if problem is not None:
+            # It may have been handed over at the last moment: before Python 3.12, asyncio can lose a cancellation.
+            self._station.kept.free(self._call.request_id, self._call.attempt)
         await self._notify("done", int(self._outbox.usage.get("prompt_tokens", 0)))
 
     async def _watch(self, work: asyncio.Future[None]) -> tuple[str, str] | None:
@@ -106,6 +109,8 @@ def _problem(error: BaseException | None) -> tuple[str, str] | None:
         return error.code, str(error)
     if isinstance(error, EngineError):
         return "engine", str(error)
+    if isinstance(error, errors.MaxPayloadError):
+        return "too_large", "a piece of the answer is larger than NATS takes"
     if isinstance(error, errors.Error):
         return "lost", f"the server cannot send the answer: {str(error) or type(error).__name__}"
     traceback.print_exception(type(error), error, error.__traceback__)

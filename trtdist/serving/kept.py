@@ -34,6 +34,10 @@ class KeptCaches:
 
     def add(self, request_id: str, attempt: int, context_request_id: int, deadline: float) -> None:
         """Free the cache at `deadline` (the event loop's time) unless something else does before."""
+        self.free(request_id, attempt)
+        if request_id in self._kept:  # of a newer attempt
+            self._background.start(self._free(context_request_id))
+            return
         expiry = asyncio.get_running_loop().call_at(deadline, self.free, request_id, attempt)
         self._kept[request_id] = _Kept(attempt, context_request_id, expiry)
 

@@ -68,20 +68,16 @@ async def prefill(station: Station, call: GenerateCall, outbox: Outbox, deadline
 
     The cache is freed unless that server took the request. An answer that ends with its first token is sent from here.
     """
-    first = replace(call, sampling=replace(call.sampling, max_tokens=1))
-    output = await _single(station.engine.generate(_request(first, CONTEXT_ONLY)))
-    if output.usage:
-        outbox.usage = dict(output.usage)
-    if output.disaggregated is None:
-        await outbox.chunk(output)
-        return
-    kept = output.disaggregated
     async with contextlib.AsyncExitStack() as unless_taken:
-        unless_taken.push_async_callback(station.engine.release, kept.context_request_id)
-        await _hand_over(station, call, kept, deadline)
+        output = await _first_output(station, call, unless_taken)
+        outbox.usage = dict(output.usage)
+        if output.disaggregated is None:
+            await outbox.chunk(output)
+            return
+        await _hand_over(station, call, output.disaggregated, deadline)
         unless_taken.pop_all()
-    outbox.hand_over(len(kept.first_token_ids))
-    station.kept.add(call.request_id, call.attempt, kept.context_request_id, deadline)
+    outbox.hand_over(len(output.disaggregated.first_token_ids))
+    station.kept.add(call.request_id, call.attempt, output.disaggregated.context_request_id, deadline)
 
 
 def _request(call: GenerateCall, kind: str) -> GenerateRequest:
@@ -90,10 +86,14 @@ def _request(call: GenerateCall, kind: str) -> GenerateRequest:
     return GenerateRequest(name, call.sampling, call.prompt, call.token_ids, kind, call.disaggregated)
 
 
-async def _single(iterator: AsyncIterator[EngineOutput]) -> EngineOutput:
-    async with _closing(iterator) as outputs:
+async def _first_output(station: Station, call: GenerateCall, unless_taken: contextlib.AsyncExitStack) -> EngineOutput:
+    """The only output of a context-only request; its cache is to be freed from the moment on that it is there."""
+    first = replace(call, sampling=replace(call.sampling, max_tokens=1))
+    async with _closing(station.engine.generate(_request(first, CONTEXT_ONLY))) as outputs:
         async for output in outputs:
-            if output.disaggregated is None and output.finish_reason is None:
+            if output.disaggregated is not None:
+                unless_taken.push_async_callback(station.engine.release, output.disaggregated.context_request_id)
+            elif output.finish_reason is None:
                 break
             return output
     raise PhaseFailed("engine", "the engine gave no KV cache for the generation server")

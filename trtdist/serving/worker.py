@@ -42,11 +42,11 @@ def load_engine(plan: Plan, server: Server, rank: int, run_dir: Path) -> Engine:
     """The engine that the plan names, for one rank; MissingError when it cannot be had here."""
     try:
         module = importlib.import_module(f"trtdist.engines.{plan.engine}")
+        return cast(Engine, module.create(EngineConfig(plan, server, rank, run_dir)))
     except ImportError as error:
         raise MissingError(
             f"the engine {plan.engine} cannot be loaded with {sys.executable}: {error}; install what is missing"
         ) from None
-    return cast(Engine, module.create(EngineConfig(plan, server, rank, run_dir)))
 
 
 async def serve(

@@ -5,7 +5,6 @@ A controller that does not answer is asked again for as long as the caller is pa
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import subprocess
@@ -100,6 +99,8 @@ def run(argv: Sequence[str], patience: float = 0.0, timeout: float = TIMEOUT) ->
 
 async def ask(argv: Sequence[str], timeout: float = TIMEOUT) -> str:
     """The same for an event loop, once."""
+    import asyncio  # here, since `status` and `logs` have to start at once and ask without a loop
+
     call = Call(argv, timeout)
     while not call.done():
         await asyncio.sleep(_POLL)

@@ -51,7 +51,7 @@ _HOPELESS = {
     "InvalidQOS": "the quality of service does not exist: set slurm.qos",
     "JobHeldAdmin": "an administrator holds it: ask them to release it",
     "JobHeldUser": "it is held: release it with scontrol release",
-    "PartitionConfig": "the partition has no such nodes: ask for less or set slurm.partition",
+    "PartitionConfig": "the partition never runs such a job (nodes, time): ask for less or set slurm.partition",
     "PartitionDown": "the partition is down: set slurm.partition to another one",
     "PartitionInactive": "the partition is inactive: set slurm.partition to another one",
     "PartitionNodeLimit": "it asks for more nodes than the partition admits: set slurm.nodes or slurm.partition",

@@ -47,7 +47,7 @@ def main(argv: Sequence[str], head_of: Callable[[RunDir], Head] = LocalHead) -> 
     lineage.adopt_orphans()
     run = RunDir(Path(os.path.abspath(given.run_dir)))
     journal = Journal(run.event_file("supervisor"))
-    _introduce(journal)
+    _introduce(journal, os.environ.get("SLURM_JOB_ID", "") if given.slurm else "")
     if run.verdict.exists():
         journal.say(f"{run.run_id} has ended already")
         return 1
@@ -89,11 +89,11 @@ def _load(run: RunDir) -> Plan:
     return from_json(run.plan.read_text(encoding="utf-8"))
 
 
-def _introduce(journal: Journal) -> None:
+def _introduce(journal: Journal, job: str) -> None:
     """Say which process supervises: the first event."""
     me = ProcessId.of(os.getpid())
     assert me is not None
-    journal.write(SupervisorStarted(socket.gethostname(), me.pid, me.started))
+    journal.write(SupervisorStarted(socket.gethostname(), me.pid, me.started, job))
 
 
 def _give_up(run: RunDir, journal: Journal, launcher: Launcher, reason: str) -> int:

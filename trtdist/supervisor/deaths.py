@@ -16,9 +16,11 @@ from trtdist.supervisor.state import State
 
 __all__ = [
     "Death",
+    "due_to_term",
     "earlier",
     "failure",
     "how_it_ended",
+    "never_began",
     "not_ready",
     "not_started",
     "note",

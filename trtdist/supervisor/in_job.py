@@ -22,7 +22,7 @@ __all__ = ["InJob", "why_ended"]
 # The verdict of a job that was ended is due within a second.
 _HURRY = 0.7
 _LOOK_EVERY = 30.0
-_CLEANING = 15.0
+_CLEANING = 10.0
 _DOWN_STATES = ("down", "fail", "unk", "powering_down")
 
 

@@ -94,10 +94,9 @@ class SlurmLauncher:
         return self._watch.fileno()
 
     def signal(self, step: str, number: int) -> None:
-        """To all tasks of the step, as soon as Slurm has it."""
+        """To all tasks of the step, by the next `check` that finds it known to Slurm: one program for many steps."""
         if self._lines.runs(step):
             self._steps[step].wanted = number
-            self._pursue()
 
     def signal_task(self, step: str, task: str, number: int) -> None:
         """To all tasks of the step, since Slurm knows no less; several wishes at once are one."""

@@ -12,9 +12,12 @@ from typing import Any
 from trtdist.topology.nodes import Section, at
 from trtdist.topology.problems import Problems
 
-__all__ = ["cross_checks"]
+__all__ = ["REFERENCE_TP", "cross_checks"]
 
 _SERVERS = ("context_servers", "generation_servers", "servers")
+
+# The reference engine shares its eight heads among the ranks of a server, and nothing else.
+REFERENCE_TP = (1, 2, 4, 8)
 
 
 def cross_checks(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
@@ -95,7 +98,10 @@ def _one_of(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
 
 
 def _reference(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
-    if data.get("engine", "tensorrt_llm") != "tensorrt_llm":
+    engine = data.get("engine", "tensorrt_llm")
+    if engine == "reference":
+        _reference_ranks(data, root, problems)
+    if engine != "tensorrt_llm":
         return
     for key in _SERVERS:
         if _part(data, key).get("reference") is not None:
@@ -104,3 +110,27 @@ def _reference(data: Mapping[str, Any], root: Section, problems: Problems) -> No
                 f"{key}.reference is read by `engine: reference` only; remove it or change the engine",
                 at(root, (key, "reference")),
             )
+
+
+def _reference_ranks(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    for key in _SERVERS:
+        servers = _part(data, key)
+        for size in ("pipeline_parallel_size", "context_parallel_size"):
+            if _count(servers, size) > 1:
+                problems.error(
+                    "TRT027",
+                    f"the reference engine is tensor parallel only; {key}.{size} must be 1",
+                    at(root, (key, size)),
+                )
+        if _count(servers, "tensor_parallel_size") not in REFERENCE_TP:
+            problems.error(
+                "TRT027",
+                f"the reference engine has 8 heads to share; {key}.tensor_parallel_size must be 1, 2, 4 or 8",
+                at(root, (key, "tensor_parallel_size")),
+            )
+
+
+def _count(servers: Mapping[str, Any], size: str) -> int:
+    """A number of ranks; 1 for what the models refuse."""
+    value = servers.get(size, 1)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 1

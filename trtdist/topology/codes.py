@@ -213,6 +213,14 @@ _LIST = (
         "name: demo\nmodel: org/model\nservers: {num_instances: 10}\n",
     ),
     Code(
+        "TRT027",
+        "ranks that the reference engine cannot share its model among",
+        "The reference engine is tensor parallel over 1, 2, 4 or 8 ranks, which share its eight heads; it has neither"
+        " pipeline nor context parallelism.",
+        "name: demo\nmodel: reference/tiny\nengine: reference\nservers: {tp_size: 3}\n",
+        "name: demo\nmodel: reference/tiny\nengine: reference\nservers: {tp_size: 4}\n",
+    ),
+    Code(
         "TRT101",
         "a key without effect",
         "The key is accepted so that a configuration of TensorRT-LLM can be pasted in, and nothing reads it: hosts"

@@ -115,9 +115,8 @@ def read(text: str, source: Source, problems: Problems, *, positions: bool = Tru
     if bad is not None:
         line = text.count("\n", 0, bad.start()) + 1
         column = bad.start() - text.rfind("\n", 0, bad.start())
-        what = "a NUL byte" if bad[0] == "\0" else f"the control character {bad[0]!r}"
         origin = Origin(source, line, column) if positions else Origin(source)
-        problems.fatal("TRT003", f"holds {what}, so this is no text", origin)
+        problems.fatal("TRT003", f"holds {_unprintable(bad[0])}", origin)
     try:
         return _Builder(source, problems, positions).build(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
@@ -128,6 +127,14 @@ def read(text: str, source: Source, problems: Problems, *, positions: bool = Tru
         problems.fatal("TRT004", _syntax(error), origin)
     except yaml.YAMLError as error:
         problems.fatal("TRT004", f"is not YAML: {' '.join(str(error).split())}", Origin(source))
+
+
+def _unprintable(character: str) -> str:
+    """What a character is that no text has; bytes of an argument that are no text come as lone surrogates."""
+    if "\udc80" <= character <= "\udcff":
+        return f"the byte 0x{ord(character) - 0xDC00:02x}, which is no text here; use a UTF-8 locale, such as C.UTF-8"
+    what = "a NUL byte" if character == "\0" else f"the control character {character!r}"
+    return f"{what}, so this is no text"
 
 
 def _origin(source: Source, mark: Any) -> Origin:

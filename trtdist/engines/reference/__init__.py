@@ -15,10 +15,7 @@ __all__ = ["create"]
 
 
 def create(config: EngineConfig) -> Engine:
-    """One rank of a reference engine; EngineError when the ranks of its server cannot share the model.
-
-    Loads numpy; MPI starts with `start` or `follow`.
-    """
+    """One rank of a reference engine. Loads numpy; MPI starts with `start` or `follow`."""
     # Ranks are what computes in parallel. Read by the BLAS of numpy when it loads.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from trtdist.engines.reference.engine import ReferenceEngine

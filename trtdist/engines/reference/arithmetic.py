@@ -61,8 +61,10 @@ def normalised(values: Array) -> Array:
 def soft_weights(scores: Array) -> Array:
     """The weights of a softmax to base 2 over the last axis, as integers up to WEIGHT_ONE; far scores weigh 0."""
     below = scores.max(axis=-1, keepdims=True) - scores
-    result: Array = _HALVINGS.take(np.minimum(below, len(_HALVINGS) - 1).astype(np.intp))
-    return result
+    np.minimum(below, len(_HALVINGS) - 1, out=below)
+    # Clipping changes nothing here; without it numpy checks each index and copies the result.
+    weights: Array = np.take(_HALVINGS, below.astype(np.intp), out=below, mode="clip")
+    return weights
 
 
 def _halvings() -> Array:

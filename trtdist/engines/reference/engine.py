@@ -18,7 +18,7 @@ from trtdist.engines.base import (
 )
 from trtdist.engines.reference.follower import follow
 from trtdist.engines.reference.handle import Handle, parse
-from trtdist.engines.reference.knobs import check_server, knobs_of
+from trtdist.engines.reference.knobs import check_server
 from trtdist.engines.reference.leader import Ask, Cancelled, Leader, Released, Stopped, Submitted
 from trtdist.engines.reference.links import Links
 from trtdist.engines.reference.sampling import check_sampling
@@ -40,8 +40,6 @@ class ReferenceEngine:
     name = "reference"
 
     def __init__(self, config: EngineConfig, connect: Callable[[EngineConfig], Links]) -> None:
-        check_server(config.server)
-        knobs_of(config)
         self._config = config
         self._connect = connect
         self.store = Store()
@@ -50,7 +48,8 @@ class ReferenceEngine:
         self._jobs: set[Job] = set()
 
     async def start(self) -> None:
-        """Load; returns when all ranks have. EngineError when one of them cannot."""
+        """Load; returns when all ranks have. EngineError when one of them cannot, or the model cannot be shared so."""
+        check_server(self._config.server)
         loop = asyncio.get_running_loop()
         loaded: asyncio.Future[str] = loop.create_future()
         ended: asyncio.Future[str] = loop.create_future()
@@ -104,6 +103,7 @@ class ReferenceEngine:
 
     def follow(self) -> None:
         """Take part as a rank that does not lead; EngineError when the leader or this rank has failed."""
+        check_server(self._config.server)
         follow(self._config, self.store, self._connect)
 
     def _ask(self, what: Ask) -> None:

@@ -42,6 +42,9 @@ _SCORE_BITS = 10
 _DOWN_BITS = 8
 _MASKED = -(2.0**40)
 
+# So many scores are worked on at once: they stay in the processor's cache, which is twice as fast.
+_BLOCK = 2**15
+
 # How much each head prefers what is near, in steps of score per position; four heads see everything alike.
 _SLOPES = np.array([0, 0, 0, 0, 1, 2, 4, 16], dtype=np.float64)
 
@@ -112,13 +115,23 @@ class Shard:
         projected = scaled(row @ layer.query_key_value, _PROJECTION_BITS)
         query, key, value = projected.reshape(len(row), 3, len(self.heads), HEAD_WIDTH).transpose(1, 2, 0, 3)
         keys, values = cache.put(number, key, value)
-        distance = np.arange(cache.length, dtype=np.float64) - places[:, None]
+        mixed = np.empty_like(query)
+        rows = max(1, _BLOCK // (len(self.heads) * cache.length))
+        for first in range(0, len(row), rows):
+            some = slice(first, first + rows)
+            seen = int(places[some][-1]) + 1
+            mixed[:, some] = self._mixed(query[:, some], keys[:, :seen], values[:, :seen], places[some])
+        result: Array = mixed.transpose(1, 0, 2).reshape(len(row), -1) @ layer.output
+        return result
+
+    def _mixed(self, query: Array, keys: Array, values: Array, places: NDArray[np.int64]) -> Array:
+        """The values of each head, weighted by how well their keys match the queries at `places`."""
+        distance = np.arange(keys.shape[1], dtype=np.float64) - places[:, None]
         scores = scaled(query @ keys.transpose(0, 2, 1), _SCORE_BITS) + self._slopes * distance
         if len(places) > 1:
             scores[:, distance > 0] = _MASKED
         weights = soft_weights(scores)
-        mixed = np.rint((weights @ values) / weights.sum(axis=-1, keepdims=True))
-        result: Array = mixed.transpose(1, 0, 2).reshape(len(row), -1) @ layer.output
+        result: Array = np.rint((weights @ values) / weights.sum(axis=-1, keepdims=True))
         return result
 
 

