@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 import click
 
 from trtdist.cli.output import nobody_reads, write
+from trtdist.cli.via import AUTO, DIRECT, STEP, answers
 from trtdist.errors import InputError, TrtdistError
 from trtdist.observe.runs import find_run
 from trtdist.observe.snapshot import RunReader, Snapshot
 
 if TYPE_CHECKING:
-    from trtdist.serving.requester import Answer, Ask
+    from trtdist.serving.requester import Answer
 
 __all__ = ["Printer", "command"]
 
@@ -41,6 +42,13 @@ PREPARING = ("PREPARING", "STARTING")
 @click.option("--streaming/--no-streaming", default=True, show_default=True, help="As it comes, or all at the end.")
 @click.option("--component", metavar="NAME", help="router or tensorrt-llm.  [default: the run's front door]")
 @click.option("--format", "shape", default="text", show_default=True, type=click.Choice(["text", "annotated", "json"]))
+@click.option(
+    "--via",
+    default=AUTO,
+    show_default=True,
+    type=click.Choice([AUTO, DIRECT, STEP]),
+    help="Over the network, or through a step on the run's head node; auto tries the network first.",
+)
 @click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(0, 1e9), help="Seconds for it all.")
 def command(
     run: str | None,
@@ -54,6 +62,7 @@ def command(
     streaming: bool,
     component: str | None,
     shape: str,
+    via: str,
     timeout: float,
 ) -> None:
     """Send a prompt to a run and print the answer.
@@ -76,7 +85,7 @@ def command(
     printer = {"text": Printer, "annotated": _Annotated, "json": _Json}[shape](ask.request_id)
     view = _as_it_comes if streaming else _whole
     try:
-        asyncio.run(_send(snapshot.run.path, ask, printer, view))
+        asyncio.run(_send(answers(snapshot, ask, via), printer, view))
     except BrokenPipeError:
         nobody_reads()
     except asyncio.CancelledError:
@@ -166,18 +175,13 @@ def _ready(snapshot: Snapshot) -> Snapshot:
     raise TrtdistError(f"run {name} is {status.state}{why}: bring it up again, or name another run with --run")
 
 
-async def _send(run: Path, ask: Ask, printer: Printer, view: View) -> None:
-    from trtdist.serving.requester import Requester
-    from trtdist.serving.run_config import RunConfig
-
-    async with (
-        _interruptible(),
-        Requester.open(RunConfig.load(run), "trtdist client") as requester,
-        contextlib.aclosing(requester.stream(ask)) as answers,
-    ):
+async def _send(
+    source: contextlib.AbstractAsyncContextManager[AsyncIterator[Answer]], printer: Printer, view: View
+) -> None:
+    async with _interruptible(), source as found:
         begun = False
         try:
-            async for answer in view(answers):
+            async for answer in view(found):
                 begun = True
                 printer.show(answer)
         finally:

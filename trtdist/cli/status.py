@@ -27,7 +27,8 @@ _ENGINES = {"reference": "reference (a tiny numpy transformer, not TensorRT-LLM)
 @click.argument("run", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as docs/commands.md describes it.")
 @click.option("--watch", is_flag=True, help="Show it again whenever it changes, until the run ends.")
-def command(run: str | None, as_json: bool, watch: bool) -> None:
+@click.option("--gpus", is_flag=True, help="Also ask each node how much memory of its GPUs is used.")
+def command(run: str | None, as_json: bool, watch: bool, gpus: bool) -> None:
     """Show the state of a run, of each server and rank, and where it is reached.
 
     RUN is a run id, the start of one, or a topology's name; without it the newest run is meant. The exit code is 0
@@ -37,10 +38,22 @@ def command(run: str | None, as_json: bool, watch: bool) -> None:
     redraw = watch and not as_json and sys.stdout.isatty()
     before = ""
     for snapshot in _looks(reader, watch):
-        text = json.dumps(to_json(snapshot), ensure_ascii=False) if as_json else describe(snapshot)
+        text = _text(snapshot, as_json, gpus)
         if text != before:
             click.echo(f"{_CLEAR}{text}" if redraw else text)
         before = text
+
+
+def _text(snapshot: Snapshot, as_json: bool, gpus: bool) -> str:
+    looked = None
+    if gpus:
+        from trtdist.cli.gpus import look
+
+        looked = look(snapshot)
+    if as_json:
+        found = {**to_json(snapshot), **(looked.as_json() if looked is not None else {})}
+        return json.dumps(found, ensure_ascii=False)
+    return "\n\n".join([describe(snapshot), *([looked.described()] if looked is not None else [])])
 
 
 def describe(snapshot: Snapshot) -> str:

@@ -6,14 +6,17 @@ Python 3.9.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from trtdist.slurm.hostlist import fold
 
 __all__ = [
     "INHERITED_OPTIONS",
     "OUTER_TASK_PREFIXES",
     "JobOptions",
     "StepOptions",
+    "sacctmgr_accounts",
     "salloc",
     "sbatch",
     "sbatch_directives",
@@ -25,7 +28,9 @@ __all__ = [
     "squeue_jobs",
     "squeue_steps",
     "srun",
+    "srun_beside",
     "srun_mpi_list",
+    "without_outer_task",
 ]
 
 # Variables that srun reads as options of its own (srun(1), "Input environment variables"): what the outer job or a
@@ -141,6 +146,36 @@ def srun(step: StepOptions, command: tuple[str, ...] = ()) -> list[str]:
     return [*argv, *step.extra, *command]
 
 
+def srun_beside(
+    job: str,
+    nodes: Sequence[str],
+    command: Sequence[str],
+    *,
+    name: str,
+    terminal: bool = False,
+    extra: Sequence[str] = (),
+) -> list[str]:
+    """A short step on some nodes of a running job, one task on each, beside everything that runs there.
+
+    Its standard input is that of srun, which passes it to the first task; with `terminal` the task has one.
+    """
+    count = len(nodes)
+    argv = ["srun", f"--jobid={job}", f"--job-name={name}", f"--nodes={count}", f"--ntasks={count}"]
+    argv += ["--ntasks-per-node=1", f"--nodelist={fold(nodes)}", "--overlap", "--mem=0", "--cpu-bind=none"]
+    argv += ["--mpi=none", "--export=ALL", "--quit-on-interrupt", *(["--pty"] if terminal else ["--input=0"])]
+    return [*argv, *extra, *command]
+
+
+def without_outer_task(environ: Mapping[str, str]) -> dict[str, str]:
+    """An environment for an srun that names its job itself: nothing of the step or job in which this runs."""
+    ours = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")
+    return {
+        name: value
+        for name, value in environ.items()
+        if name in ours or not name.startswith(("SLURM_", "SRUN_", *OUTER_TASK_PREFIXES))
+    }
+
+
 def sbatch_directives(job: JobOptions) -> list[str]:
     """The options of a job, one for each `#SBATCH` line; the same go to salloc."""
     options: dict[str, str | int | None] = {
@@ -216,6 +251,12 @@ def sinfo() -> list[str]:
 def sinfo_nodes(names: Sequence[str]) -> list[str]:
     """Lists nodes with their states, for `parse.node_states`."""
     return ["sinfo", "--noheader", "--Node", f"--nodes={','.join(names)}", "--format=%N|%T"]
+
+
+def sacctmgr_accounts(user: str) -> list[str]:
+    """Lists the accounts that a user may charge, for `parse.accounts`; it fails where there is no accounting."""
+    options = ["--noheader", "--parsable2", "--readonly"]
+    return ["sacctmgr", *options, "show", "user", user, "withassoc", "format=DefaultAccount,Account"]
 
 
 def srun_mpi_list() -> list[str]:

@@ -1,0 +1,180 @@
+"""`trtdist url`, `exec`, `forward` and `status --gpus` beside a run on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.observe.fake_run import FakeRun
+from trtdist.rendering.site import site_files
+
+TRTDIST = (sys.executable, "-m", "trtdist.cli")
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    """A run that is READY, with its NATS at a port of ours."""
+    monkeypatch.setenv("TRTDIST_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    made = FakeRun.create(tmp_path / "runs")
+    made.ready()
+    relay = made.run.site / "trtdist" / "supervisor" / "relay.py"
+    relay.parent.mkdir(parents=True)
+    relay.write_bytes(site_files()["trtdist/supervisor/relay.py"].read_bytes())
+    return made
+
+
+def resolve(fake: FakeRun, port: int = 1, **more: str) -> None:
+    values = {
+        "TRTDIST_NODES": "here",
+        "TRTDIST_PYTHON": sys.executable,
+        "NATS_SERVER": f"nats://127.0.0.1:{port}",
+        "TRTDIST_NATS_PORT": str(port),
+        "ETCD_ENDPOINTS": "http://etcd:2379",
+        **more,
+    }
+    fake.run.resolved_env.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+
+
+def trtdist(*arguments: str, code: int = 0, **environ: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*TRTDIST, *arguments], env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_url_names_addresses_and_files(fake: FakeRun) -> None:
+    resolve(fake, TRTDIST_TLS="1")
+    (fake.run.secrets / "nats.user").write_text("u")
+    found = json.loads(trtdist("url", "--json").stdout)
+    assert found["nats"] == "nats://127.0.0.1:1"
+    assert found["user_file"] == str(fake.run.secrets / "nats.user") and found["password_file"] is None
+    assert found["ca_file"] == str(fake.run.secrets / "ca.pem")
+    documented = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
+    assert all(f'"{key}"' in documented for key in found)
+    lines = dict(line.split(maxsplit=1) for line in trtdist("url").stdout.splitlines())
+    assert lines == {name: value for name, value in found.items() if value is not None}
+
+
+def test_url_of_a_run_that_has_ended(fake: FakeRun) -> None:
+    resolve(fake)
+    fake.verdict()
+    assert "is STOPPED: it has no address" in trtdist("url", code=1).stderr
+
+
+def test_exec_gives_the_environment_of_the_run_and_the_exit_code(fake: FakeRun) -> None:
+    resolve(fake)
+    script = 'echo "$NATS_SERVER ${PYTHONPATH%%:*} ${SLURM_STEP_ID-none} $1"; exit 7'
+    done = trtdist("exec", "gen.0.0", "--", "bash", "-c", script, "x", "a  b", code=7, SLURM_STEP_ID="3")
+    assert done.stdout == f"nats://127.0.0.1:1 {fake.run.site} none a  b\n"
+    assert trtdist("exec", "nats", "echo", "-n", "it").stdout == "it"
+
+
+def test_exec_of_what_is_not_there(fake: FakeRun) -> None:
+    resolve(fake)
+    assert "has no 'gen.7': name one of ctx.0, gen.0, nats" in trtdist("exec", "gen.7", "--", "true", code=2).stderr
+    assert "cannot run nonsense" in trtdist("exec", "gen.0", "--", "nonsense", code=2).stderr
+    fake.verdict()
+    assert "nothing can be run beside it" in trtdist("exec", "gen.0", "--", "true", code=2).stderr
+
+
+def test_gpus_beside_the_plan(fake: FakeRun, tmp_path: Path) -> None:
+    resolve(fake)
+    program = tmp_path / "nvidia-smi"
+    program.write_text('#!/bin/bash\necho "0, 17, 1000"\n')
+    program.chmod(0o755)
+    found = json.loads(trtdist("status", "--gpus", "--json", PATH=f"{tmp_path}:{os.environ['PATH']}").stdout)
+    assert found["gpus"] == [] and found["gpu_problems"] == []
+    assert "here: there is no nvidia-smi" in trtdist("status", "--gpus", PATH=_without_nvidia_smi(tmp_path)).stdout
+
+
+def _without_nvidia_smi(folder: Path) -> str:
+    bare = folder / "bin"
+    bare.mkdir()
+    (bare / "bash").symlink_to("/bin/bash")
+    return str(bare)
+
+
+@pytest.fixture
+def echo() -> Iterator[int]:
+    """A port that sends back what it gets, and closes when it has got it all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+        def answer(connection: socket.socket) -> None:
+            with connection:
+                while data := connection.recv(65536):
+                    connection.sendall(data)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join(10)
+
+
+def test_forward_carries_connections_unchanged(fake: FakeRun, echo: int) -> None:
+    resolve(fake, echo)
+    process = subprocess.Popen([*TRTDIST, "forward"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        scheme, _, where = process.stdout.readline().strip().partition("://")
+        assert scheme == "nats"
+        host, port = where.split(":")
+        content = os.urandom(300_000) + bytes(range(256))
+        others = [socket.create_connection((host, int(port)), timeout=20) for _ in range(2)]
+        for number, other in enumerate(others):
+            other.sendall(b"no line end %d" % number)
+        assert [other.recv(100) for other in others] == [b"no line end 0", b"no line end 1"]
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            sender = threading.Thread(target=lambda: (connection.sendall(content), connection.shutdown(1)))
+            sender.start()
+            assert b"".join(iter(lambda: connection.recv(65536), b"")) == content
+            sender.join(10)
+        process.terminate()
+        assert process.wait(20) == 0
+        assert others[0].recv(100) == b""
+        for other in others:
+            other.close()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_forward_says_why_a_connection_fails(fake: FakeRun) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        resolve(fake, nobody.getsockname()[1])
+        process = subprocess.Popen([*TRTDIST, "forward"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert process.stdout is not None and process.stderr is not None
+            port = int(process.stdout.readline().rpartition(":")[2])
+            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+                assert connection.recv(1) == b""
+            process.stderr.readline()
+            assert "the head node cannot connect: Connection refused" in process.stderr.readline()
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_forward_to_what_is_not_the_runs_own(fake: FakeRun) -> None:
+    resolve(fake)
+    assert "connect to http://etcd:2379" in trtdist("forward", "--to", "etcd", code=2).stderr

@@ -1,0 +1,182 @@
+"""`trtdist forward`: a port of this machine that leads to a service of a run."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import click
+
+from trtdist.cli.beside import Place, environment, head
+from trtdist.cli.progress import say
+from trtdist.errors import InputError, TrtdistError
+from trtdist.observe.runs import find_run
+from trtdist.observe.snapshot import RunReader, Snapshot, read_env
+from trtdist.supervisor.relay import CONNECTED, FAILED
+
+__all__ = ["Forwarder", "command"]
+
+_CHUNK = 64 * 1024
+# A relayed line holds 48 KiB in base64.
+_LINE = 256 * 1024
+# Each connection is a step of the job; Slurm's controller is there for others too.
+_MOST = 32
+_END_S = 5.0
+
+
+@click.command("forward")
+@click.argument("run", required=False)
+@click.option("--port", default=0, type=click.IntRange(0, 65535), help="The local port.  [default: a free one]")
+@click.option("--to", "service", default="nats", show_default=True, type=click.Choice(["nats", "etcd"]))
+def command(run: str | None, port: int, service: str) -> None:
+    """Open a port on 127.0.0.1 that leads to a service of a run, until Ctrl-C.
+
+    For machines that reach the nodes of a run through Slurm alone: each connection is carried by a step of the run's
+    job. The address is the first line of standard output.
+    """
+    snapshot = RunReader(find_run(run, os.environ)).look()
+    forwarder = Forwarder.of(snapshot, service)
+    asyncio.run(_serve(forwarder, port))
+
+
+@dataclass(frozen=True)
+class Forwarder:
+    """Carries connections to `address` (a URL) with relays that `argv` starts, in the environment `environ`."""
+
+    address: str
+    argv: tuple[str, ...]
+    environ: dict[str, str]
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, service: str) -> Forwarder:
+        """To a service of a run; InputError when the run is not up, or the service is not its own."""
+        place = head(snapshot)
+        env = read_env(snapshot.run.resolved_env)
+        url = env.get("NATS_SERVER" if service == "nats" else "ETCD_ENDPOINTS", "")
+        parts = urlsplit(url)
+        if f"TRTDIST_{service.upper()}_PORT" not in env or parts.hostname is None:
+            raise InputError(f"{service} of run {snapshot.run.run_id} is not its own: connect to {url}")
+        return cls(
+            url, tuple(_relay(snapshot, place, env, parts.hostname, parts.port)), environment(snapshot, os.environ)
+        )
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        """Carry one connection to its end; returns what went wrong, "" for nothing."""
+        process = await asyncio.create_subprocess_exec(
+            *self.argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=self.environ,
+            limit=_LINE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None and process.stderr is not None and process.stdin is not None
+        complaints = asyncio.ensure_future(process.stderr.read())
+        sending = asyncio.ensure_future(_send(reader, process.stdin))
+        try:
+            problem = await _receive(process.stdout, writer)
+        finally:
+            sending.cancel()
+            process.stdin.close()
+            await _ended(process)
+            said = (await complaints).decode("utf-8", "replace")
+        return problem or (" ".join(said.split()) if process.returncode else "")
+
+
+def _relay(snapshot: Snapshot, place: Place, env: dict[str, str], host: str, port: int | None) -> list[str]:
+    program = snapshot.run.site / "trtdist" / "supervisor" / "relay.py"
+    return place.command([env["TRTDIST_PYTHON"], "-I", "-S", str(program), host, str(port)], name="forward")
+
+
+async def _serve(forwarder: Forwarder, port: int) -> None:
+    """Listen until a signal ends it."""
+    stop = asyncio.Event()
+    with _signals(stop):
+        slots = asyncio.Semaphore(_MOST)
+        open_now: set[asyncio.Task[None]] = set()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            task = asyncio.ensure_future(_connection(forwarder, slots, reader, writer))
+            open_now.add(task)
+            task.add_done_callback(open_now.discard)
+
+        try:
+            server = await asyncio.start_server(accept, "127.0.0.1", port)
+        except OSError as error:
+            raise TrtdistError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; choose another") from error
+        scheme = urlsplit(forwarder.address).scheme
+        click.echo(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        say(f"leads to {forwarder.address}, until Ctrl-C")
+        await stop.wait()
+        server.close()
+        for task in open_now:
+            task.cancel()
+        await asyncio.gather(*open_now, return_exceptions=True)
+
+
+async def _connection(
+    forwarder: Forwarder, slots: asyncio.Semaphore, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    try:
+        async with slots:
+            problem = await forwarder.carry(reader, writer)
+        if problem:
+            say(f"trtdist: a connection ended: {problem}")
+    except OSError as error:
+        say(f"trtdist: a connection failed: {error}")
+    finally:
+        writer.close()
+
+
+async def _send(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK):
+            writer.write(data)
+            await writer.drain()
+        writer.close()
+
+
+async def _receive(lines: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """Pass on what comes from the port until it ends; returns why it never opened. Other lines are not the relay's."""
+    opened = False
+    with contextlib.suppress(OSError):
+        while line := await lines.readline():
+            text = line.strip()
+            if not opened:
+                opened = text == CONNECTED.encode()
+                if text.startswith(FAILED.encode()):
+                    return f"the head node cannot connect: {text.decode('utf-8', 'replace')[len(FAILED) + 1 :]}"
+                continue
+            with contextlib.suppress(binascii.Error):
+                writer.write(base64.b64decode(text, validate=True))
+                await writer.drain()
+    return "" if opened else "the relay did not start"
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    try:
+        await asyncio.wait_for(process.wait(), _END_S)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+@contextlib.contextmanager
+def _signals(stop: asyncio.Event) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

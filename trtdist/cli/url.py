@@ -1,0 +1,47 @@
+"""`trtdist url`: where the clients of a run connect."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import click
+
+from trtdist.errors import TrtdistError
+from trtdist.observe.runs import find_run
+from trtdist.observe.snapshot import RunReader, Snapshot, read_env
+from trtdist.services.tls import SWITCH, Certificates
+
+__all__ = ["command"]
+
+
+@click.command("url")
+@click.argument("run", required=False)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, as docs/commands.md describes it.")
+def command(run: str | None, as_json: bool) -> None:
+    """Print what to point clients of a run at: addresses, and the files of credentials and certificates."""
+    snapshot = RunReader(find_run(run, os.environ)).look()
+    found = _found(snapshot)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    width = max(map(len, found))
+    click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found.items() if value is not None))
+
+
+def _found(snapshot: Snapshot) -> dict[str, str | None]:
+    ends, run = snapshot.endpoints, snapshot.run
+    if snapshot.final or ends.nats_url is None:
+        raise TrtdistError(f"run {run.run_id} is {snapshot.status.state}: it has no address; see `trtdist status`")
+    env = read_env(run.resolved_env)
+    files = Certificates.of(run) if SWITCH in env and "TRTDIST_NATS_PORT" in env else None
+    return {
+        "nats": ends.nats_url,
+        "etcd": ends.etcd_url,
+        "namespace": ends.namespace,
+        "user_file": ends.nats_user_file,
+        "password_file": ends.nats_password_file,
+        "ca_file": str(files.authority) if files else None,
+        "certificate_file": str(files.client) if files else None,
+        "key_file": str(files.client_key) if files else None,
+    }
