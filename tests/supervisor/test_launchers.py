@@ -138,10 +138,11 @@ def test_a_signal_reaches_every_task(launching: Launching) -> None:
 
 
 def test_a_signal_before_any_task_is_there_ends_the_step(launching: Launching) -> None:
-    launching.tell("start", "workers")
-    launching.hear("started", "workers")
-    launching.tell("signal", "workers", int(signal.SIGTERM))
-    launching.hear("ended", "workers")
+    launching.tell("start", "router")
+    launching.hear("started", "router")
+    launching.tell("signal", "router", int(signal.SIGTERM))
+    launching.hear("ended", "router")
+    wait_for(lambda: not alive(launching.made), 10, "the end of all tasks")
 
 
 def test_kill_leaves_nothing(launching: Launching) -> None:
