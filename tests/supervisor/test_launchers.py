@@ -88,12 +88,14 @@ def local(tmp_path: Path) -> Iterator[Launching]:
 @pytest.fixture
 def slurm(cluster: Cluster) -> Iterator[Launching]:
     made = SlurmMade(cluster.folder / "run", cluster=cluster)
-    job = ["salloc", "--quiet", "--nodes=2", "--ntasks-per-node=4", "--mem=200"]
+    name = f"--name={cluster.folder.name}"
+    job = ["salloc", "--quiet", f"--job-{name[2:]}", "--nodes=2", "--ntasks-per-node=4", "--mem=200"]
     # A job that outlives a launcher that was killed, so that it is not the job's end which ends the steps.
     command = [*job, "bash", "-c", '"$@" || sleep 20', "-", "env", "-C", str(ROOT), f"PYTHONPATH={ROOT}"]
     command += [PYTHON, "-m", DRIVER, str(made.run.path), "slurm"]
     launching = Launching(made, cluster.argv(*command))
     yield launching
+    cluster.run("scancel", name)
     launching.close()
     made.clean()
 
@@ -138,10 +140,11 @@ def test_a_signal_reaches_every_task(launching: Launching) -> None:
 
 
 def test_a_signal_before_any_task_is_there_ends_the_step(launching: Launching) -> None:
-    launching.tell("start", "workers")
-    launching.hear("started", "workers")
-    launching.tell("signal", "workers", int(signal.SIGTERM))
-    launching.hear("ended", "workers")
+    launching.tell("start", "router")
+    launching.hear("started", "router")
+    launching.tell("signal", "router", int(signal.SIGTERM))
+    launching.hear("ended", "router")
+    wait_for(lambda: not alive(launching.made), 10, "the end of all tasks")
 
 
 def test_kill_leaves_nothing(launching: Launching) -> None:

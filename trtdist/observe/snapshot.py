@@ -8,6 +8,7 @@ import shlex
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 
-__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "read_env", "to_json"]
+__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "read_env", "to_json"]
 
 JSON_VERSION = 1
 
@@ -113,7 +114,7 @@ class RunReader:
     def _job_id(self) -> str:
         """As the supervisor told it, else as it was submitted; "" without one."""
         supervisor = self._history.supervisor
-        return (supervisor.slurm_job if supervisor else "") or _read_job(self.run)
+        return (supervisor.slurm_job if supervisor else "") or job_of(self.run)
 
     def _tasks(self) -> list[Any]:
         return list(self._history.tasks.values())
@@ -242,12 +243,12 @@ def _read_verdict(run: RunDir) -> Mapping[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _read_job(run: RunDir) -> str:
-    """The id of the job that was submitted for a run; "" without one."""
-    try:
-        return run.slurm_job.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
+def job_of(run: RunDir) -> str:
+    """The id of the job of a run, its own or one that it borrowed; "" without one."""
+    for path in (run.slurm_job, run.borrowed_job):
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8").strip()
+    return ""
 
 
 def _is_canary_passed(line: bytes) -> bool:

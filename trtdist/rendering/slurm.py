@@ -13,10 +13,11 @@ from trtdist.rendering.templates import render
 from trtdist.slurm.argv import JobOptions, sbatch, sbatch_directives
 from trtdist.topology.model import Topology
 
-__all__ = ["job_options", "render_slurm"]
+__all__ = ["job_options", "limit_seconds", "render_slurm"]
 
-# The time limit is told this long before it, beyond what an orderly stop takes. Slurm may be a minute early or late.
-_WARNING = 120
+# The time limit is told this long before it, beyond what an orderly stop takes, for Slurm may be a minute early; but at
+# most this share of it.
+_WARNING, _WARNING_SHARE = 120.0, 0.25
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,25 @@ def job_options(plan: Plan, topology: Topology) -> JobOptions:
         constraint=given.constraint,
         exclude=given.exclude,
         segment=given.segment,
-        warning=_WARNING + round(topology.timeouts.stop),
+        warning=_warning(topology),
         extra=given.extra_sbatch,
     )
+
+
+def _warning(topology: Topology) -> int:
+    limit = limit_seconds(topology.slurm.time) if topology.slurm.time else None
+    wanted = _WARNING + topology.timeouts.stop
+    return round(wanted if limit is None else min(wanted, _WARNING_SHARE * limit))
+
+
+def limit_seconds(text: str) -> float | None:
+    """A time limit as sbatch takes it: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S; None for what has no end."""
+    days, dash, rest = text.rpartition("-")
+    parts = rest.split(":")
+    if not all(part.isdigit() for part in (days or "0", *parts)):
+        return None
+    units = (3600, 60, 1) if dash or len(parts) == 3 else (60, 1)
+    return int(days or 0) * 86400.0 + sum(int(part) * unit for part, unit in zip(parts, units, strict=False))
 
 
 def render_slurm(plan: Plan, topology: Topology) -> Mapping[str, str]:
@@ -93,6 +110,7 @@ def _settings(topology: Topology) -> list[str]:
         f"--ready-timeout={times.ready:g}",
         f"--service-timeout={times.services:g}",
         f"--grace={times.stop:g}",
+        f"--warning={_warning(topology)}",
     ]
 
 

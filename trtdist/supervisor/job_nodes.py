@@ -121,7 +121,7 @@ def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tup
     """What each node found, by its name, and what srun said."""
     script = run.scripts / "each-node.srun.sh"
     program = [sys.executable, "-I", "-S", "-c", Path(nodeprobe.__file__).read_text(), json.dumps(asked)]
-    chosen = {"SLURM_JOB_NODELIST": fold(nodes), "SLURM_JOB_NUM_NODES": str(len(nodes))}
+    chosen = {"TRTDIST_JOB_NODELIST": fold(nodes)}
     command = ["bash", str(script), "bash", "-c", _WRAPPER, "bash", *program]
     try:
         done = subprocess.run(
