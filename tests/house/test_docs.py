@@ -57,13 +57,20 @@ def test_each_exit_code_is_documented() -> None:
     assert {str(kind.exit_code) for kind in kinds} | {"0"} == documented
 
 
+def options(command: click.Command) -> set[str]:
+    """The options of a command and of the commands within it."""
+    own = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
+    inner = command.commands.values() if isinstance(command, click.Group) else ()
+    return own.union(*map(options, inner))
+
+
 def test_options_that_are_shown_exist() -> None:
     for name, rest in re.findall(r"trtdist (\w+)([^\n|`]*)", COMMANDS_PAGE + (ROOT / "README.md").read_text()):
         if name not in COMMANDS:
             continue
         command = importlib.import_module(f"trtdist.cli.{name}").command
-        known = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
-        for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", rest.split("&&")[0].split(" #")[0]):
+        known = options(command)
+        for option in re.findall(r"(?<!\S)--?[a-z][\w-]*", re.split(r"&&| # ?| -- ", rest)[0]):
             assert option in known | {"--help"}, f"trtdist {name} has no {option}"
 
 

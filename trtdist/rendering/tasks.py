@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trtdist.plan import Plan, Rank, Server, Step
@@ -52,10 +52,16 @@ def task_file(plan: Plan, topology: Topology, step: Step, *, slurm: bool) -> str
         "workers.task.sh.j2",
         tasks=_tasks([plan.server(name) for name in step.servers]),
         gpus=plan.engine not in _WITHOUT_GPUS,
-        variables=topology.container.env,
+        variables={**_offline(topology), **topology.container.env},
         workdir=topology.container.workdir,
         **common,
     )
+
+
+def _offline(topology: Topology) -> Mapping[str, str]:
+    """Who reads a model from a folder asks no hub for it: compute nodes often have no route there, and wait for it."""
+    from_folder = topology.engine == "tensorrt_llm" and topology.model.startswith("/")
+    return {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"} if from_folder else {}
 
 
 def _tasks(servers: Sequence[Server]) -> list[_Task]:

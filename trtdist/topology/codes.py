@@ -221,6 +221,16 @@ _LIST = (
         "name: demo\nmodel: reference/tiny\nengine: reference\nservers: {tp_size: 4}\n",
     ),
     Code(
+        "TRT028",
+        "a model that is not there, or not all of it",
+        "The folder that `model` names can be seen from here, and it, or a file that belongs to it, is missing: a"
+        " config.json, a tokenizer, a file of weights that the index names, or the end of one. A hub id is looked for"
+        " in the cache when container.env says that the hub is not asked (HF_HUB_OFFLINE). `trtdist model check`"
+        " tells all that is missing, `trtdist model stage` brings a whole model.",
+        "$ trtdist validate cluster.yaml --set model=/models/half",
+        "$ trtdist validate cluster.yaml --set model=/models/whole",
+    ),
+    Code(
         "TRT101",
         "a key without effect",
         "The key is accepted so that a configuration of TensorRT-LLM can be pasted in, and nothing reads it: hosts"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,14 @@ from trtdist.topology.faults import report_faults
 from trtdist.topology.files import read_text
 from trtdist.topology.model import Topology
 from trtdist.topology.names import canonical
-from trtdist.topology.nodes import Section, read
+from trtdist.topology.nodes import Section, at, read
 from trtdist.topology.overrides import apply_overrides
 from trtdist.topology.paths import absolute
 from trtdist.topology.problems import Problems
 from trtdist.topology.site import load_site, read_site, site_path, with_defaults
 from trtdist.topology.values import section
 
-__all__ = ["Checked", "check", "dump", "load", "load_site"]
+__all__ = ["Checked", "ModelCheck", "check", "dump", "load", "load_site"]
 
 
 @dataclass(frozen=True)
@@ -35,28 +35,43 @@ class Checked:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def load(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str]) -> Topology:
+ModelCheck = Callable[[Topology], str]
+"""What is wrong with the model that a topology names, "" for nothing; looks at the disk, which this room does not."""
+
+
+def _trusting(topology: Topology) -> str:
+    return ""
+
+
+def load(
+    path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str], model_check: ModelCheck = _trusting
+) -> Topology:
     """The topology of a file, under `path=value` overrides and the site profile that `environ` points to.
 
     InvalidTopologyError has every problem; warnings alone do not raise (`check` gives them too).
     """
-    checked = check(path, overrides=overrides, environ=environ)
+    checked = check(path, overrides=overrides, environ=environ, model_check=model_check)
     if checked.topology is None:
         raise InvalidTopologyError(checked.diagnostics)
     return checked.topology
 
 
-def check(path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str]) -> Checked:
+def check(
+    path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str], model_check: ModelCheck = _trusting
+) -> Checked:
     """The topology of a file with all its problems."""
     problems = Problems()
     topology: Topology | None = None
     try:
-        topology = _topology(_tree(path, overrides, environ, problems), problems)
+        root = _tree(path, overrides, environ, problems)
+        topology = _topology(root, problems)
+        if topology is not None:
+            topology = absolute(topology, os.path.dirname(os.path.abspath(path)), environ)
+            if problem := model_check(topology):
+                problems.error("TRT028", problem, at(root, ("model",)))
     except InvalidTopologyError:
         # Whoever stopped the reading has noted why.
         topology = None
-    if topology is not None:
-        topology = absolute(topology, os.path.dirname(os.path.abspath(path)), environ)
     found = tuple(sorted(set(problems.found), key=lambda diagnostic: diagnostic.sort_key))
     return Checked(None if problems.errors else topology, found)
 

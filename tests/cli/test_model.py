@@ -1,0 +1,146 @@
+"""`trtdist model`, and that a model that is not whole is found before anything is queued."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.engines.models import contents, make_model
+from trtdist.cli.model import command
+from trtdist.cli.model_paths import model_problem
+from trtdist.errors import InputError, MissingError
+from trtdist.planning import Target, plan
+from trtdist.rendering import render_local
+from trtdist.topology import InvalidTopologyError, load
+
+SHARD = "model-00002-of-00002.safetensors"
+TOPOLOGY = "name: demo\nmodel: {model}\nservers: {{}}\nslurm: {{gpus_per_node: 1}}\n"
+
+
+def model(*arguments: object) -> str:
+    return CliRunner().invoke(command, [*map(str, arguments)], catch_exceptions=False).output
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    return make_model(tmp_path / "tiny")
+
+
+def test_stage_and_check(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTDIST_MODELS", str(tmp_path / "models"))
+    place = tmp_path / "models" / "tiny"
+    assert model("stage", whole) == f"{place}\n" == model("stage", f"{whole}/")
+    assert contents(place) == contents(whole)
+    assert model("stage", whole, "--to", tmp_path / "others", "--name", "t") == f"{tmp_path}/others/t\n"
+    assert model("check", place, "--digests") == f"{place} is complete\n"
+    (place / SHARD).write_bytes((place / SHARD).read_bytes()[:-1] + b"\0")
+    assert "is complete" in model("check", place)
+    with pytest.raises(InputError, match=f"{SHARD} has another digest"):
+        model("check", place, "--digests")
+    (place / SHARD).unlink()
+    with pytest.raises(InputError, match=f"no complete model: {SHARD}"):
+        model("check", place)
+
+
+def test_what_cannot_be_staged(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(InputError, match="--revision is for models on the hub"):
+        model("stage", whole, "--revision", "main", "--to", tmp_path)
+    with pytest.raises(InputError, match="cannot be the name"):
+        model("stage", whole, "--name", "../x", "--to", tmp_path)
+    with pytest.raises(InputError, match="run it inside salloc"):
+        model("stage", whole, "--node-local", "--to", tmp_path)
+    with pytest.raises(InputError, match="is no complete model"):
+        model("stage", tmp_path / "none", "--to", tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is not None, reason="huggingface_hub is installed")
+def test_a_download_needs_its_package(tmp_path: Path) -> None:
+    with pytest.raises(MissingError, match="pip install huggingface_hub"):
+        model("stage", "org/model", "--to", tmp_path)
+
+
+def test_an_id_is_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    with pytest.raises(InputError, match="no model of that id"):
+        model("check", "org/tiny")
+    home = tmp_path / "hub" / "models--org--tiny"
+    make_model(home / "snapshots" / "abc")
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("abc\n")
+    assert model("check", "org/tiny").endswith("snapshots/abc is complete\n")
+
+
+def trtdist(*arguments: str) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", "trtdist.cli", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_partial_model_is_found_at_its_line(whole: Path, tmp_path: Path) -> None:
+    file = tmp_path / "cluster.yaml"
+    file.write_text(TOPOLOGY.format(model="./tiny"))
+    assert trtdist("validate", str(file)).returncode == 0
+    (whole / SHARD).unlink()
+    for arguments in (("validate", str(file)), ("up", str(file), "--local"), ("submit", str(file), "--dry-run")):
+        done = trtdist(*arguments)
+        assert done.returncode == 2
+        assert f"{file}:2:8: error[TRT028]: the model {whole} is not complete: {SHARD}" in done.stderr
+    file.write_text(TOPOLOGY.format(model="./none"))
+    assert f"the model {tmp_path}/none is not there" in trtdist("validate", str(file)).stderr
+    found = json.loads(trtdist("validate", str(file), "--json").stdout)
+    assert [each["code"] for each in found["diagnostics"]] == ["TRT028"]
+
+
+def problem(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "t.yaml"
+    file.write_text(text)
+    try:
+        load(file, environ={"TRTDIST_SITE": ""}, model_check=model_problem)
+    except InvalidTopologyError as error:
+        (diagnostic,) = error.diagnostics
+        assert diagnostic.code == "TRT028"
+        return diagnostic.message
+    return ""
+
+
+def test_what_cannot_be_seen_from_here_is_trusted(whole: Path, tmp_path: Path) -> None:
+    assert problem(tmp_path, TOPOLOGY.format(model="/no-such-file-system/model")) == ""
+    assert problem(tmp_path, TOPOLOGY.format(model="org/model")) == ""
+    assert problem(tmp_path, "engine: reference\n" + TOPOLOGY.format(model=f"{tmp_path}/none")) == ""
+    container = f"container: {{runtime: docker, image: i, mounts: ['{tmp_path}:/models']}}\n"
+    assert problem(tmp_path, TOPOLOGY.format(model="/models/tiny") + container) == ""
+    assert "not there" in problem(tmp_path, TOPOLOGY.format(model="/models/none") + container)
+    assert problem(tmp_path, TOPOLOGY.format(model="/opt/in-the-image") + container) == ""
+
+
+def test_an_id_is_checked_when_the_hub_is_not_asked(tmp_path: Path) -> None:
+    env = "container: {{env: {{HF_HOME: {}, HF_HUB_OFFLINE: '{}'}}}}\n"
+    text = TOPOLOGY.format(model="org/tiny")
+    (tmp_path / "hub").mkdir()
+    assert problem(tmp_path, text + env.format(tmp_path, 0)) == ""
+    assert "is not in" in problem(tmp_path, text + env.format(tmp_path, 1))
+
+
+def test_jobs_with_a_staged_model_run_offline(tmp_path: Path) -> None:
+    file = tmp_path / "t.yaml"
+
+    def variables(text: str) -> list[str]:
+        file.write_text(text)
+        topology = load(file, environ={"TRTDIST_SITE": ""})
+        files = render_local(plan(topology, Target.LOCAL), topology)
+        (task,) = (text for name, text in files.items() if name.endswith("workers.task.sh"))
+        return [line for line in task.splitlines() if "OFFLINE" in line]
+
+    assert variables(TOPOLOGY.format(model="/models/tiny")) == [
+        "export HF_HUB_OFFLINE=1", "export TRANSFORMERS_OFFLINE=1",
+    ]  # fmt: skip
+    assert variables(TOPOLOGY.format(model="org/tiny")) == []
+    assert variables(TOPOLOGY.format(model="/models/tiny") + "container: {env: {HF_HUB_OFFLINE: '0'}}\n")[0].endswith(
+        "=0"
+    )
