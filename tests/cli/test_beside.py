@@ -9,11 +9,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from tests.observe.fake_run import FakeRun
+from trtdist.cli import forward, status, url
+from trtdist.errors import InputError, TrtdistError
+from trtdist.plan import GpuLoad, to_json
 from trtdist.rendering.site import site_files
 
 TRTDIST = (sys.executable, "-m", "trtdist.cli")
@@ -53,23 +59,29 @@ def trtdist(*arguments: str, code: int = 0, **environ: str) -> subprocess.Comple
     return done
 
 
+def inside(command: click.Command, *arguments: str) -> str:
+    """What a command prints that need not be a program of its own for the test."""
+    return CliRunner().invoke(command, arguments, catch_exceptions=False).output
+
+
 def test_url_names_addresses_and_files(fake: FakeRun) -> None:
     resolve(fake, TRTDIST_TLS="1")
     (fake.run.secrets / "nats.user").write_text("u")
-    found = json.loads(trtdist("url", "--json").stdout)
+    found = json.loads(inside(url.command, "--json"))
     assert found["nats"] == "nats://127.0.0.1:1"
     assert found["user_file"] == str(fake.run.secrets / "nats.user") and found["password_file"] is None
     assert found["ca_file"] == str(fake.run.secrets / "ca.pem")
     documented = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
     assert all(f'"{key}"' in documented for key in found)
-    lines = dict(line.split(maxsplit=1) for line in trtdist("url").stdout.splitlines())
+    lines = dict(line.split(maxsplit=1) for line in inside(url.command).splitlines())
     assert lines == {name: value for name, value in found.items() if value is not None}
 
 
 def test_url_of_a_run_that_has_ended(fake: FakeRun) -> None:
     resolve(fake)
     fake.verdict()
-    assert "is STOPPED: it has no address" in trtdist("url", code=1).stderr
+    with pytest.raises(TrtdistError, match="is STOPPED: it has no address"):
+        inside(url.command)
 
 
 def test_exec_gives_the_environment_of_the_run_and_the_exit_code(fake: FakeRun) -> None:
@@ -88,21 +100,26 @@ def test_exec_of_what_is_not_there(fake: FakeRun) -> None:
     assert "nothing can be run beside it" in trtdist("exec", "gen.0", "--", "true", code=2).stderr
 
 
-def test_gpus_beside_the_plan(fake: FakeRun, tmp_path: Path) -> None:
+def test_gpus_beside_the_plan(fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     resolve(fake)
     program = tmp_path / "nvidia-smi"
     program.write_text('#!/bin/bash\necho "0, 17, 1000"\n')
     program.chmod(0o755)
-    found = json.loads(trtdist("status", "--gpus", "--json", PATH=f"{tmp_path}:{os.environ['PATH']}").stdout)
-    assert found["gpus"] == [] and found["gpu_problems"] == []
-    assert "here: there is no nvidia-smi" in trtdist("status", "--gpus", PATH=_without_nvidia_smi(tmp_path)).stdout
-
-
-def _without_nvidia_smi(folder: Path) -> str:
-    bare = folder / "bin"
-    bare.mkdir()
-    (bare / "bash").symlink_to("/bin/bash")
-    return str(bare)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "bash").symlink_to("/bin/bash")
+    plan = replace(fake.plan, gpus=(GpuLoad(0, 0, 0.25, ("gen.0",)), GpuLoad(0, 1, 0.9, ("ctx.0",))))
+    fake.run.plan.write_text(to_json(plan))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = json.loads(inside(status.command, "--gpus", "--json"))
+    told = {"node": "here", "gpu": 0, "index": 0, "used": 17, "total": 1000, "planned": 0.25, "servers": ["gen.0"]}
+    unknown = {"gpu": 1, "index": None, "used": None, "total": None, "planned": 0.9, "servers": ["ctx.0"]}
+    assert found["gpus"] == [told, {**told, **unknown}]
+    assert found["gpu_problems"] == []
+    rows = [line.split() for line in inside(status.command, "--gpus").splitlines() if line.startswith("here")]
+    assert " ".join(rows[0]) == "here 0 17 MiB 1000 MiB 25% (250 MiB) gen.0"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert inside(status.command, "--gpus").endswith("here: there is no nvidia-smi\n")
 
 
 @pytest.fixture
@@ -177,4 +194,5 @@ def test_forward_says_why_a_connection_fails(fake: FakeRun) -> None:
 
 def test_forward_to_what_is_not_the_runs_own(fake: FakeRun) -> None:
     resolve(fake)
-    assert "connect to http://etcd:2379" in trtdist("forward", "--to", "etcd", code=2).stderr
+    with pytest.raises(InputError, match="connect to http://etcd:2379"):
+        inside(forward.command, "--to", "etcd")

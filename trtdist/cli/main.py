@@ -23,6 +23,7 @@ COMMANDS = {
     "url": "Print what to point clients of a run at.",
     "forward": "Open a local port that leads to a service of a run.",
     "exec": "Run a command beside a rank of a run.",
+    "init": "Ask Slurm and write a site profile and a first topology.",
     "model": "Copy a model to where jobs read it, and check it.",
     "validate": "Check a topology and report every problem.",
     "plan": "Show where every server and rank goes.",

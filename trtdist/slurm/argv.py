@@ -29,6 +29,7 @@ __all__ = [
     "squeue_steps",
     "srun",
     "srun_beside",
+    "srun_help",
     "srun_mpi_list",
     "without_outer_task",
 ]
@@ -257,6 +258,11 @@ def sacctmgr_accounts(user: str) -> list[str]:
     """Lists the accounts that a user may charge, for `parse.accounts`; it fails where there is no accounting."""
     options = ["--noheader", "--parsable2", "--readonly"]
     return ["sacctmgr", *options, "show", "user", user, "withassoc", "format=DefaultAccount,Account"]
+
+
+def srun_help() -> list[str]:
+    """Lists the options of srun, those of plugins such as pyxis included."""
+    return ["srun", "--help"]
 
 
 def srun_mpi_list() -> list[str]:

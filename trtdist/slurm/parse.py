@@ -10,6 +10,7 @@ __all__ = [
     "Job",
     "Partition",
     "Step",
+    "accounts",
     "config",
     "fields",
     "job_id",
@@ -109,6 +110,13 @@ def fields(line: str) -> dict[str, str]:
     for match, end in zip(matches, ends):
         found.setdefault(match[1], line[match.end() : end].strip())
     return found
+
+
+def accounts(text: str) -> list[str]:
+    """Accounts as `argv.sacctmgr_accounts` lists them, each once, the default first."""
+    rows = [(default, account) for default, account in _rows(text, 2) if account]
+    defaults = [account for default, account in rows if account == default]
+    return list(dict.fromkeys([*defaults, *(account for _, account in rows)]))
 
 
 def config(text: str) -> dict[str, str]:
