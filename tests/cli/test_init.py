@@ -44,7 +44,7 @@ SURVEYS = st.builds(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25, deadline=None)
 @given(SURVEYS)
 def test_what_is_written_is_valid_and_fits(tmp_path: Path, there: Survey) -> None:
     found = init._cluster(there, init._first)

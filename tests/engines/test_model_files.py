@@ -53,7 +53,7 @@ def test_a_folder_without_weights(tmp_path: Path) -> None:
     assert missing(tmp_path / "none") == ["it cannot be read (No such file or directory)"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 @given(st.dictionaries(st.text(min_size=1), st.integers(0, 300)), st.binary(max_size=40), st.data())
 def test_sizes_and_arbitrary_bytes(tmp_path: Path, tensors: dict[str, int], junk: bytes, data: st.DataObject) -> None:
     folder = tmp_path / "m"

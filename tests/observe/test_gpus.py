@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.observe.fake_run import make_plan
@@ -25,6 +25,7 @@ def cell(value: int | None) -> str:
     return "[N/A]" if value is None else str(value)
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(NODE, st.lists(st.builds(GpuMemory, st.integers(0, 99), MEMORY, MEMORY), min_size=1), max_size=4)
 )
@@ -35,12 +36,14 @@ def test_what_is_printed_is_read(answers: dict[str, list[GpuMemory]]) -> None:
     assert read_gpus("\n".join(lines)) == {node: NodeGpus(tuple(gpus)) for node, gpus in answers.items()}
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("ab|,gpu devices0123\n[]/")), st.text())
 def test_nothing_that_is_printed_breaks_the_reader(likely: str, any_text: str) -> None:
     for text in (likely, any_text, f"a|gpu|{any_text}", f"a|devices|{any_text}"):
         against_plan(plan(GpuLoad(0, 3, 0.5, ("gen.0",))), ["a"], read_gpus(text))
 
 
+@settings(deadline=None)
 @given(st.permutations(range(6)), st.integers(1, 6))
 def test_gpus_of_the_plan_are_places_in_the_inherited_list(order: list[int], count: int) -> None:
     there = tuple(GpuMemory(index, index * 10, 100) for index in range(6))
