@@ -224,7 +224,7 @@ def taken_apart(text: str) -> list[str]:
     words: list[str] = []
     word, quote, escaped, begun = "", "", False, False
     for character in text:
-        if escaped:
+        if escaped and (quote or not character.isspace()):
             word, escaped = word + character, False
         elif character == "\\":
             escaped = begun = True
