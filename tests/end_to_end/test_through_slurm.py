@@ -13,9 +13,10 @@ import pytest
 from tests.cluster import PYTHON, ROOT, Cluster
 from trtdist.slurm import argv, parse
 
-EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.reference.yaml"
+EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
 # Nodes of the mini cluster are shared with other tests.
 SHARED = ("--set", "slurm.mem=500")
+ALLOCATION = ("salloc", "-N2", "--ntasks-per-node=4", "--mem=500")
 READY_S = 120.0
 
 
@@ -105,9 +106,7 @@ def test_up_inside_an_allocation_uses_it(user: User) -> None:
         "kill -TERM $up; wait $up; echo code $?; squeue --noheader --jobs=$SLURM_JOB_ID"
     )
     (user.cluster.folder / "inside.sh").write_text(interrupted)
-    done = user.cluster.run(
-        *["salloc", "-N2", "--ntasks-per-node=4", "--mem=500", "bash", "inside.sh"], timeout=READY_S
-    )
+    done = user.cluster.run(*ALLOCATION, "bash", "inside.sh", timeout=READY_S)
     said = (user.cluster.folder / "up.out").read_text()
     assert "is READY after" in said
     assert "code 130" in done.stdout, said
@@ -153,14 +152,14 @@ def test_an_interface_that_no_node_has_ends_the_run(user: User) -> None:
     assert user.left() == []
 
 
+@pytest.mark.long
 def test_a_run_directory_that_one_node_does_not_see_is_named(user: User) -> None:
     """Runs under /tmp of the head node, which no other node sees."""
     wish = "--set slurm.mem=500 --set slurm.gpus_per_node=4"
     local = f"env TRTDIST_RUNS=/tmp/own-{user.cluster.folder.name} {PYTHON} -m trtdist.cli up {EXAMPLE} {wish}"
     head = "srun --overlap -N1 -n1 --mem=0 -w $(scontrol show hostnames | head -1)"
     inside = f"export SLURM_JOB_NODELIST; {head} bash -c '{local} 2>&1; rm -r /tmp/own-{user.cluster.folder.name}'"
-    words = ["salloc", "-N2", "--ntasks-per-node=4", "--mem=500", "bash", "-c", inside]
-    done = user.cluster.run(*words, timeout=READY_S)
+    done = user.cluster.run(*ALLOCATION, "bash", "-c", inside, timeout=READY_S)
     assert "does not see the run directory /tmp/own-" in done.stdout, done.stdout + done.stderr
     assert "node " in done.stdout
 
@@ -231,7 +230,7 @@ echo canary $?
 scancel $SLURM_JOB_ID
 """
     (user.cluster.folder / "steps.sh").write_text(steps)
-    done = user.cluster.run(*["salloc", "-N2", "--ntasks-per-node=4", "--mem=500", "bash", "steps.sh"], timeout=READY_S)
+    done = user.cluster.run(*ALLOCATION, "bash", "steps.sh", timeout=READY_S)
     assert "canary 0" in done.stdout, done.stdout + done.stderr
 
 
