@@ -42,8 +42,8 @@ _TO_LEAVE = 2.0
 def command(run: str | None, grace: float | None) -> None:
     """Stop a run in order (router, workers, services) and verify that nothing is left.
 
-    RUN is a run id, the start of one, a topology's name, or a job of Slurm's; without it the newest run is meant. What a run left behind
-    whose supervisor died is removed, too. A run that has ended already is no error.
+    RUN is a run id, the start of one, a topology's name, or the id of a job of Slurm's; without it the newest run is
+    meant. What a run left behind whose supervisor died is removed, too. A run that has ended already is no error.
     """
     began = time.monotonic()
     found = find_run(run, os.environ)

@@ -11,6 +11,7 @@ __all__ = ["Directive", "RenderError", "quote", "refuse_reserved"]
 
 _PLAIN = re.compile(r"[A-Za-z0-9@%+=:,./_-]+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_OF_SBATCH = "\\\"'#"
 _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 # Bash keeps these for itself: an assignment fails, is lost, or (RANDOM, SECONDS ...) is computed as arithmetic, which
@@ -43,8 +44,8 @@ def quote(value: str | int) -> str:
 class Directive:
     """An option of an `#SBATCH` line, which sbatch itself takes apart.
 
-    It knows quotes and backslashes, but a backslash means something within single quotes too, and `#` begins a comment
-    (`_get_argument` in Slurm's src/sbatch/opt.c): a backslash before whatever is not plain is read alike everywhere.
+    It knows quotes and backslashes, but not as bash does: a backslash means something within any quotes, and does not
+    keep a blank from ending the option (`_get_argument` in Slurm's src/sbatch/opt.c).
     """
 
     text: str
@@ -53,7 +54,9 @@ class Directive:
         """The option as it stands in the line; RenderError when a line cannot hold it."""
         if _CONTROL.search(self.text):
             raise RenderError(f"{self.text!r} holds what no #SBATCH line can carry: write it as one line of text")
-        return "".join(char if _PLAIN.fullmatch(char) else f"\\{char}" for char in self.text)
+        if _PLAIN.fullmatch(self.text):
+            return self.text
+        return '"' + "".join(f"\\{char}" if char in _OF_SBATCH else char for char in self.text) + '"'
 
 
 def _escaped(character: str) -> str:

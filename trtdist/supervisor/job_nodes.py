@@ -22,7 +22,7 @@ from trtdist.slurm.argv import scontrol_hostnames, srun_mpi_list
 from trtdist.slurm.hostlist import fold
 from trtdist.supervisor import nodeprobe
 
-__all__ = ["Greeter", "job_nodes", "look_at_nodes", "mpi_type"]
+__all__ = ["Greeter", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
 
 # A controller that is restarted is awaited.
 _PATIENCE_S, _PROBE_S = 30.0, 120.0
@@ -83,7 +83,7 @@ def look_at_nodes(
             "nonce": greeter.nonce,
         }
         reports, said = _reports(run, nodes, asked)
-    problems = [problem for node in nodes for problem in _problems(node, reports.get(node), said)]
+    problems = [problem for node in nodes for problem in problems_of(node, reports.get(node), said)]
     if problems:
         raise TrtdistError("; ".join(problems))
     return [str(reports[node]["address"]) for node in nodes]
@@ -142,7 +142,8 @@ def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tup
     return found, " ".join(done.stderr.split()) or f"srun ended with {done.returncode}"
 
 
-def _problems(node: str, report: Mapping[str, Any] | None, said: str) -> list[str]:
+def problems_of(node: str, report: Mapping[str, Any] | None, said: str) -> list[str]:
+    """What is wrong with a node, as sentences, by its report (None without one) and by what srun `said`."""
     if report is None:
         return [f"node {node} gave no answer ({said})"]
     found = [f"node {node} {problem}" for problem in report["problems"]]

@@ -22,6 +22,11 @@ TRTDIST_HEAD=$(scontrol show hostnames "$TRTDIST_JOB_NODELIST" | head -n 1)
 TRTDIST_SCRIPT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)/$1
 shift
 
+# On a shared file system, what was written on another machine may show up seconds later.
+# shellcheck disable=SC2016
+TRTDIST_THERE='for ((TRY = 0; TRY < 50; TRY++)); do if [[ -r $1 ]]; then exec bash "$@"; fi; sleep 0.2; done
+echo "node $SLURMD_NODENAME does not see $1: put runs on a file system that all nodes see (TRTDIST_RUNS)" >&2; exit 1'
+
 exec srun --job-name="$(basename -- "$TRTDIST_SCRIPT" .sh)" --nodes=1 --ntasks=1 --nodelist="$TRTDIST_HEAD" \
     --overlap --mem=0 --cpu-bind=none --mpi=none --export=ALL --input=none \
-    bash "$TRTDIST_SCRIPT" "$@" </dev/null
+    bash -c "$TRTDIST_THERE" bash "$TRTDIST_SCRIPT" "$@" </dev/null
