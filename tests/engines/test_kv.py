@@ -25,7 +25,7 @@ from trtdist.engines.base import (
 from trtdist.engines.reference.handle import Handle, parse
 from trtdist.engines.reference.shape import head_bytes
 from trtdist.engines.reference.store import Store
-from trtdist.engines.reference.tcp import TcpTransport, listening_host, read_key
+from trtdist.engines.reference.tcp import TcpTransport, listening_host, listening_ports, read_key
 
 SAMPLING = Sampling(max_tokens=4, temperature=0)
 LAUNCHES = pytest.mark.parametrize("launch", ["mpi_world", "per_server"])
@@ -266,3 +266,15 @@ def test_the_state_tells_what_it_must(run_dir: Path) -> None:
         assert all(isinstance(place, tuple) and place[0] == "127.0.0.1" for place in found.places)
 
     during("per_server", run_dir, work, (2, 1))
+
+
+def test_the_cache_is_offered_in_the_range_of_ports() -> None:
+    assert list(listening_ports({})) == [0]
+    assert sorted(listening_ports({"TRTDIST_PORT_RANGE": "7-9"})) == [7, 8, 9]
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with pytest.raises(EngineError, match=r"widen network\.port_range"):
+            TcpTransport(b"k", Store(), lambda: None, "127.0.0.1", (taken,))
+        server = TcpTransport(b"k", Store(), lambda: None, "127.0.0.1", (taken, 0))
+        assert server.place[1] not in (0, taken)
+        server.close()

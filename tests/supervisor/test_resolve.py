@@ -12,7 +12,7 @@ import pytest
 
 from trtdist.errors import InputError, TrtdistError
 from trtdist.rundir import RunDir
-from trtdist.services.envfile import read_env
+from trtdist.services.envfile import read_env, write_env
 from trtdist.supervisor.ports import PortClaims
 from trtdist.supervisor.resolve import main, resolve, service_ports
 
@@ -78,6 +78,18 @@ def test_claims_are_kept_for_the_servers(run: RunDir) -> None:
     assert service_ports("etcd", again) != service_ports("etcd", values)
     claims.close()
     other.close()
+
+
+def test_ports_lie_in_the_given_range(run: RunDir) -> None:
+    write_env(run.given_env, {"TRTDIST_PORT_RANGE": "21000-21199"})
+    ports: set[int] = set()
+    for again in ("", "nats", "etcd"):
+        values = resolve(run, os.environ, again)
+        ports |= {*service_ports("nats", values), *service_ports("etcd", values)}
+    assert len(ports) >= 6 and ports <= set(range(21000, 21200))
+    write_env(run.given_env, {"TRTDIST_PORT_RANGE": "21000-21000"})
+    with pytest.raises(TrtdistError, match="among 1: end what uses them, or widen network"):
+        resolve(run, os.environ)
 
 
 def test_external_services_have_no_ports(run: RunDir) -> None:

@@ -42,7 +42,8 @@ class PortClaims:
                 claimed.append(port)
         if len(claimed) < count:
             self.release(claimed)
-            raise TrtdistError(f"no {count} free ports on {address} among {len(choice)}: end what uses them")
+            remedy = "end what uses them" + ("" if ports is None else ", or widen network.port_range")
+            raise TrtdistError(f"no {count} free ports on {address} among {len(choice)}: {remedy}")
         return claimed
 
     def _take(self, address: str, port: int) -> bool:

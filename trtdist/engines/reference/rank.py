@@ -30,7 +30,7 @@ from trtdist.engines.reference.messages import (
 from trtdist.engines.reference.model import Shard
 from trtdist.engines.reference.shape import head_bytes
 from trtdist.engines.reference.store import Store
-from trtdist.engines.reference.tcp import TcpTransport, listening_host, read_key
+from trtdist.engines.reference.tcp import TcpTransport, listening_host, listening_ports, read_key
 from trtdist.engines.reference.transport import Arrival, MpiTransport, Transport
 
 if TYPE_CHECKING:
@@ -178,4 +178,4 @@ def _transport(config: EngineConfig, links: Links, store: Store, wake: Callable[
     if plan.launch == "mpi_world" or server.role == "monolithic":
         return MpiTransport(server.ranks[config.rank].world_rank, links.world, store)
     host = listening_host(os.environ) if server.role == "context" else ""
-    return TcpTransport(read_key(config.run_dir), store, wake, host)
+    return TcpTransport(read_key(config.run_dir), store, wake, host, listening_ports(os.environ))

@@ -11,14 +11,16 @@ large or executable to send; what arrives is checked against digests that came a
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import hmac
 import json
 import queue
+import random
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from trtdist.engines.reference.shape import HEADS, head_bytes
 from trtdist.engines.reference.store import Store
 from trtdist.engines.reference.transport import FETCH_S, Arrival, gone, shares
 
-__all__ = ["TcpTransport", "listening_host", "read_key"]
+__all__ = ["TcpTransport", "listening_host", "listening_ports", "read_key"]
 
 _NONCE = 32
 _MAC = 32
@@ -43,6 +45,15 @@ def listening_host(environ: Mapping[str, str]) -> str:
     return environ.get("TRTDIST_NODE_ADDRESS") or environ.get("TRTDIST_HEAD_ADDRESS") or "127.0.0.1"
 
 
+def listening_ports(environ: Mapping[str, str]) -> Sequence[int]:
+    """The ports of network.port_range, in any order; 0, which is any port, when the topology has none."""
+    low, _, high = environ.get("TRTDIST_PORT_RANGE", "").partition("-")
+    if not low:
+        return (0,)
+    ports = range(int(low), int(high) + 1)
+    return random.SystemRandom().sample(ports, len(ports))
+
+
 def read_key(run_dir: Path) -> bytes:
     """The key of the run; EngineError when it is not there."""
     path = run_dir / "secrets" / "kv.key"
@@ -55,14 +66,19 @@ def read_key(run_dir: Path) -> bytes:
 
 
 class TcpTransport:
-    """Serves the store of this rank when `host` is given, and fetches; `wake` is called when a fetch ended."""
+    """Serves the store of this rank when `host` is given, at the first free one of `ports`, and fetches.
 
-    def __init__(self, key: bytes, store: Store, wake: Callable[[], None], host: str = "") -> None:
+    `wake` is called when a fetch ended.
+    """
+
+    def __init__(
+        self, key: bytes, store: Store, wake: Callable[[], None], host: str = "", ports: Sequence[int] = (0,)
+    ) -> None:
         self._key = key
         self._store = store
         self._wake = wake
         self._ended: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
-        self._listener = _listen(host) if host else None
+        self._listener = _listen(host, ports) if host else None
         self.place: Place = ("", 0)
         if self._listener is not None:
             self.place = self._listener.getsockname()[:2]
@@ -138,15 +154,21 @@ class TcpTransport:
             self._store.sent(number, heads)
 
 
-def _listen(host: str) -> socket.socket:
+def _listen(host: str, ports: Sequence[int]) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, 0), family=family, backlog=_CONNECTIONS)
+        for port in ports:
+            try:
+                return socket.create_server((host, port), family=family, backlog=_CONNECTIONS)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
     except OSError as error:
         raise EngineError(
             f"the KV cache cannot be offered at {host} ({error.strerror or error}): set TRTDIST_NODE_ADDRESS to an"
             " address of this node"
         ) from None
+    raise EngineError(f"the KV cache cannot be offered at {host}: no port is free; widen network.port_range")
 
 
 def _ask(key: bytes, address: Address, handle: Handle, heads: tuple[int, ...]) -> dict[int, bytes]:
