@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.engines.models import contents, make_model
+from trtdist.cli import submit, validate
 from trtdist.cli.model import command
 from trtdist.cli.model_paths import model_problem
 from trtdist.errors import InputError, MissingError
@@ -77,24 +79,22 @@ def test_an_id_is_looked_for_in_the_cache(tmp_path: Path, monkeypatch: pytest.Mo
     assert model("check", "org/tiny").endswith("snapshots/abc is complete\n")
 
 
-def trtdist(*arguments: str) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", "trtdist.cli", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-
-
 def test_a_partial_model_is_found_at_its_line(whole: Path, tmp_path: Path) -> None:
     file = tmp_path / "cluster.yaml"
     file.write_text(TOPOLOGY.format(model="./tiny"))
-    assert trtdist("validate", str(file)).returncode == 0
+    assert CliRunner().invoke(validate.command, [str(file)]).exit_code == 0
     (whole / SHARD).unlink()
-    for arguments in (("validate", str(file)), ("up", str(file), "--local"), ("submit", str(file), "--dry-run")):
-        done = trtdist(*arguments)
-        assert done.returncode == 2
-        assert f"{file}:2:8: error[TRT028]: the model {whole} is not complete: {SHARD}" in done.stderr
+    told = f"{file}:2:8: error[TRT028]: the model {whole} is not complete: {SHARD}"
+    assert told in CliRunner().invoke(validate.command, [str(file)]).output
+    with pytest.raises(InvalidTopologyError, match=re.escape(told)):
+        CliRunner().invoke(submit.command, [str(file), "--dry-run"], catch_exceptions=False)
+    argv = [sys.executable, "-m", "trtdist.cli", "up", str(file), "--local"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and told in done.stderr
     file.write_text(TOPOLOGY.format(model="./none"))
-    assert f"the model {tmp_path}/none is not there" in trtdist("validate", str(file)).stderr
-    found = json.loads(trtdist("validate", str(file), "--json").stdout)
-    assert [each["code"] for each in found["diagnostics"]] == ["TRT028"]
+    shown = CliRunner().invoke(validate.command, [str(file), "--json"])
+    (diagnostic,) = json.loads(shown.output)["diagnostics"]
+    assert diagnostic["code"] == "TRT028" and f"the model {tmp_path}/none is not there" in diagnostic["message"]
 
 
 def problem(tmp_path: Path, text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,9 @@ from trtdist.observe.snapshot import Snapshot, read_env
 from trtdist.slurm import states
 from trtdist.slurm.argv import srun_beside, without_outer_task
 
-__all__ = ["Place", "environment", "everywhere", "head", "node_of"]
+__all__ = ["Place", "ended", "environment", "everywhere", "head", "node_of"]
+
+_END_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,15 @@ def environment(snapshot: Snapshot, environ: Mapping[str, str]) -> dict[str, str
     path = environ.get("PYTHONPATH")
     found = {**without_outer_task(environ), **read_env(snapshot.run.resolved_env)}
     return {**found, "PYTHONPATH": f"{site}:{path}" if path else site}
+
+
+async def ended(process: asyncio.subprocess.Process) -> None:
+    """Wait for the end of a step that has no more input; one that does not end within 5 s is killed."""
+    try:
+        await asyncio.wait_for(process.wait(), _END_S)
+    except asyncio.TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def _place(snapshot: Snapshot, choose: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Place:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from trtdist.cli.beside import Place, environment, head
+from trtdist.cli.beside import Place, ended, environment, head
 from trtdist.cli.progress import say
 from trtdist.errors import InputError, TrtdistError
 from trtdist.observe.runs import find_run
@@ -28,7 +28,6 @@ _CHUNK = 64 * 1024
 _LINE = 256 * 1024
 # Each connection is a step of the job; Slurm's controller is there for others too.
 _MOST = 32
-_END_S = 5.0
 
 
 @click.command("forward")
@@ -86,7 +85,7 @@ class Forwarder:
         finally:
             sending.cancel()
             process.stdin.close()
-            await _ended(process)
+            await ended(process)
             said = (await complaints).decode("utf-8", "replace")
         return problem or (" ".join(said.split()) if process.returncode else "")
 
@@ -159,14 +158,6 @@ async def _receive(lines: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
                 writer.write(base64.b64decode(text, validate=True))
                 await writer.drain()
     return "" if opened else "the relay did not start"
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    try:
-        await asyncio.wait_for(process.wait(), _END_S)
-    except asyncio.TimeoutError:
-        process.kill()
-        await process.wait()
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from trtdist.cli.beside import environment, head
+from trtdist.cli.beside import ended, environment, head
 from trtdist.errors import InputError, TrtdistError
 from trtdist.observe.snapshot import Snapshot, read_env
 
@@ -22,7 +22,6 @@ __all__ = ["AUTO", "DIRECT", "STEP", "answers"]
 AUTO, DIRECT, STEP = "auto", "direct", "step"
 _REACHED_S = 1.0
 _LINE = 16 * 1024 * 1024
-_END_S = 5.0
 
 
 def answers(snapshot: Snapshot, ask: Ask, via: str) -> contextlib.AbstractAsyncContextManager[AsyncIterator[Answer]]:
@@ -81,7 +80,7 @@ async def _through_step(snapshot: Snapshot, ask: Ask) -> AsyncIterator[AsyncIter
     finally:
         # The end of its input is what tells the step that nobody waits for the rest.
         process.stdin.close()
-        await _ended(process)
+        await ended(process)
 
 
 async def _read(process: asyncio.subprocess.Process) -> AsyncGenerator[Answer, None]:
@@ -101,11 +100,3 @@ async def _read(process: asyncio.subprocess.Process) -> AsyncGenerator[Answer, N
             raise TrtdistError(f"the step that asks the run ended before the answer did: {words or 'without a word'}")
     finally:
         complaints.cancel()
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    try:
-        await asyncio.wait_for(process.wait(), _END_S)
-    except asyncio.TimeoutError:
-        process.kill()
-        await process.wait()
