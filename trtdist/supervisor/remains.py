@@ -83,10 +83,10 @@ def _processes(run: RunDir) -> Iterable[tuple[str, ProcessId]]:
     for record in EventReader(run.events).poll():
         event = record.event
         if isinstance(event, SupervisorStarted):
-            beside_us = event.host == here
+            beside_us = not event.slurm_job or event.host == here
         elif isinstance(event, StepStarted) and beside_us:
             yield event.step, ProcessId(event.pid, event.started)
-        elif isinstance(event, TaskStarted) and event.host == here:
+        elif isinstance(event, TaskStarted) and (not event.slurm_step or event.host == here):
             yield event.name, ProcessId(event.shim_pid, event.shim_started)
             yield event.name, ProcessId(event.pid, event.started)
 
