@@ -18,6 +18,7 @@ __all__ = [
     "Death",
     "earlier",
     "failure",
+    "gave_up",
     "how_it_ended",
     "not_ready",
     "not_started",
@@ -63,6 +64,11 @@ def of_supervisor(code: int | None, number: int | None, at: float) -> Death:
 def not_started(event: StartFailed) -> Death:
     """The death of a step that could not even be started."""
     return Death(event.step, event.step, None, None, event.at, f"could not be started: {event.reason}", _GONE)
+
+
+def gave_up(death: Death) -> bool:
+    """Whether a program ended by itself, with an exit code of its own: it was not killed and did not vanish."""
+    return death.signal is None and death.code is not None and death.code <= 128
 
 
 def on_taken_port(death: Death, starts: int) -> Death:
