@@ -5,6 +5,8 @@
     ├── InputError                2    the topology, an option or a request is wrong
     ├── NotReadyError             3    a run did not become ready in time
     ├── MissingError              4    something that is needed is not there (a binary, a package, Slurm)
+    ├── SlurmError                4    Slurm refuses something; the message has its own words
+    │   └── SlurmDownError        4    Slurm's controller does not answer
     └── InterruptedRunError       130  the user asked for the end
 
 Each message is one sentence that says what is wrong, where, and what to do.
@@ -18,6 +20,8 @@ __all__ = [
     "MissingError",
     "NotReadyError",
     "RunFailedError",
+    "SlurmDownError",
+    "SlurmError",
     "TrtdistError",
 ]
 
@@ -52,6 +56,16 @@ class MissingError(TrtdistError):
     """Something that is needed is not there; the message has the command that installs it."""
 
     exit_code = 4
+
+
+class SlurmError(TrtdistError):
+    """Slurm refuses something; the message has its own words."""
+
+    exit_code = 4
+
+
+class SlurmDownError(SlurmError):
+    """Slurm's controller does not answer."""
 
 
 class InterruptedRunError(TrtdistError):

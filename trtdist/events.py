@@ -48,11 +48,15 @@ class RunState:
 
 @dataclass(frozen=True)
 class SupervisorStarted:
-    """The supervisor runs on `host`; `pid` and `started` (clock ticks) identify it (its first event)."""
+    """The supervisor runs on `host`; `pid` and `started` (clock ticks) identify it (its first event).
+
+    `slurm_job` is the id of the job that it runs in, "" without Slurm.
+    """
 
     host: str
     pid: int
     started: int
+    slurm_job: str = ""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class ControlTaken:
 class TaskStarted:
     """A task runs (by its shim). `name` is `gen.0.1` for a rank, else the step's name; `server` is "" for others.
 
-    `pid` and `started` identify the program, `shim_pid` and `shim_started` the shim that wraps it.
+    `pid` and `started` identify the program, `shim_pid` and `shim_started` the shim that wraps it. `slurm_step` is the
+    step of Slurm's that it belongs to (`7.2`), "" without Slurm.
     """
 
     step: str
@@ -105,6 +110,7 @@ class TaskStarted:
     started: int
     shim_pid: int
     shim_started: int
+    slurm_step: str = ""
 
 
 @dataclass(frozen=True)

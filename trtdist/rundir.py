@@ -100,6 +100,16 @@ class RunDir:
         """How the run ended and why; created once."""
         return self.path / "verdict.json"
 
+    @property
+    def slurm_job(self) -> Path:
+        """The id of the run's own job, written when it is submitted."""
+        return self.path / "slurm.job"
+
+    @property
+    def borrowed_job(self) -> Path:
+        """The id of a job that was there before the run and outlives it."""
+        return self.path / "slurm.borrowed"
+
     def log(self, name: str) -> Path:
         """The log of `gen.0.1` (server and rank), `nats`, `router`, ..."""
         return self.logs / f"{name}.log"

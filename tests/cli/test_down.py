@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ import pytest
 
 from tests.supervisor.runs import DEAF, HandMade, wait_for
 from trtdist.events import SupervisorStarted, TaskStarted
+
+HERE = socket.gethostname()
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_what_a_run_left_behind_goes_with_the_next_down(made: HandMade) -> None:
     stray = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         ticks = int(Path(f"/proc/{stray.pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
-        made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, "here", stray.pid, ticks, 1, 1))
+        made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, HERE, stray.pid, ticks, 1, 1))
         assert "(FAILED, because)" in down(made)
         assert stray.wait(5) == -signal.SIGKILL
     finally:
@@ -107,10 +110,8 @@ def test_what_a_run_left_behind_goes_with_the_next_down(made: HandMade) -> None:
 def test_another_process_with_a_recorded_pid_is_left_alone(made: HandMade) -> None:
     stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
-        made.say(
-            "task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, "here", stranger.pid, 1, stranger.pid, 1)
-        )
-        made.say("supervisor", SupervisorStarted("here", stranger.pid, 1))
+        made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, HERE, stranger.pid, 1, stranger.pid, 1))
+        made.say("supervisor", SupervisorStarted(HERE, stranger.pid, 1))
         down(made)
         assert stranger.poll() is None
     finally:

@@ -34,15 +34,16 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_it_writes_everything_and_says_what(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("suffix", "options"), [("srun", []), ("local", ["--local"])])
+def test_it_writes_everything_and_says_what(tmp_path: Path, suffix: str, options: list[str]) -> None:
     out = tmp_path / "deep" / "out"
-    done = render(QUICKSTART, out)
+    done = render(QUICKSTART, out, *options)
     assert done.exit_code == 0
     run = RunDir(out)
     planned = from_json(run.plan.read_text())
     for step in planned.steps:
-        for suffix in ("local", "task"):
-            script = run.scripts / f"{step.stem}.{suffix}.sh"
+        for kind in (suffix, "task"):
+            script = run.scripts / f"{step.stem}.{kind}.sh"
             assert str(script) in done.output
             assert stat.S_IMODE(script.stat().st_mode) == 0o700
     assert (run.scripts / "README.txt").is_file()
@@ -62,7 +63,7 @@ def test_what_is_no_longer_needed_goes(tmp_path: Path) -> None:
     (out / "scripts" / "mine.sh").write_text("mine")
     assert render(QUICKSTART, out).exit_code == 0
     names = {path.name for path in (out / "scripts").iterdir()}
-    assert "03-workers.local.sh" in names and "mine.sh" in names
+    assert "03-workers.srun.sh" in names and "mine.sh" in names
     assert not any("ctx.0" in name for name in names)
 
 
@@ -80,7 +81,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> None:
 def test_what_was_changed_by_hand_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     render(QUICKSTART, out)
-    changed = out / "scripts" / "03-workers.local.sh"
+    changed = out / "scripts" / "03-workers.srun.sh"
     changed.write_text("changed")
     before = files(out)
     assert isinstance(render(QUICKSTART, out).exception, InputError)
@@ -125,7 +126,20 @@ def test_secrets_stay_where_they_are_needed(tmp_path: Path) -> None:
     out = tmp_path / "out"
     overrides = ["container.env.HF_TOKEN=hf_abc", "services.nats.external=nats://me:s3cret@broker:4222"]
     assert render(QUICKSTART, out, *(word for value in overrides for word in ("--set", value))).exit_code == 0
-    assert [name for name, text in files(out).items() if b"s3cret" in text] == []
+    assert [name for name, text in files(out).items() if b"s3cret" in text] == ["secrets/nats.password"]
     run = RunDir(out)
     assert "export HF_TOKEN=hf_abc\n" in (run.scripts / "02-workers.task.sh").read_text()
-    assert all(not os.stat(path).st_mode & 0o077 for path in run.scripts.iterdir())
+    assert all(not os.stat(path).st_mode & 0o077 for path in (*run.scripts.iterdir(), *run.secrets.iterdir()))
+
+
+def test_credentials_stay_when_it_renders_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert render(QUICKSTART, out, "--local").exit_code == 0
+    made = files(out / "secrets")
+    assert set(made) == {"kv.key", "nats.user", "nats.password"}
+    assert render(QUICKSTART, out, "--local").exit_code == 0
+    assert files(out / "secrets") == made
+    # Between machines there are certificates.
+    assert render(QUICKSTART, out).exit_code == 0
+    assert {"ca.pem", "server.pem", "server.key", "client.pem", "client.key"} <= set(files(out / "secrets"))
+    assert b"TRTDIST_LAUNCHER=slurm\n" in files(out)["given.env"]

@@ -16,7 +16,7 @@ import pytest
 from tests.house.source import ROOT, modules, parse
 
 ROOMS = (
-    "topology", "planning", "rendering", "slurm", "containers", "services", "supervisor", "serving", "engines",
+    "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "serving", "engines",
     "observe", "bench", "cli",
 )  # fmt: skip
 ROOT_MODULES = ("errors", "plan", "process", "rundir", "events")

@@ -49,10 +49,14 @@ class RenderedRun:
         self.run.scripts.mkdir(parents=True)
         for name, text in render_local(self.plan, self.topology).items():
             (self.run.scripts / name).write_text(text)
+        self.place_witness()
+        self.resolve()
+
+    def place_witness(self) -> None:
+        """Put the witness in the place of the shim."""
         shim = self.run.site / "trtdist" / "supervisor" / "shim.py"
         shim.parent.mkdir(parents=True)
         shim.write_text(_WITNESS)
-        self.resolve()
 
     def resolve(self, **values: str) -> None:
         """Write resolved.env."""
@@ -62,6 +66,8 @@ class RenderedRun:
             "TRTDIST_LOCAL_DIR": str(self.local),
             "TRTDIST_PYTHON": sys.executable,
             "TRTDIST_MPIEXEC": str(Path(sys.executable).parent / "mpiexec"),
+            "TRTDIST_NODES": "here",
+            "TRTDIST_ADDRESSES": "127.0.0.1",
             "NATS_SERVER": "nats://127.0.0.1:1",
             **values,
         }

@@ -17,7 +17,7 @@ import pytest
 from tests.house.source import SHELLCHECK
 from tests.planning.topologies import section, topology
 from trtdist.planning import Target, plan
-from trtdist.rendering import render_local
+from trtdist.rendering import render_local, render_slurm
 
 GOLDEN = Path(__file__).parent / "golden"
 UPDATE = "TRTDIST_UPDATE_GOLDEN"
@@ -44,11 +44,42 @@ CASES: dict[str, dict[str, Any]] = {
         "slurm": {"gpus_per_node": 4},
         "container": {"env": {"HF_HOME": "/cache", "NASTY": NASTY}, "workdir": "/work space"},
     },
+    "slurm_mpi_world": {
+        "engine": "reference",
+        "context_servers": section(2, 2),
+        "generation_servers": section(2, 2),
+        "slurm": {"gpus_per_node": 4, "time": "01:00:00", "account": "a", "partition": "batch"},
+    },
+    "slurm_uneven": {
+        "engine": "reference",
+        "context_servers": section(2, 3),
+        "generation_servers": section(2, 1),
+        "slurm": {
+            "gpus_per_node": 4,
+            "cpus_per_task": 2,
+            "mem": "10G",
+            "constraint": "a&(b|c)",
+            "account": "it's \\ #1",
+            "extra_sbatch": ["--comment=two words"],
+            "extra_srun": ["--comment=two $words"],
+            "setup": ["module load 'cuda/12'", "export A=$B"],
+        },
+    },
+    "slurm_tensorrt_llm": {
+        "launch": "per_server",
+        "context_servers": section(1, 2),
+        "generation_servers": section(1, 8),
+        "slurm": {"gpus_per_node": 4, "gpu_directive": "gres", "exclusive": True, "segment": 3},
+        "container": {"env": {"HF_HOME": "/cache"}},
+        "timeouts": {"stop": 60},
+    },
 }
 
 
 def rendered(case: str) -> Mapping[str, str]:
     given = topology(**CASES[case])
+    if case.startswith("slurm_"):
+        return render_slurm(plan(given, Target.SLURM), given)
     return render_local(plan(given, Target.LOCAL), given)
 
 
@@ -60,8 +91,9 @@ def test_files_are_as_they_were(case: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name, text in files.items():
+            (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(text)
-    kept = {path.name: path.read_text() for path in folder.iterdir()}
+    kept = {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
     assert sorted(kept) == sorted(files), f"set {UPDATE}=1 if that is meant"
     for name, text in files.items():
         assert text == kept[name], f"{name} has changed; set {UPDATE}=1 if that is meant"
@@ -69,7 +101,7 @@ def test_files_are_as_they_were(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_scripts_are_sound(case: str) -> None:
-    scripts = sorted(str(path) for path in (GOLDEN / case).glob("*.sh"))
+    scripts = sorted(str(path) for path in (GOLDEN / case).rglob("*") if path.suffix in (".sh", ".sbatch"))
     assert scripts
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True)

@@ -47,15 +47,20 @@ class HandMade:
         self.run = RunDir(self.folder / "sim-20260101-000000-abcd")
         for path in (self.run.scripts, self.run.logs, self.run.events, self.run.control, self.run.secrets):
             path.mkdir(parents=True)
-        self.local = self.folder / "trtdist-0" / self.run.run_id
-        self.local.mkdir(parents=True)
-        (self.local / "data").write_text("x")
+        self.local = self.local_folder()
         self.run.plan.write_text(to_json(self.plan))
         self.run.resolved_env.write_text(f"TRTDIST_LOCAL_DIR={shlex.quote(str(self.local))}\n")
         for step in self.plan.steps:
             self.program(step.name, SLEEP)
         for name in ("nats", "etcd"):
             self.healthy(name)
+
+    def local_folder(self) -> Path:
+        """The run's folder on the disk of its node, with something in it."""
+        folder = self.folder / "trtdist-0" / self.run.run_id
+        folder.mkdir(parents=True)
+        (folder / "data").write_text("x")
+        return folder
 
     def tasks(self, step: str) -> list[str]:
         """The names of a step's tasks."""

@@ -47,6 +47,7 @@ class Behaviour:
     killed_after: float = 0.01
     dies_at: float = NEVER
     ports_taken: int = 0
+    begins_after: float = 0.01
 
 
 @dataclass
@@ -147,7 +148,7 @@ class Cluster:
             self.end(step, 0.02, 1, None)
             return
         for task in self.tasks(step):
-            self.later(0.01, facts.TaskBegan(step, task))
+            self.later(behaviour.begins_after, facts.TaskBegan(step, task))
         if self.plan.step(step).kind == "service":
             self.later(behaviour.up_after, facts.Healthy(step, f"sim://{step}"))
         if self.plan.step(step).kind == "workers":
@@ -197,6 +198,8 @@ class Cluster:
                 if self.plan.step(step).kind != "service":
                     self.end(step, self.behaviour(step).stops_after, None, int(signal.SIGTERM))
             self.feed(facts.EveryoneTerminated("the job was ended"))
+        elif fault.kind == "time limit":
+            self.feed(facts.TimeLimit("the time limit is near"))
         elif fault.kind == "broke":
             self.feed(facts.Broke("the disk is full"))
 

@@ -191,6 +191,51 @@ def test_term_to_everything_has_its_verdict_at_once() -> None:
     assert (cluster.outcome.state, cluster.outcome.exit_code) == ("INTERRUPTED", 130)
 
 
+def test_a_job_that_lost_a_node_says_so_whoever_died_first() -> None:
+    machine = _starting()
+    machine, _ = advance(machine, facts.TaskEnded("workers", "ctx.0.0", None, 9, 100.0), 1.0)
+    lost = facts.EveryoneTerminated("job 7 lost node2", "FAILED", 1, certain=True)
+    _, actions = advance(machine, lost, 1.05)
+    assert facts.Conclude(facts.Outcome("FAILED", 1, "job 7 lost node2")) in actions
+
+
+def test_a_death_that_term_may_have_caused_is_not_called_the_cause() -> None:
+    for step, task, code, number in (
+        ("nats", "nats", 1, None),
+        ("workers", "ctx.0.0", None, 15),
+        ("router", "router", 0, None),
+    ):
+        machine = _starting()
+        machine, _ = advance(machine, facts.TaskEnded(step, task, code, number, 100.0), 1.0)
+        machine, actions = advance(machine, facts.SignalCame(), 1.05)
+        machine, more = advance(machine, facts.Tick(), 1.9)
+        assert [*actions, *more] == []
+        _, actions = advance(machine, facts.EveryoneTerminated("cancelled"), 1.95)
+        assert facts.Conclude(facts.Outcome("INTERRUPTED", 130, "cancelled")) in actions
+
+
+def test_a_signal_that_turns_out_to_mean_nothing_else_keeps_the_first_death() -> None:
+    machine = _starting()
+    machine, _ = advance(machine, facts.TaskEnded("workers", "ctx.0.0", None, 9, 100.0), 1.0)
+    machine, _ = advance(machine, facts.SignalCame(), 1.05)
+    _, actions = advance(machine, facts.StopAsked(True, None, "interrupted"), 1.2)
+    assert facts.Announce("FAILED", "ctx.0.0 (step workers) was killed by SIGKILL") in actions
+
+
+def test_near_the_time_limit_the_tiers_stop_in_order() -> None:
+    cluster = life(Fault(5.0, "time limit"))
+    order = [action.step for action in cluster.actions(facts.Signal)]  # type: ignore[union-attr]
+    assert order == ["router", "workers", "nats", "etcd"]
+    assert (cluster.outcome.state, cluster.outcome.exit_code) == ("TIMEOUT", 1)
+
+
+def test_a_step_none_of_whose_tasks_ever_runs_fails_the_run() -> None:
+    cluster = Cluster(make_plan(), facts.Settings(start_timeout=7.0), {"router": Behaviour(begins_after=NEVER)})
+    cluster.run([])
+    assert cluster.outcome.reason == "router was launched, and after 7 s none of its tasks ran"
+    assert cluster.now < 12.0
+
+
 def test_a_task_that_comes_up_during_a_stop_is_told() -> None:
     machine = _starting()
     machine, _ = advance(machine, facts.StopAsked(False, 10.0, "down"), 1.0)
@@ -248,11 +293,14 @@ behaviour = st.builds(
     dies_at=st.sampled_from([NEVER, NEVER, NEVER, 0.005, 0.4, 7.0]),
     ports_taken=st.integers(0, 6),
 )
+KINDS = ("kill_step", "kill_task", "kill_shim", "down", "interrupt", "everyone", "broke", "time limit")
 targets = st.sampled_from(["ctx.0.0", "ctx.0.1", "gen.0.0", "router", "nats", "etcd", "canary", "workers"])
 fault = st.builds(
     Fault,
     at=st.floats(0.0, 40.0),
-    kind=st.sampled_from(["kill_step", "kill_task", "kill_shim", "down", "interrupt", "everyone", "broke"]),
+    kind=st.sampled_from(
+        ["kill_step", "kill_task", "kill_shim", "down", "interrupt", "everyone", "broke", "time limit"]
+    ),
     target=targets,
     grace=st.sampled_from([None, 0.0, 1.0, 5.0]),
 )
@@ -301,6 +349,9 @@ anything = st.one_of(
     st.just(facts.CameReady()),
     st.builds(facts.StopAsked, st.booleans(), st.sampled_from([None, 0.0, 3.0]), st.just("asked")),
     st.just(facts.EveryoneTerminated("job ended")),
+    st.just(facts.EveryoneTerminated("node lost", "FAILED", 1, certain=True)),
+    st.just(facts.SignalCame()),
+    st.just(facts.TimeLimit("soon")),
     st.builds(facts.Broke, st.just("disk full")),
     st.just(facts.Swept(())),
 )

@@ -21,6 +21,7 @@ EVERYTHING = {
     "TRTDIST_RUN_ID", "TRTDIST_RUN_DIR", "TRTDIST_LOCAL_DIR", "TRTDIST_PYTHON", "TRTDIST_NODES", "TRTDIST_ADDRESSES",
     "TRTDIST_HEAD_ADDRESS", "TRTDIST_MPIEXEC", "TRTDIST_NATS_BINARY", "TRTDIST_ETCD_BINARY", "TRTDIST_NATS_PORT",
     "TRTDIST_NATS_MONITOR_PORT", "TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT", "NATS_SERVER", "ETCD_ENDPOINTS",
+    "TRTDIST_STAMP",
 }  # fmt: skip
 
 
@@ -62,7 +63,7 @@ def test_again_changes_one_service(run: RunDir) -> None:
     before = resolve(run, os.environ)
     after = resolve(run, os.environ, "nats")
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"TRTDIST_NATS_PORT", "TRTDIST_NATS_MONITOR_PORT", "NATS_SERVER"}
+    assert changed == {"TRTDIST_NATS_PORT", "TRTDIST_NATS_MONITOR_PORT", "NATS_SERVER", "TRTDIST_STAMP"}
     assert not set(service_ports("nats", before)) & set(service_ports("nats", after))
 
 

@@ -10,10 +10,12 @@ from collections.abc import Callable
 import click
 
 from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean
+from trtdist.cli.job_descent import JobDescent
 from trtdist.cli.progress import Lines, say
 from trtdist.errors import InputError, TrtdistError
 from trtdist.events import ControlTaken, EventReader
 from trtdist.observe.runs import find_run
+from trtdist.observe.snapshot import job_of
 from trtdist.observe.times import span
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
@@ -40,15 +42,19 @@ _TO_LEAVE = 2.0
 def command(run: str | None, grace: float | None) -> None:
     """Stop a run in order (router, workers, services) and verify that nothing is left.
 
-    RUN is a run id, the start of one, or a topology's name; without it the newest run is meant. What a run left behind
-    whose supervisor died is removed, too. A run that has ended already is no error.
+    RUN is a run id, the start of one, a topology's name, or the id of a job of Slurm's; without it the newest run is
+    meant. What a run left behind whose supervisor died is removed, too. A run that has ended already is no error.
     """
     began = time.monotonic()
     found = find_run(run, os.environ)
     ended_before = verdict.read(found)
-    if ended_before is None:
-        _Descent(found, grace).go()
-    _leave_nothing(found)
+    job = job_of(found)
+    if job:
+        JobDescent(found, job, grace, _planned_grace(found) if grace is None else grace).go()
+    else:
+        if ended_before is None:
+            _Descent(found, grace).go()
+        _leave_nothing(found)
     if ended_before is None:
         click.echo(f"{found.run_id} is down and nothing is left ({span(time.monotonic() - began)})")
     else:

@@ -13,7 +13,7 @@ from trtdist.events import EventReader, Record, RunState
 from trtdist.rundir import RunDir
 from trtdist.supervisor.facts import Death, Settings
 
-__all__ = ["Following"]
+__all__ = ["Following", "Waiting"]
 
 _BUSY, _QUIET = 0.05, 0.5
 
@@ -76,3 +76,17 @@ class Following:
             if isinstance(record.event, RunState):
                 self._state = record.event.state
         display.tell(records)
+
+
+class Waiting(Following):
+    """Follows a run that is on its own: a signal ends the waiting and leaves the run alone."""
+
+    given_up = False
+
+    def until_ready(self, display: Display) -> bool:
+        """Whether the run came up; False when it ended, or the user does not want to wait."""
+        while not self._over(display) and not self.given_up:
+            if self._state == "READY":
+                return True
+            self.given_up = self._signals.wait(_BUSY) is not None
+        return False

@@ -15,6 +15,7 @@ __all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
 
 COMMANDS = {
     "up": "Bring a deployment up and stay with it until Ctrl-C.",
+    "submit": "Hand a deployment to Slurm as a batch job.",
     "down": "Stop a run in order and verify that nothing is left.",
     "status": "Show each server and rank of a run.",
     "logs": "Show or follow the logs of a run.",

@@ -1,4 +1,4 @@
-"""Makes the run directory of a run on this machine: all that the supervisor needs to bring it up."""
+"""Makes the run directory of a run: all that the supervisor needs to bring it up."""
 
 from __future__ import annotations
 
@@ -9,33 +9,23 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from trtdist.cli.given import Given, chosen_binary, given_local, given_slurm
 from trtdist.errors import InputError, TrtdistError
 from trtdist.plan import Plan, to_json
-from trtdist.rendering import render_local, site_files
+from trtdist.rendering import render_local, render_slurm, site_files
 from trtdist.rundir import RunDir, runs_root, write_atomic
 from trtdist.services.binaries import find_binary, find_mpiexec, require_packages
 from trtdist.services.envfile import write_env
-from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology import dump, redacted
 from trtdist.topology.model import Topology
 
-__all__ = ["given_by", "prepare_local", "require_programs"]
+__all__ = ["prepare_local", "prepare_slurm", "require_programs"]
 
 _PACKAGES = {"reference": ("nats", "numpy", "mpi4py"), "tensorrt_llm": ("nats", "tensorrt_llm", "mpi4py")}
 _LATEST = "latest"
-_KEY_BYTES = 32
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What the topology says that the programs of a run must know: variables of given.env, and files of secrets/."""
-
-    variables: dict[str, str]
-    secrets: dict[str, str] = field(repr=False)
 
 
 def prepare_local(topology: Topology, plan: Plan, *, environ: Mapping[str, str], now: float) -> RunDir:
@@ -45,14 +35,24 @@ def prepare_local(topology: Topology, plan: Plan, *, environ: Mapping[str, str],
     InputError when this machine cannot run it or the runs folder cannot be used, TrtdistError when the disk is full.
     """
     require_programs(topology, plan, environ)
-    scripts = render_local(plan, topology)
-    given = given_by(topology, environ)
+    scripts = {f"scripts/{name}": text for name, text in render_local(plan, topology).items()}
+    return _prepare(topology, plan, scripts, given_local(topology, environ), environ, now)
+
+
+def prepare_slurm(topology: Topology, plan: Plan, *, environ: Mapping[str, str], now: float) -> RunDir:
+    """The same for a run through Slurm; its programs and packages are looked for on the nodes."""
+    return _prepare(topology, plan, render_slurm(plan, topology), given_slurm(topology, now), environ, now)
+
+
+def _prepare(
+    topology: Topology, plan: Plan, files: Mapping[str, str], given: Given, environ: Mapping[str, str], now: float
+) -> RunDir:
     root = Path(os.path.abspath(runs_root(environ)))
     _refuse_unspeakable(root)
     name = time.strftime(f"{topology.name}-%Y%m%d-%H%M%S", time.localtime(now))
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _make(root, name, lambda run: _fill(run, topology, plan, scripts, given))
+        return _make(root, name, lambda run: _fill(run, topology, plan, files, given))
     except OSError as error:
         raise _unusable(root, error) from error
 
@@ -61,37 +61,9 @@ def require_programs(topology: Topology, plan: Plan, environ: Mapping[str, str])
     """MissingError names the first program or package that a run on this machine needs and does not find."""
     for step in plan.steps:
         if step.kind == "service":
-            find_binary(step.name, environ, _binary(topology, step.name))
+            find_binary(step.name, environ, chosen_binary(topology, step.name))
     find_mpiexec(environ)
     require_packages(_PACKAGES[topology.engine])
-
-
-def given_by(topology: Topology, environ: Mapping[str, str]) -> _Given:
-    """What a topology tells the programs of its runs; InputError when an external address cannot be used.
-
-    Credentials are the external server's, or made up for a server of our own.
-    """
-    variables = {
-        f"TRTDIST_{name.upper()}_BINARY": find_binary(name, environ, binary)
-        for name in ("nats", "etcd")
-        if (binary := _binary(topology, name))
-    }
-    hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
-    services = topology.services
-    if services.nats.external is None:
-        user, password = f"run-{secrets.token_hex(4)}", secrets.token_hex(_KEY_BYTES)
-    else:
-        nats = external_nats(services.nats.external)
-        variables["NATS_SERVER"] = nats.url
-        user, password = nats.user, nats.password
-    if services.etcd.external is not None:
-        variables["ETCD_ENDPOINTS"] = etcd_endpoints(services.etcd.external)
-    return _Given(variables, {**hidden, **({"nats.user": user, "nats.password": password} if user else {})})
-
-
-def _binary(topology: Topology, service: str) -> str:
-    section = topology.services.nats if service == "nats" else topology.services.etcd
-    return "" if section.external is not None else section.binary or ""
 
 
 def _make(root: Path, name: str, fill: Callable[[RunDir], None]) -> RunDir:
@@ -120,14 +92,14 @@ def _named(part: Path, name: str) -> Path:
             return path
 
 
-def _fill(run: RunDir, topology: Topology, plan: Plan, scripts: Mapping[str, str], given: _Given) -> None:
+def _fill(run: RunDir, topology: Topology, plan: Plan, files: Mapping[str, str], given: Given) -> None:
     for folder in (run.scripts, run.logs, run.events, run.control, run.secrets):
         folder.mkdir(mode=0o700)
     write_atomic(run.topology, dump(redacted(topology)))
     write_atomic(run.plan, to_json(plan))
     write_env(run.given_env, given.variables)
-    for name, text in scripts.items():
-        write_atomic(run.scripts / name, text, 0o700 if name.endswith(".sh") else 0o600)
+    for name, text in files.items():
+        write_atomic(run.path / name, text, 0o700 if name.endswith((".sh", ".sbatch")) else 0o600)
     for name, text in given.secrets.items():
         write_atomic(run.secrets / name, text)
     _copy_site(run.site)

@@ -5,14 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from trtdist.errors import InputError, TrtdistError
 from trtdist.rundir import RunDir, write_atomic
+
+if TYPE_CHECKING:
+    from trtdist.cli.given import Given
+    from trtdist.plan import Plan
+    from trtdist.topology import Topology
 
 __all__ = ["command"]
 
@@ -24,37 +30,70 @@ _MANIFEST = ".rendered.json"
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
-def command(file: Path, out: Path, overrides: tuple[str, ...]) -> None:
-    """Write all scripts of the topology in FILE to the folder OUT, for this machine.
+@click.option("--local", is_flag=True, help="For this machine alone, as `up --local` does.")
+def command(file: Path, out: Path, overrides: tuple[str, ...], local: bool) -> None:
+    """Write all scripts of the topology in FILE to the folder OUT.
 
-    They are the files that `up --local` would start; OUT/scripts/README.txt says how to start them by hand. In a
-    folder that is there already, only what an earlier `render` wrote is replaced, and only if nobody changed it.
+    They are the files that `submit` and `up` would start through Slurm, with OUT/job.sbatch for sbatch, or with --local
+    those of `up --local`; OUT/scripts/README.txt says how to start them by hand. In a folder that is there already,
+    only what an earlier `render` wrote is replaced, and only if nobody changed it; credentials in OUT/secrets stay.
     """
-    files = _files(file, out, overrides)
+    from trtdist.topology import load
+
+    topology = load(file, overrides=overrides, environ=os.environ)
+    given = _given(topology, local)
+    files = _files(out, topology, given, local)
     try:
         _write(out, files)
+        _write_secrets(RunDir(out), given.secrets, made=topology.services.nats.external is None)
     except OSError as error:
         raise TrtdistError(f"cannot write to {out}: {error.strerror or error}") from error
     run = RunDir(out)
     shown = [out / name for name in sorted(files) if run.site not in (out / name).parents]
-    click.echo("\n".join(map(str, [*shown, f"{run.site}/"])))
+    click.echo("\n".join(map(str, [*shown, f"{run.secrets}/", f"{run.site}/"])))
     click.echo(f"{run.scripts / 'README.txt'} says how to run them", err=True)
 
 
-def _files(file: Path, out: Path, overrides: tuple[str, ...]) -> dict[str, str]:
-    """Everything that is written, by path within the folder."""
+def _given(topology: Topology, local: bool) -> Given:
+    from trtdist.cli.given import given_local, given_slurm
+
+    return given_local(topology, os.environ) if local else given_slurm(topology, time.time())
+
+
+def _files(out: Path, topology: Topology, given: Given, local: bool) -> dict[str, str]:
+    """Everything that is written, by path within the folder, but for the secrets."""
     from trtdist.plan import to_json
     from trtdist.planning import Target, plan
-    from trtdist.rendering import render_local, site_files
-    from trtdist.topology import dump, load, redacted
+    from trtdist.rendering import site_files
+    from trtdist.services.envfile import format_env
+    from trtdist.topology import dump, redacted
 
-    topology = load(file, overrides=overrides, environ=os.environ)
-    planned = plan(topology, Target.LOCAL)
+    planned = plan(topology, Target.LOCAL if local else Target.SLURM)
     run = RunDir(out)
-    files = {run.topology: dump(redacted(topology)), run.plan: to_json(planned)}
-    files |= {run.scripts / name: text for name, text in render_local(planned, topology).items()}
+    files = {
+        run.topology: dump(redacted(topology)),
+        run.plan: to_json(planned),
+        run.given_env: format_env(given.variables),
+    }
+    files |= {out / name: text for name, text in _scripts(planned, topology, local).items()}
     files |= {run.site / name: source.read_text(encoding="utf-8") for name, source in site_files().items()}
     return {str(path.relative_to(out)): text for path, text in files.items()}
+
+
+def _scripts(planned: Plan, topology: Topology, local: bool) -> Mapping[str, str]:
+    from trtdist.rendering import render_local, render_slurm
+
+    if not local:
+        return render_slurm(planned, topology)
+    return {f"scripts/{name}": text for name, text in render_local(planned, topology).items()}
+
+
+def _write_secrets(run: RunDir, secrets: Mapping[str, str], *, made: bool) -> None:
+    """Write the credentials; those that were `made` up stay when all are there, since something may run with them."""
+    if made and all((run.secrets / name).exists() for name in secrets):
+        return
+    for name, text in secrets.items():
+        write_atomic(run.secrets / name, text)
 
 
 def _write(out: Path, files: Mapping[str, str]) -> None:
@@ -76,7 +115,7 @@ def _write(out: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         path = out / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_atomic(path, text, 0o700 if path.suffix == ".sh" else 0o600)
+        write_atomic(path, text, 0o700 if path.suffix in (".sh", ".sbatch") else 0o600)
     write_atomic(out / _MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 

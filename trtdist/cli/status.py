@@ -13,7 +13,7 @@ import click
 from trtdist.observe.runs import find_run
 from trtdist.observe.snapshot import RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
-from trtdist.observe.times import span
+from trtdist.observe.times import clock, span
 
 __all__ = ["STATE_COLOURS", "command", "describe", "describe_failure"]
 
@@ -68,6 +68,9 @@ def _head(snapshot: Snapshot) -> str:
     supervisor = "not started" if status.supervisor_pid is None else f"pid {status.supervisor_pid}"
     if status.supervisor_alive is False:
         supervisor += ", ended"
+    if status.job is not None:
+        expected = f", expected to start at {clock(status.job.starts)}" if status.job.starts else ""
+        lines.append(f"  job         {status.job.detail}{expected}")
     lines += [
         f"  engine      {_ENGINES.get(plan.engine, plan.engine)}",
         f"  model       {plan.model}",

@@ -6,22 +6,23 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trtdist.cli.stopsignals import StopSignals
-from trtdist.errors import InputError, InterruptedRunError, TrtdistError
+from trtdist.errors import InterruptedRunError, TrtdistError
 
 if TYPE_CHECKING:
     from trtdist.cli.bringup import BringUp
     from trtdist.cli.following import Following
     from trtdist.rundir import RunDir
     from trtdist.supervisor.facts import Settings
+    from trtdist.topology import Topology
 
-__all__ = ["command"]
+__all__ = ["command", "conclude", "until_ready"]
 
 
 @click.command("up")
@@ -38,37 +39,78 @@ __all__ = ["command"]
 def command(file: Path, local: bool, detach: bool, overrides: tuple[str, ...], ready_timeout: float | None) -> None:
     """Bring the topology in FILE up and stay with it until Ctrl-C, which takes it down in order.
 
+    It comes up through Slurm: in the current allocation, or in one that salloc gets and that is given back at the end.
+    With --local it comes up on this machine alone.
+
     It is READY when a real prompt has crossed the whole path. A second Ctrl-C shortens the stop. With --detach the
     command returns at READY; `trtdist down` ends the run then. The exit code is 1 when the run failed, 3 when it was
     not ready in time, 130 after Ctrl-C.
     """
     signals = StopSignals()
-    if not local:
-        raise InputError("up only works with --local in this version: add it to bring FILE up on this machine")
-    bring_up, settings = _locally(file, overrides, ready_timeout, 0 if detach else os.getpid())
+    chosen = _Choice(overrides, ready_timeout, detach)
+    bring_up, settings = chosen.locally(file) if local else chosen.through_slurm(file)
     signals.hold()
     following = _start(bring_up, signals, settings)
-    ready = _until_ready(following)
+    ready = until_ready(following)
     if ready:
         _tell_ready(following, "trtdist down" if detach else "Ctrl-C, or `trtdist down` from elsewhere")
     if not (ready and detach):
-        _stay(following, ready)
+        conclude(following, ready)
 
 
-def _locally(
-    file: Path, overrides: tuple[str, ...], ready_timeout: float | None, bound_to: int
-) -> tuple[BringUp, Settings]:
-    """How the topology comes up on this machine, and in which time; InputError when it cannot."""
-    from trtdist.cli.bringup import LocalBringUp
-    from trtdist.planning import Target, plan
+@dataclass(frozen=True)
+class _Choice:
+    """What the command line says about how a topology comes up."""
+
+    overrides: tuple[str, ...]
+    ready_timeout: float | None
+    detach: bool
+
+    def locally(self, file: Path) -> tuple[BringUp, Settings]:
+        """On this machine, and in which time; InputError when it cannot."""
+        from trtdist.cli.bringup import LocalBringUp
+        from trtdist.planning import Target, plan
+
+        topology = self._topology(file)
+        planned = plan(topology, Target.LOCAL)
+        settings = _settings(topology)
+        return LocalBringUp(topology, planned, settings, 0 if self.detach else os.getpid()), settings
+
+    def through_slurm(self, file: Path) -> tuple[BringUp, Settings]:
+        """In the allocation that is there, else in one that salloc gets; InputError when it cannot."""
+        from trtdist.cli import jobs
+        from trtdist.cli.slurm_bringup import SlurmBringUp
+        from trtdist.planning import Target, plan
+        from trtdist.rendering import job_options
+
+        topology = self._topology(file)
+        planned = plan(topology, Target.SLURM)
+        job = job_options(planned, topology)
+        borrowed = None
+        if os.environ.get("SLURM_JOB_ID"):
+            jobs.require_slurm("srun")
+            there = jobs.refuse_small(job, os.environ)
+            borrowed = there.id, there.nodes
+        else:
+            jobs.require_slurm("salloc")
+            jobs.refuse_misfit(job)
+        return SlurmBringUp(topology, planned, job, borrowed, not self.detach), _settings(topology)
+
+    def _topology(self, file: Path) -> Topology:
+        from trtdist.topology import load
+
+        topology = load(file, overrides=self.overrides, environ=os.environ)
+        if self.ready_timeout is None:
+            return topology
+        timeouts = topology.timeouts.model_copy(update={"ready": self.ready_timeout})
+        return topology.model_copy(update={"timeouts": timeouts})
+
+
+def _settings(topology: Topology) -> Settings:
     from trtdist.supervisor.facts import Settings
-    from trtdist.topology import load
 
-    topology = load(file, overrides=overrides, environ=os.environ)
-    planned = plan(topology, Target.LOCAL)
     timeouts = topology.timeouts
-    settings = Settings(ready_timeout or timeouts.ready, timeouts.services, grace=timeouts.stop)
-    return LocalBringUp(topology, planned, settings, bound_to), settings
+    return Settings(timeouts.ready, timeouts.services, grace=timeouts.stop)
 
 
 def _start(bring_up: BringUp, signals: StopSignals, settings: Settings) -> Following:
@@ -89,7 +131,7 @@ def _start(bring_up: BringUp, signals: StopSignals, settings: Settings) -> Follo
     return Following(run, supervised, signals, settings)
 
 
-def _until_ready(following: Following) -> bool:
+def until_ready(following: Following) -> bool:
     """Follow the run until it is READY (True) or over; show how it comes up."""
     from trtdist.cli.progress import Lines, LiveTable, on_terminal, say
     from trtdist.observe.snapshot import RunReader
@@ -114,7 +156,7 @@ def _tell_ready(following: Following, end: str) -> None:
     )
 
 
-def _stay(following: Following, ready: bool) -> None:
+def conclude(following: Following, ready: bool) -> None:
     """Stay with the run to its end, and end with its exit code."""
     from trtdist.cli.progress import Lines
 

@@ -40,8 +40,9 @@ def list_runs(environ: Mapping[str, str]) -> list[RunDir]:
 def find_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
     """The run that `selector` means.
 
-    In this order: the folder of a run (anything with a slash), a run id, a topology's name (its newest run), the start
-    of exactly one run id; nothing or `latest` is the newest run. InputError names what could have been meant.
+    In this order: the folder of a run (anything with a slash), a run id, a topology's name (its newest run), the id of
+    a job of Slurm's (its newest run), the start of exactly one run id; nothing or `latest` is the newest run.
+    InputError names what could have been meant.
     """
     if selector and "/" in selector:
         return _folder(selector)
@@ -88,6 +89,9 @@ def _named(selector: str, runs: Sequence[RunDir]) -> RunDir:
     for run in runs:
         if topology_name(run.run_id) == selector:
             return run
+    for run in runs if selector.isdigit() else ():
+        if selector in (_read(run.slurm_job), _read(run.borrowed_job)):
+            return run
     found = [run for run in runs if run.run_id.startswith(selector)]
     if len(found) == 1:
         return found[0]
@@ -97,6 +101,13 @@ def _named(selector: str, runs: Sequence[RunDir]) -> RunDir:
     near = difflib.get_close_matches(selector, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"there are {_some(runs)}"
     raise InputError(f"no run matches {selector!r}; {hint}")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def _some(runs: Sequence[RunDir]) -> str:

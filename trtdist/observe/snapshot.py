@@ -8,6 +8,7 @@ import shlex
 import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 from trtdist.errors import InputError
 from trtdist.events import EventReader, SupervisorStarted
 from trtdist.observe.history import History
-from trtdist.observe.state import FINAL_STATES, Failure, Machine, RunStatus, reconcile_history
+from trtdist.observe.jobs import JobWatcher
+from trtdist.observe.state import FINAL_STATES, Failure, JobLook, Machine, RunStatus, reconcile_history
 from trtdist.observe.tail import last_lines
 from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 
-__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "read_env", "to_json"]
+__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "read_env", "to_json"]
 
 JSON_VERSION = 1
 
@@ -57,6 +59,8 @@ class Snapshot:
     status: RunStatus
     endpoints: Endpoints
 
+    job_id: str | None = None
+
     @property
     def final(self) -> bool:
         """Whether the run has ended."""
@@ -67,11 +71,12 @@ class RunReader:
     """Looks at one run again and again, reading only what its event files grew by.
 
     Liveness is probed between two reads of the events, so that a process that told its end before it died is never
-    shown as lost.
+    shown as lost. Readers of many runs share one watcher of jobs.
     """
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, jobs: JobWatcher | None = None) -> None:
         self.run = run
+        self._jobs = jobs or JobWatcher()
         self.plan = _read_plan(run)
         self._events = EventReader(run.events, skip=_is_canary_passed)
         self._history = History()
@@ -79,16 +84,18 @@ class RunReader:
     def look(self) -> Snapshot:
         """The run as it is now."""
         self._history.extend(self._events.poll())
-        alive = self._probe()
+        alive, job = self._probe(), self._job()
         self._history.extend(self._events.poll())
         machine = Machine(
             alive=lambda host, process: alive.get((host, process), True),
             now=time.time(),
             created=_modified(self.run.plan),
             booted=_boot_time(),
+            job=job,
         )
         status = reconcile_history(self.plan, self._history, _read_verdict(self.run), machine)
-        return Snapshot(self.run, self.plan, self._with_lines(status), _endpoints(self.run, self.plan))
+        ends = _endpoints(self.run, self.plan)
+        return Snapshot(self.run, self.plan, self._with_lines(status), ends, self._job_id() or None)
 
     def _probe(self) -> dict[tuple[str, ProcessId], bool | None]:
         here = socket.gethostname()
@@ -98,6 +105,16 @@ class RunReader:
         if supervisor is not None:
             found.append((supervisor.host, ProcessId(supervisor.pid, supervisor.started)))
         return {(host, process): process.alive() if host == here else None for host, process in found}
+
+    def _job(self) -> JobLook | None:
+        """What Slurm says of the run's job; not asked of a run that has ended."""
+        job = self._job_id()
+        return self._jobs.look(job) if job and not self.run.verdict.exists() else None
+
+    def _job_id(self) -> str:
+        """As the supervisor told it, else as it was submitted; "" without one."""
+        supervisor = self._history.supervisor
+        return (supervisor.slurm_job if supervisor else "") or job_of(self.run)
 
     def _tasks(self) -> list[Any]:
         return list(self._history.tasks.values())
@@ -143,7 +160,8 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
         "model": plan.model,
         "runtime": plan.runtime,
         "launch": plan.launch,
-        "slurm_job_id": None,
+        "slurm_job_id": snapshot.job_id,
+        "slurm_job": None if status.job is None else asdict(status.job),
         "supervisor": {"pid": status.supervisor_pid, "alive": status.supervisor_alive},
         "times": {"begun": status.begun, "ready": status.ready, "ended": status.ended},
         "endpoints": _endpoints_json(snapshot.endpoints),
@@ -223,6 +241,14 @@ def _read_verdict(run: RunDir) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def job_of(run: RunDir) -> str:
+    """The id of the job of a run, its own or one that it borrowed; "" without one."""
+    for path in (run.slurm_job, run.borrowed_job):
+        with suppress(OSError):
+            return path.read_text(encoding="utf-8").strip()
+    return ""
 
 
 def _is_canary_passed(line: bytes) -> bool:

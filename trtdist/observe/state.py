@@ -1,9 +1,9 @@
 """The state of a run: what its events say, corrected by what is still alive. Pure: the same facts, the same state.
 
-    PREPARING -> STARTING -> READY -> STOPPING -> STOPPED | FAILED | INTERRUPTED | TIMEOUT
+    PREPARING -> PENDING -> STARTING -> READY -> STOPPING -> STOPPED | FAILED | INTERRUPTED | TIMEOUT
 
 A verdict is final. Without one, a run whose supervisor is gone is FAILED (LOST when the machine itself was restarted),
-and a READY run one of whose processes is gone is FAILED, whatever the last event says.
+as is one whose job of Slurm's is over, and a READY run one of whose processes is gone, whatever the last event says.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from trtdist.events import RUNGS, Record
 from trtdist.observe.history import History, TaskHistory
 from trtdist.plan import Plan, Rank, Server, Step
 from trtdist.process import ProcessId
+from trtdist.slurm import states
 
 __all__ = [
     "FINAL_STATES",
@@ -23,6 +24,7 @@ __all__ = [
     "TASK_STATES",
     "Alive",
     "Failure",
+    "JobLook",
     "Machine",
     "RankStatus",
     "RunStatus",
@@ -33,7 +35,9 @@ __all__ = [
     "reconcile_history",
 ]
 
-RUN_STATES = ("PREPARING", "STARTING", "READY", "STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST")
+RUN_STATES = (
+    "PREPARING", "PENDING", "STARTING", "READY", "STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST",
+)  # fmt: skip
 FINAL_STATES = frozenset({"STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST"})
 # From the worst to the best: a server is in the worst state of its ranks.
 TASK_STATES = (
@@ -44,19 +48,38 @@ TASK_STATES = (
 Alive = Callable[[str, ProcessId], "bool | None"]
 
 _PREPARING_LIMIT = 60.0
+# A verdict that was written on another machine may show up so much later.
+_LATE_VERDICT = 10.0
+
+
+@dataclass(frozen=True)
+class JobLook:
+    """What Slurm says of a run's job: `phase` is one of `trtdist.slurm.states`, `detail` a sentence.
+
+    `starts` is when a waiting job is expected to start, `ended` when one that is over ended, in seconds since the
+    epoch; None when Slurm does not say.
+    """
+
+    id: str
+    phase: str
+    detail: str
+    starts: float | None = None
+    ended: float | None = None
 
 
 @dataclass(frozen=True)
 class Machine:
     """What the reader sees beside the events: times in seconds since the epoch.
 
-    `created` is when the run directory was written, `booted` when this machine was started.
+    `created` is when the run directory was written, `booted` when this machine was started, `job` what Slurm says of
+    the run's job, None without one or without an answer.
     """
 
     alive: Alive
     now: float
     created: float = 0.0
     booted: float = 0.0
+    job: JobLook | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +151,7 @@ class RunStatus:
     ranks: tuple[RankStatus, ...]
     services: tuple[ServiceStatus, ...]
     failure: Failure | None
+    job: JobLook | None = None
 
 
 def reconcile(plan: Plan, records: Iterable[Record], verdict: Mapping[str, Any] | None, machine: Machine) -> RunStatus:
@@ -171,17 +195,29 @@ class _Reconciler:
             ranks=ranks,
             services=tuple(self._service(step, state) for step in self.plan.steps if step.kind != "workers"),
             failure=self._failure(state, detail),
+            job=self.machine.job,
         )
 
     def _supervisor_alive(self) -> bool | None:
         supervisor = self.history.supervisor
         if supervisor is None:
             return None
+        if self._job_over():
+            return False
         return self.machine.alive(supervisor.host, ProcessId(supervisor.pid, supervisor.started))
+
+    def _job_over(self) -> bool:
+        """Whether the run's job is over, and a verdict would be seen by now."""
+        job = self.machine.job
+        if job is None or job.phase != states.ENDED:
+            return False
+        return job.ended is None or self.machine.now > job.ended + _LATE_VERDICT
 
     def _gone(self, task: TaskHistory) -> bool:
         """Whether a task and its shim are gone although nothing told its end."""
         start = task.start
+        if self._job_over():
+            return task.exit is None
         program = self.machine.alive(start.host, ProcessId(start.pid, start.started))
         shim = self.machine.alive(start.host, ProcessId(start.shim_pid, start.shim_started))
         return task.exit is None and program is False and shim is False
@@ -218,6 +254,8 @@ class _Reconciler:
         supervisor = self.history.supervisor
         if supervisor is None:
             return None
+        if self._job_over() and self.machine.job is not None:
+            return Failure(self.machine.job.detail, log="logs/supervisor.log")
         if self.machine.booted > self.history.last:
             return Failure(f"{supervisor.host} was restarted while the run was up", log="logs/supervisor.log")
         reason = f"the supervisor (pid {supervisor.pid}) died first; `trtdist down` removes what it left"
@@ -239,6 +277,11 @@ class _Reconciler:
         return state, self.history.detail
 
     def _before_supervisor(self) -> tuple[str, str]:
+        job = self.machine.job
+        if job is not None and job.phase == states.WAITING:
+            return "PENDING", job.detail
+        if job is not None and self._job_over():
+            return "FAILED", job.detail
         waited = self.machine.now - max(self.machine.created, self.history.last)
         if waited > _PREPARING_LIMIT:
             return "FAILED", "the supervisor never started; see logs/supervisor.log"

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from trtdist.errors import InputError
 
-__all__ = ["parse_since", "span"]
+__all__ = ["clock", "parse_since", "span"]
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _AGO = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+")
@@ -37,6 +37,11 @@ def span(seconds: float) -> str:
         if whole >= big:
             return f"{whole // big} {large_name} {whole % big // small} {small_name}"
     return f"{whole // 60} min {whole % 60} s"
+
+
+def clock(seconds: float) -> str:
+    """A point in time, in local time: `2026-11-24 10:15`."""
+    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M")
 
 
 def _timestamp(text: str) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 import jinja2
 
 import trtdist
-from trtdist.rendering.shell import quote
+from trtdist.rendering.shell import Directive, quote
 
 __all__ = ["folder", "render"]
 
@@ -45,6 +45,8 @@ def _environment() -> jinja2.Environment:
 def _finalize(value: object) -> str:
     if isinstance(value, jinja2.Undefined):
         return str(value)
+    if isinstance(value, Directive):
+        return value.written()
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise TypeError(f"a template prints {value!r}; only text and whole numbers have a place in a script")
     return quote(value)

@@ -9,6 +9,7 @@ from typing import Any
 
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.launch import Launch
+from trtdist.services.tls import SWITCH, Certificates
 
 __all__ = ["launch", "render_config"]
 
@@ -22,7 +23,8 @@ def render_config(env: Mapping[str, str]) -> str:
     """The configuration (JSON, so YAML) for what `resolved.env` says; KeyError when that lacks something."""
     address = env["TRTDIST_HEAD_ADDRESS"]
     host = f"[{address}]" if ":" in address else address
-    client, peer = f"http://{host}:{env['TRTDIST_ETCD_PORT']}", f"http://{host}:{env['TRTDIST_ETCD_PEER_PORT']}"
+    scheme = "https" if env.get(SWITCH) else "http"
+    client, peer = (f"{scheme}://{host}:{env[f'TRTDIST_ETCD_{port}']}" for port in ("PORT", "PEER_PORT"))
     name = env["TRTDIST_RUN_ID"]
     config: dict[str, Any] = {
         "name": name,
@@ -44,8 +46,21 @@ def render_config(env: Mapping[str, str]) -> str:
         "auto-compaction-retention": "10m",
         "log-level": "warn",
         "log-outputs": ["stderr"],
+        **(_tls(env) if env.get(SWITCH) else {}),
     }
     return json.dumps(config, indent=1) + "\n"
+
+
+def _tls(env: Mapping[str, str]) -> dict[str, Any]:
+    """Both sides show certificates, on every port; etcd's own passwords would leave leases open to anybody."""
+    files = Certificates.of(RunDir(Path(env["TRTDIST_RUN_DIR"])))
+    security = {
+        "cert-file": str(files.server),
+        "key-file": str(files.server_key),
+        "trusted-ca-file": str(files.authority),
+        "client-cert-auth": True,
+    }
+    return {"client-transport-security": security, "peer-transport-security": security}
 
 
 def launch(run: RunDir, env: Mapping[str, str]) -> Launch:

@@ -7,19 +7,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trtdist.errors import TrtdistError
+from trtdist.rundir import RunDir
 from trtdist.services.external import ETCD_PORT, NATS_PORT
+from trtdist.services.launch import read_secret
+from trtdist.services.tls import client_context, own_context
 
 __all__ = ["Health", "probe"]
 
 _SECONDS = 1.0
 _MAX_ANSWER = 1 << 20
+_MAX_LINE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ async def probe(service: str, env: Mapping[str, str]) -> Health:
 
     An external service need not be ours: NATS must greet, one of the etcd servers must be healthy.
     """
-    own = {"nats": "TRTDIST_NATS_MONITOR_PORT", "etcd": "TRTDIST_ETCD_PORT"}[service] in env
+    own = {"nats": "TRTDIST_NATS_PORT", "etcd": "TRTDIST_ETCD_PORT"}[service] in env
     url = env["NATS_SERVER" if service == "nats" else "ETCD_ENDPOINTS"]
     try:
         await asyncio.wait_for(_ask(service, own, env, url), _SECONDS)
@@ -51,15 +58,17 @@ async def probe(service: str, env: Mapping[str, str]) -> Health:
         return Health(False, url, f"cannot be spoken to by TLS ({error.reason})")
     except OSError as error:
         return Health(False, url, f"cannot be reached ({error.strerror or error})")
-    except (_Unwell, ValueError, asyncio.IncompleteReadError) as error:
+    except (_Unwell, TrtdistError, ValueError, asyncio.IncompleteReadError) as error:
         return Health(False, url, str(error))
     return Health(True, url)
 
 
 def _ask(service: str, own: bool, env: Mapping[str, str], url: str) -> Awaitable[None]:
     if service == "nats":
-        return _own_nats(env) if own else _foreign_nats(url)
-    return _own_etcd(url, env["TRTDIST_RUN_ID"]) if own else _foreign_etcd(url)
+        if not own:
+            return _foreign_nats(url)
+        return _own_nats(env) if "TRTDIST_NATS_MONITOR_PORT" in env else _own_tls_nats(env)
+    return _own_etcd(url, env) if own else _foreign_etcd(url)
 
 
 async def _own_nats(env: Mapping[str, str]) -> None:
@@ -73,12 +82,51 @@ async def _own_nats(env: Mapping[str, str]) -> None:
         raise _Unwell("says that it is not well")
 
 
-async def _own_etcd(url: str, run_id: str) -> None:
-    members = (await _http(url, "POST", "/v3/cluster/member/list")).get("members")
+async def _own_tls_nats(env: Mapping[str, str]) -> None:
+    """Without monitoring a client's way must do; in a thread, since asyncio takes up TLS within a stream only from
+    Python 3.11 on."""
+    await asyncio.get_running_loop().run_in_executor(None, _log_in, env)
+
+
+def _log_in(env: Mapping[str, str]) -> None:
+    """Log in to our own NATS server, which shows its certificate, and have it answer a ping."""
+    run = RunDir(Path(env["TRTDIST_RUN_DIR"]))
+    login = {"user": read_secret(run, "nats.user"), "pass": read_secret(run, "nats.password"), "verbose": False}
+    context = client_context(run)
+    address = env["TRTDIST_HEAD_ADDRESS"], int(env["TRTDIST_NATS_PORT"])
+    with socket.create_connection(address, timeout=_SECONDS) as plain:
+        greeting = _line(plain)
+        if not greeting.startswith(b"INFO {"):
+            raise _Unwell("does not greet as a NATS server does")
+        name = json.loads(greeting[5:]).get("server_name")
+        if name != env["TRTDIST_RUN_ID"]:
+            raise _Unwell(f"is another NATS server ({name})")
+        with context.wrap_socket(plain) as secure:
+            secure.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps(login).encode())
+            answer = _line(secure)
+    if answer != b"PONG":
+        raise _Unwell(f"answers {answer.decode('ascii', 'replace') or 'nothing'} to a ping")
+
+
+def _line(connection: socket.socket) -> bytes:
+    """A line, read byte by byte, since what follows it may be TLS."""
+    line = b""
+    while not line.endswith(b"\r\n") and len(line) < _MAX_LINE:
+        piece = connection.recv(1)
+        if not piece:
+            break
+        line += piece
+    return line.strip()
+
+
+async def _own_etcd(url: str, env: Mapping[str, str]) -> None:
+    run_id = env["TRTDIST_RUN_ID"]
+    tls = own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
+    members = (await _http(url, "POST", "/v3/cluster/member/list", tls)).get("members")
     names = [member.get("name") for member in members] if isinstance(members, list) else []
     if names != [run_id]:
         raise _Unwell(f"is another etcd server ({', '.join(map(str, names)) or 'without a name'})")
-    await _etcd_health(url)
+    await _etcd_health(url, tls)
 
 
 async def _foreign_etcd(urls: str) -> None:
@@ -91,9 +139,9 @@ async def _foreign_etcd(urls: str) -> None:
     raise failures[0]
 
 
-async def _etcd_health(url: str) -> None:
+async def _etcd_health(url: str, tls: ssl.SSLContext | None = None) -> None:
     # Version 3.3 has a truth value, later ones a text.
-    if str((await _http(url, "GET", "/health")).get("health")).lower() != "true":
+    if str((await _http(url, "GET", "/health", tls)).get("health")).lower() != "true":
         raise _Unwell("says that it is not well")
 
 
@@ -106,10 +154,11 @@ async def _foreign_nats(url: str) -> None:
         raise _Unwell("does not greet as a NATS server does")
 
 
-async def _http(base: str, method: str, path: str) -> dict[str, Any]:
-    """The JSON object that a request gives, of status 200."""
+async def _http(base: str, method: str, path: str, tls: ssl.SSLContext | None = None) -> dict[str, Any]:
+    """The JSON object that a request gives, of status 200; https trusts what the system does unless `tls` is given."""
     parts = urlsplit(base)
-    tls = ssl.create_default_context() if parts.scheme == "https" else None
+    if tls is None and parts.scheme == "https":
+        tls = ssl.create_default_context()
     body = "{}" if method == "POST" else ""
     async with _connection(parts.hostname or "", parts.port or ETCD_PORT, tls) as (reader, writer):
         writer.write(

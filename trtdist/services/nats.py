@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.launch import Launch, read_secret
+from trtdist.services.tls import SWITCH, Certificates
 
 __all__ = ["launch", "render_config"]
 
@@ -17,7 +18,7 @@ _CONFIG = """\
 # Written for each start of the server; changes are lost.
 server_name: {name}
 listen: {listen}
-http: {monitor}
+{access}
 max_payload: {max_payload}
 
 # What a client may be behind. A process that is stopped or busy for ten seconds (a core dump, a debugger, the loading
@@ -39,7 +40,7 @@ def render_config(env: Mapping[str, str], user: str, password: str) -> str:
     return _CONFIG.format(
         name=_quoted(env["TRTDIST_RUN_ID"]),
         listen=_quoted(f"{address}:{env['TRTDIST_NATS_PORT']}"),
-        monitor=_quoted(f"{address}:{env['TRTDIST_NATS_MONITOR_PORT']}"),
+        access=_tls(env) if env.get(SWITCH) else f"http: {_quoted(address + ':' + env['TRTDIST_NATS_MONITOR_PORT'])}",
         max_payload=_MAX_PAYLOAD,
         max_pending=16 * _MAX_PAYLOAD,
         user=_quoted(user),
@@ -56,6 +57,13 @@ def launch(run: RunDir, env: Mapping[str, str]) -> Launch:
     config = Path(env["TRTDIST_LOCAL_DIR"]) / "nats.conf"
     write_atomic(config, render_config(env, user, password))
     return Launch((env["TRTDIST_NATS_BINARY"], "-c", str(config)))
+
+
+def _tls(env: Mapping[str, str]) -> str:
+    """Both sides show certificates. There is no monitoring then: it asks nobody who he is, and shows subjects."""
+    files = Certificates.of(RunDir(Path(env["TRTDIST_RUN_DIR"])))
+    paths = {"cert_file": files.server, "key_file": files.server_key, "ca_file": files.authority}
+    return "tls { " + ", ".join(f"{name}: {_quoted(str(path))}" for name, path in paths.items()) + ", verify: true }"
 
 
 def _host(address: str) -> str:

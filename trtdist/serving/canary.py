@@ -141,7 +141,10 @@ async def prove(config: RunConfig, plan: Plan, journal: Journal, stop: asyncio.E
 
 async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) -> str:
     names = [server.name for server in plan.servers] + [ROUTER]
-    async with EtcdClient(config.etcd_endpoints) as etcd, Watcher(etcd, instance_prefix(config.namespace)) as watcher:
+    async with (
+        EtcdClient(config.etcd_endpoints, config.etcd_tls) as etcd,
+        Watcher(etcd, instance_prefix(config.namespace)) as watcher,
+    ):
         await _all_registered(watcher, names, journal)
         await _all_answer(nats, watcher, names, journal)
     async with Requester.open(config, "canary") as requester:
@@ -201,7 +204,8 @@ def _lease_of(data: bytes) -> str:
 
 @contextlib.asynccontextmanager
 async def _connected(config: RunConfig, cut_off: asyncio.Event) -> AsyncIterator[Client]:
-    nats = await connect(config.nats_url, config.nats_user, config.nats_password, "canary", lost=cut_off.set)
+    login = config.nats_user, config.nats_password
+    nats = await connect(config.nats_url, *login, "canary", lost=cut_off.set, tls=config.nats_tls)
     try:
         yield nats
     finally:

@@ -59,7 +59,7 @@ class Member:
         async with contextlib.AsyncExitStack() as stack:
             self.nats = await _connect(config, identity.server, self._cut_off)
             stack.push_async_callback(disconnect, self.nats)
-            self.etcd = await stack.enter_async_context(EtcdClient(config.etcd_endpoints))
+            self.etcd = await stack.enter_async_context(EtcdClient(config.etcd_endpoints, config.etcd_tls))
             self._registration = await stack.enter_async_context(Registration(self.etcd))
             lease = self._registration.lease_id
             names = (config.namespace, identity.component, ENDPOINT)
@@ -107,7 +107,7 @@ class Member:
 
 async def _connect(config: RunConfig, name: str, cut_off: asyncio.Event) -> Client:
     login = (config.nats_user, config.nats_password)
-    return await connect(config.nats_url, *login, name, lost=cut_off.set, seconds=CONNECT_S)
+    return await connect(config.nats_url, *login, name, lost=cut_off.set, seconds=CONNECT_S, tls=config.nats_tls)
 
 
 async def _add_service(

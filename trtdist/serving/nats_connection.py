@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import sys
 from collections.abc import AsyncIterator
 from typing import Callable
@@ -42,16 +43,18 @@ async def connect(
     report: Callable[[str], None] = report_to_stderr,
     lost: Callable[[], None] = lambda: None,
     seconds: float = 5.0,
+    tls: ssl.SSLContext | None = None,
 ) -> Client:
     """Connect within `seconds`, trying again while the server is not there yet; NatsError when it stays away.
 
     `name` shows in the server's monitoring. A broken connection is taken up again for 10 s; what is published
     meanwhile waits, up to 16 MiB. `report` gets a sentence for each thing that goes wrong; `lost` is called once
-    when the connection is given up for good, or closed.
+    when the connection is given up for good, or closed. `tls` holds the trust and the client's certificate for a
+    server that asks for them; the system's trust is used when it is None.
     """
     watcher = _Watcher(report, lost)
     try:
-        return await within(seconds, _open(url, user, password, name, watcher))
+        return await within(seconds, _open(url, user, password, name, watcher, tls))
     except errors.NoServersError:
         raise NatsError(f"NATS at {url} cannot be reached ({watcher.last}): is it running?") from None
     except asyncio.TimeoutError:
@@ -74,10 +77,15 @@ async def disconnect(client: Client) -> None:
 
 @contextlib.asynccontextmanager
 async def connection(
-    url: str, user: str, password: str, name: str, report: Callable[[str], None] = report_to_stderr
+    url: str,
+    user: str,
+    password: str,
+    name: str,
+    report: Callable[[str], None] = report_to_stderr,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Client]:
     """A connection while in `async with`; drained at the end."""
-    client = await connect(url, user, password, name, report)
+    client = await connect(url, user, password, name, report, tls=tls)
     try:
         yield client
     finally:
@@ -116,7 +124,7 @@ class _Watcher:
             self._lost()
 
 
-async def _open(url: str, user: str, password: str, name: str, watcher: _Watcher) -> Client:
+async def _open(url: str, user: str, password: str, name: str, watcher: _Watcher, tls: ssl.SSLContext | None) -> Client:
     client = watcher.client
     try:
         await client.connect(
@@ -124,6 +132,7 @@ async def _open(url: str, user: str, password: str, name: str, watcher: _Watcher
             name=name,
             user=user or None,
             password=password or None,
+            tls=tls,
             error_cb=watcher.failed,
             disconnected_cb=watcher.disconnected,
             reconnected_cb=watcher.reconnected,

@@ -84,9 +84,10 @@ class Requester:
             for one in opened:
                 one._close(f"the connection to NATS at {config.nats_url} is lost")
 
-        etcd = EtcdClient(config.etcd_endpoints)
+        etcd = EtcdClient(config.etcd_endpoints, config.etcd_tls)
         async with etcd, Watcher(etcd, instance_prefix(config.namespace)) as watcher:
-            client = await connect(config.nats_url, config.nats_user, config.nats_password, name, lost=lost)
+            login = config.nats_user, config.nats_password
+            client = await connect(config.nats_url, *login, name, lost=lost, tls=config.nats_tls)
             try:
                 requester = cls(config.namespace, Inbox(client), watcher, etcd)
                 opened.append(requester)

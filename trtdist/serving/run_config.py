@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from trtdist import plan as plans
 from trtdist.errors import MissingError, TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.tls import own_context
 
 __all__ = ["RunConfig", "read_assignments"]
 
@@ -32,7 +34,8 @@ class RunConfig:
     """What a program of a run, or a client of it, must know to take part.
 
     `namespace` is the run id. `etcd_endpoints` are base URLs. `nats_user` and `nats_password` are "" when the server
-    (an external one) asks for none.
+    (an external one) asks for none. `nats_tls` and `etcd_tls` hold the certificates of the run where its own services
+    ask for them, else None: what the system trusts.
     """
 
     run: RunDir
@@ -40,6 +43,8 @@ class RunConfig:
     nats_user: str = field(repr=False)
     nats_password: str = field(repr=False)
     etcd_endpoints: tuple[str, ...]
+    nats_tls: ssl.SSLContext | None = None
+    etcd_tls: ssl.SSLContext | None = None
 
     @property
     def namespace(self) -> str:
@@ -58,6 +63,8 @@ class RunConfig:
                 nats_user=_secret(run, "nats.user"),
                 nats_password=_secret(run, "nats.password"),
                 etcd_endpoints=tuple(values["ETCD_ENDPOINTS"].split(",")),
+                nats_tls=own_context(run, values, "TRTDIST_NATS_PORT"),
+                etcd_tls=own_context(run, values, "TRTDIST_ETCD_PORT"),
             )
         except FileNotFoundError:
             raise MissingError(

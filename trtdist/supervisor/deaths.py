@@ -16,10 +16,12 @@ from trtdist.supervisor.state import State
 
 __all__ = [
     "Death",
+    "due_to_term",
     "earlier",
     "failure",
     "gave_up",
     "how_it_ended",
+    "never_began",
     "not_ready",
     "not_started",
     "note",
@@ -71,6 +73,20 @@ def gave_up(death: Death) -> bool:
     return death.signal is None and death.code is not None and death.code <= 128
 
 
+def never_began(step: Step, settings: Settings) -> Death:
+    """The death of a step that got no further than its launch line."""
+    how = f"was launched, and after {settings.start_timeout:g} s none of its tasks ran"
+    return Death(step.name, step.name, None, None, 0.0, how, _GONE)
+
+
+def due_to_term(state: State, death: Death) -> bool:
+    """Whether a death may be what TERM to every process of the run makes of a task: services and launchers react in
+    ways of their own."""
+    step = state.steps[death.step].step
+    of_task = step.kind != "service" and death.name != step.name
+    return not of_task or death.signal == signal.SIGTERM or death.code in (0, 128 + signal.SIGTERM)
+
+
 def on_taken_port(death: Death, starts: int) -> Death:
     """The death of a service that met a taken port as often as it was started."""
     return replace(death, how=f"{death.how}: each of the {starts} ports that it was given was taken by another process")
@@ -94,7 +110,7 @@ def note(state: State, death: Death, now: float) -> State:
     """Take a death down; one that follows from a stop is none."""
     if state.ending:
         return state
-    until = now + state.settings.settle if state.settle_until is None else state.settle_until
+    until = max(now + state.settings.settle, state.doubt_until) if state.settle_until is None else state.settle_until
     return replace(state, first=earlier(state.first, death), settle_until=until)
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Resolved",
     "Settings",
     "Signal",
+    "SignalCame",
     "SignalTask",
     "Start",
     "StartFailed",
@@ -42,6 +43,7 @@ __all__ = [
     "TaskGone",
     "TestPort",
     "Tick",
+    "TimeLimit",
     "Unresolved",
 ]
 
@@ -50,15 +52,18 @@ __all__ = [
 class Settings:
     """How long things may take, in seconds.
 
-    `settle` is how long deaths are collected before the earliest is called the cause. `grace` is what all tiers of a
-    stop have together before KILL, `failure_grace` the same after a death, `hurried_grace` what a second request
-    leaves. `kill_wait` is how long the end of a step is awaited after KILL. `port_attempts` counts starts of a
-    service whose port was taken.
+    `start_timeout` is how long a step may take until one of its tasks runs. `settle` is how long deaths are collected
+    before the earliest is called the cause, `doubt` the same after a signal whose meaning is being found out. `grace`
+    is what all tiers of a stop have together before KILL, `failure_grace` the same after a death, `hurried_grace` what
+    a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. `port_attempts` counts
+    starts of a service whose port was taken.
     """
 
     ready_timeout: float = 1800.0
     service_timeout: float = 30.0
+    start_timeout: float = 120.0
     settle: float = 0.15
+    doubt: float = 1.0
     grace: float = 10.0
     failure_grace: float = 1.2
     hurried_grace: float = 2.0
@@ -211,10 +216,29 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
-class EveryoneTerminated:
-    """TERM reached every process of the run at this instant and no new step can start."""
+class SignalCame:
+    """The supervisor got a signal; what it means is told by a later input."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The scheduler will end the job soon; `reason` is a sentence."""
 
     reason: str
+
+
+@dataclass(frozen=True)
+class EveryoneTerminated:
+    """TERM reached every process of the run at this instant and no new step can start.
+
+    `state` and `exit_code` are for the verdict. `certain` says that the scheduler names the cause itself, so that no
+    death that was seen just before is taken for it.
+    """
+
+    reason: str
+    state: str = "INTERRUPTED"
+    exit_code: int = 130
+    certain: bool = False
 
 
 @dataclass(frozen=True)
@@ -246,6 +270,8 @@ Input = Union[
     Reached,
     CameReady,
     StopAsked,
+    SignalCame,
+    TimeLimit,
     EveryoneTerminated,
     Broke,
     Swept,
@@ -319,7 +345,10 @@ class Announce:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Kill whatever is left and remove the node-local folder; answered by Swept."""
+    """Kill whatever is left and remove the node-local folder, on the other nodes too if `elsewhere`; answered by
+    Swept."""
+
+    elsewhere: bool = True
 
 
 @dataclass(frozen=True)

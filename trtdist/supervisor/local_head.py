@@ -1,7 +1,8 @@
-"""The head services of a run on this machine, for the supervisor. Standard library, Python 3.9."""
+"""The head services of a run, for the supervisor, on whose machine they run. Standard library, Python 3.9."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 from trtdist.errors import TrtdistError
@@ -23,7 +24,8 @@ class LocalHead:
 
     async def resolve(self, service: str) -> None:
         """Write resolved.env. TrtdistError when something is not found, or an external service does not answer."""
-        self._env = resolve(self._run, os.environ, service, self._claims)
+        # Looking at the nodes of a job takes seconds in which signals and requests must be heard.
+        self._env = await asyncio.to_thread(resolve, self._run, os.environ, service, self._claims)
         for name in ("nats", "etcd"):
             if not service_ports(name, self._env):
                 health = await probe(name, self._env)

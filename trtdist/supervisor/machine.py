@@ -29,6 +29,7 @@ from trtdist.supervisor.facts import (
     Reached,
     Resolve,
     Resolved,
+    SignalCame,
     Start,
     StartFailed,
     StepEnded,
@@ -39,6 +40,7 @@ from trtdist.supervisor.facts import (
     TaskGone,
     TestPort,
     Tick,
+    TimeLimit,
     Unresolved,
 )
 from trtdist.supervisor.state import (
@@ -87,6 +89,7 @@ def next_deadline(state: State) -> float | None:
     else:
         times = [state.ready_by] if state.phase in (RESOLVING, STARTING) else []
         times += [step.deadline for step in state.services() if _unhealthy(step)]
+        times += [step.start_by for step in state.steps.values() if step.alive]
     return min((time for time in times if time is not None), default=None)
 
 
@@ -140,6 +143,9 @@ def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
 
 
 def _on_task_began(state: State, event: TaskBegan, now: float) -> Change:
+    step = state.steps.get(event.step)
+    if step is not None and step.start_by is not None:
+        state = state.with_step(replace(step, start_by=None))
     return state, stopping.greet(state, event)
 
 
@@ -194,6 +200,17 @@ def _on_stop(state: State, event: StopAsked, now: float) -> Change:
     return stopping.ask(state, event, now)
 
 
+def _on_signal_came(state: State, event: SignalCame, now: float) -> Change:
+    """What dies now may do so of the same signal: it is called a cause only once that is known."""
+    until = now + state.settings.doubt
+    settle_until = None if state.settle_until is None else max(state.settle_until, until)
+    return replace(state, doubt_until=until, settle_until=settle_until), []
+
+
+def _on_time_limit(state: State, event: TimeLimit, now: float) -> Change:
+    return stopping.time_is_up(state, event, now)
+
+
 def _on_everyone(state: State, event: EveryoneTerminated, now: float) -> Change:
     return stopping.everyone(state, event, now)
 
@@ -222,7 +239,7 @@ def _start_services(state: State, now: float) -> Change | None:
     actions: list[Action] = []
     for step in waiting:
         deadline = now + state.settings.service_timeout if step.deadline is None else step.deadline
-        started = replace(step, phase=RUNNING, starts=step.starts + 1, deadline=deadline, death=None)
+        started = replace(_started(state, step, now), deadline=deadline, death=None)
         state = state.with_step(started)
         actions += [Start(step.step.name), Probe(step.step.name)]
     return state, actions
@@ -235,9 +252,22 @@ def _start_programs(state: State, now: float) -> Change | None:
         return None
     actions: list[Action] = []
     for step in waiting:
-        state = state.with_step(replace(step, phase=RUNNING, starts=1))
+        state = state.with_step(_started(state, step, now))
         actions.append(Start(step.step.name))
     return state, actions
+
+
+def _started(state: State, step: StepState, now: float) -> StepState:
+    return replace(step, phase=RUNNING, starts=step.starts + 1, start_by=now + state.settings.start_timeout)
+
+
+def _never_began(state: State, now: float) -> Change | None:
+    if state.ending or state.settle_until is not None:
+        return None
+    late = [step for step in state.steps.values() if step.alive and step.start_by is not None and now >= step.start_by]
+    if not late:
+        return None
+    return deaths.note(state, deaths.never_began(late[0].step, state.settings), now), []
 
 
 def _settle(state: State, now: float) -> Change | None:
@@ -288,6 +318,8 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     Reached: _on_reached,
     CameReady: _on_ready,
     StopAsked: _on_stop,
+    SignalCame: _on_signal_came,
+    TimeLimit: _on_time_limit,
     EveryoneTerminated: _on_everyone,
     Broke: _on_broke,
     Swept: _on_swept,
@@ -295,6 +327,7 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
 
 _RULES: tuple[Callable[[State, float], Change | None], ...] = (
     _settle,
+    _never_began,
     _service_too_late,
     _run_too_late,
     _start_services,

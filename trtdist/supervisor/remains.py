@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Remains:
 
 
 def recorded_remains(run: RunDir) -> Remains:
-    """What the events of a run name, the supervisor excepted."""
+    """What the events of a run name on this machine, the supervisor excepted."""
     return Remains(tuple(_processes(run)), local_folder(run))
 
 
@@ -77,11 +78,15 @@ def local_folder(run: RunDir) -> Path:
 
 
 def _processes(run: RunDir) -> Iterable[tuple[str, ProcessId]]:
+    here = socket.gethostname()
+    beside_us = True
     for record in EventReader(run.events).poll():
         event = record.event
-        if isinstance(event, StepStarted):
+        if isinstance(event, SupervisorStarted):
+            beside_us = event.host == here
+        elif isinstance(event, StepStarted) and beside_us:
             yield event.step, ProcessId(event.pid, event.started)
-        elif isinstance(event, TaskStarted):
+        elif isinstance(event, TaskStarted) and event.host == here:
             yield event.name, ProcessId(event.shim_pid, event.shim_started)
             yield event.name, ProcessId(event.pid, event.started)
 

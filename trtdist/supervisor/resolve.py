@@ -1,25 +1,29 @@
 """`python -m trtdist.supervisor.resolve RUN_DIR [--again nats|etcd]`: finds addresses, ports and programs of a run.
 
 Writes them to resolved.env, which the step files and all programs of the run read; `--again` chooses new ports for one
-service and leaves the rest as it is. What the topology says about these comes from given.env. Standard library, Python
-3.9.
+service and leaves the rest as it is. What the topology says about these comes from given.env. A run through Slurm is
+resolved on the head node of its job. Standard library, Python 3.9.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import secrets
 import socket
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trtdist.errors import InputError, TrtdistError
+from trtdist.plan import from_json
 from trtdist.rundir import RunDir, local_dir
 from trtdist.services.binaries import find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
+from trtdist.services.tls import SWITCH
+from trtdist.supervisor.job_nodes import job_nodes, look_at_nodes, mpi_type
+from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
 from trtdist.supervisor.ports import PortClaims
 
 __all__ = ["Node", "main", "resolve", "service_ports"]
@@ -35,11 +39,16 @@ class _Service:
     binary: str
     client: str
     scheme: str
+    secure_scheme: str
 
 
 _SERVICES = {
-    "nats": _Service(("TRTDIST_NATS_PORT", "TRTDIST_NATS_MONITOR_PORT"), "TRTDIST_NATS_BINARY", "NATS_SERVER", "nats"),
-    "etcd": _Service(("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "http"),
+    "nats": _Service(
+        ("TRTDIST_NATS_PORT", "TRTDIST_NATS_MONITOR_PORT"), "TRTDIST_NATS_BINARY", "NATS_SERVER", "nats", "tls"
+    ),
+    "etcd": _Service(
+        ("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "http", "https"
+    ),
 }
 
 
@@ -82,23 +91,28 @@ def service_ports(service: str, values: Mapping[str, str]) -> list[int]:
 
 def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[str, str]:
     given = read_env(run.given_env) if run.given_env.exists() else {}
-    nodes = _nodes()
+    local = local_dir(run.run_id)
+    _make_folder(local)
+    slurm = given.get("TRTDIST_LAUNCHER") == "slurm"
+    nodes = _of_job(run, given, environ, local, claims) if slurm else [Node(socket.gethostname(), _LOOPBACK)]
     values = {
         "TRTDIST_RUN_ID": run.run_id,
         "TRTDIST_RUN_DIR": str(run.path),
-        "TRTDIST_LOCAL_DIR": str(_make_local_dir(run.run_id)),
+        "TRTDIST_LOCAL_DIR": str(local),
         "TRTDIST_PYTHON": sys.executable,
         "TRTDIST_NODES": " ".join(node.name for node in nodes),
         "TRTDIST_ADDRESSES": " ".join(node.address for node in nodes),
         "TRTDIST_HEAD_ADDRESS": nodes[0].address,
-        "TRTDIST_MPIEXEC": find_mpiexec(environ),
+        **({"TRTDIST_PORT_RANGE": given["TRTDIST_PORT_RANGE"]} if "TRTDIST_PORT_RANGE" in given else {}),
+        **({"TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"} if slurm else {"TRTDIST_MPIEXEC": find_mpiexec(environ)}),
+        "TRTDIST_STAMP": secrets.token_hex(8),
     }
     for name, service in _SERVICES.items():
         if service.client in given:
             values[service.client] = given[service.client]
             continue
         values[service.binary] = find_binary(name, environ, given.get(service.binary, ""))
-        values.update(_ports(service, nodes[0].address, claims))
+        values.update(_ports(name, values, claims))
     return values
 
 
@@ -108,42 +122,55 @@ def _with_new_ports(run: RunDir, name: str, claims: PortClaims) -> dict[str, str
     if not ports:
         raise InputError(f"{name} is external in this run: its address is not ours to choose")
     # The new ones are claimed before the old are given back, so that they are different.
-    values.update(_ports(_SERVICES[name], values["TRTDIST_HEAD_ADDRESS"], claims))
+    values.update(_ports(name, values, claims))
+    values["TRTDIST_STAMP"] = secrets.token_hex(8)
     claims.release(ports)
     return values
 
 
-def _ports(service: _Service, address: str, claims: PortClaims) -> dict[str, str]:
-    ports = claims.claim(address, len(service.ports))
+def _ports(name: str, values: Mapping[str, str], claims: PortClaims) -> dict[str, str]:
+    service = _SERVICES[name]
+    address = values["TRTDIST_HEAD_ADDRESS"]
+    # With TLS, NATS has no monitoring.
+    names = service.ports[:1] if name == "nats" and SWITCH in values else service.ports
+    ports = claims.claim(address, len(names), _range(values))
     host = f"[{address}]" if ":" in address else address
-    found = {name: str(port) for name, port in zip(service.ports, ports)}
-    return {**found, service.client: f"{service.scheme}://{host}:{ports[0]}"}
+    found = {name: str(port) for name, port in zip(names, ports)}
+    scheme = service.secure_scheme if SWITCH in values else service.scheme
+    return {**found, service.client: f"{scheme}://{host}:{ports[0]}"}
 
 
-def _nodes() -> list[Node]:
-    """The nodes of the run, the head first: this machine alone, which listens on loopback."""
-    return [Node(socket.gethostname(), _LOOPBACK)]
+def _range(values: Mapping[str, str]) -> Sequence[int] | None:
+    """The ports of network.port_range, None for any."""
+    low, _, high = values.get("TRTDIST_PORT_RANGE", "").partition("-")
+    return range(int(low), int(high) + 1) if low else None
 
 
-def _make_local_dir(run_id: str) -> Path:
-    """The node-local folder, for this user alone; the folder above it may have been put there by somebody else."""
-    path = local_dir(run_id)
+def _of_job(
+    run: RunDir, given: Mapping[str, str], environ: Mapping[str, str], local: Path, claims: PortClaims
+) -> list[Node]:
+    """The nodes of the job that the run needs, the head first; each was looked at."""
+    names = job_nodes(environ, from_json(run.plan.read_text(encoding="utf-8")).allocation.nodes)
     try:
-        _own(path)
-    except FileNotFoundError:
-        # Another run of this user ended at this moment and removed the folder above.
-        _own(path)
-    return path
+        _, head = choose(given.get("TRTDIST_INTERFACE", ""), given.get("TRTDIST_SUBNET", ""), names[1:2])
+    except Unusable as problem:
+        raise TrtdistError(f"node {names[0]} {problem}") from None
+    port = claims.claim(head, 1, _range(given))[0]
+    family = socket.AF_INET6 if ":" in head else socket.AF_INET
+    addresses = look_at_nodes(run, names, given, local, socket.create_server((head, port), family=family, backlog=1024))
+    claims.release([port])
+    return [Node(name, address) for name, address in zip(names, [head, *addresses[1:]])]
 
 
-def _own(path: Path) -> None:
-    for folder in (path.parent, path):
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-        if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
-            raise TrtdistError(f"{folder} belongs to somebody else: remove it, or set TMPDIR to another folder")
-        if status.st_mode & 0o077:
-            folder.chmod(0o700)
+def _make_folder(path: Path) -> None:
+    try:
+        try:
+            private_folder(str(path))
+        except FileNotFoundError:
+            # Another run of this user ended at this moment and removed the folder above.
+            private_folder(str(path))
+    except Unusable as problem:
+        raise TrtdistError(f"this machine {problem}") from None
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from trtdist.errors import TrtdistError
@@ -38,33 +38,27 @@ from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.remains import Remains, local_folder
 from trtdist.supervisor.state import initial
+from trtdist.supervisor.surroundings import Alone, Surroundings
 
 __all__ = ["STOP_SIGNALS", "Supervisor", "Tools"]
 
 TICK = 0.1
 _PROBE_FIRST, _PROBE_LAST = 0.02, 0.25
 _SWEEP_PATIENCE = 2.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-OnSignal = Callable[[str], facts.Input]
-
-
-def _interrupted(name: str) -> facts.Input:
-    return facts.StopAsked(True, None, f"interrupted ({name})")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
 class Tools:
     """What a supervisor works with.
 
-    `on_signal` says what TERM to the supervisor means where it runs, `strays` finds processes that descend from it
-    although nobody recorded them.
+    `strays` finds processes that descend from it although nobody recorded them.
     """
 
     launcher: Launcher
     head: Head
     journal: Journal
-    on_signal: OnSignal = _interrupted
+    around: Surroundings = field(default_factory=Alone)
     strays: Callable[[], list[ProcessId]] = list
 
 
@@ -97,6 +91,7 @@ class Supervisor:
         self._loop.add_reader(self._tools.launcher.fileno(), self._reconcile)
         self._loop.call_soon(self._tick)
         self._feed(facts.Begin())
+        self._errand(self._follow())
         try:
             return await self._finished
         finally:
@@ -185,7 +180,16 @@ class Supervisor:
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         self._journal.say(f"got {name}")
-        self._feed(self._tools.on_signal(name))
+        self._feed(facts.SignalCame())
+        self._errand(self._understand(name))
+
+    async def _understand(self, name: str) -> None:
+        self._feed(await self._tools.around.meaning(name))
+
+    async def _follow(self) -> None:
+        """Hear what is going to happen from outside."""
+        async for event in self._tools.around.news():
+            self._feed(event)
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error of our own ends the run; the caller of `supervise` gets it."""
@@ -263,9 +267,9 @@ class Supervisor:
             self._journal.say(f"cannot write {self._run.verdict}: {error.strerror}")
 
     def _sweep(self, action: facts.Sweep) -> None:
-        self._errand(self._sweep_up())
+        self._errand(self._sweep_up(action.elsewhere))
 
-    async def _sweep_up(self) -> None:
+    async def _sweep_up(self, elsewhere: bool) -> None:
         """Kill by exact identity what was recorded and still runs, and whatever else descends from us."""
         remains = self._remains()
         until = self._loop.time() + _SWEEP_PATIENCE
@@ -274,7 +278,8 @@ class Supervisor:
             await asyncio.sleep(0.01)
             remains = self._remains()
         remains.remove_folder()
-        self._feed(facts.Swept(remains.left()))
+        left = await self._tools.around.clean() if elsewhere else ()
+        self._feed(facts.Swept((*remains.left(), *left)))
 
     def _remains(self) -> Remains:
         strays = [("a process that nobody recorded", process) for process in self._tools.strays()]

@@ -22,7 +22,7 @@ import select
 import sys
 import time
 
-__all__ = ["Log", "Shim", "Task", "TaskEvents", "UsageError", "main", "parse"]
+__all__ = ["Log", "NodeFolder", "Shim", "Task", "TaskEvents", "UsageError", "main", "parse"]
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # prctl(2)
 # A signal of our own: TERM would not tell a parent that dies from one that says TERM.
@@ -151,7 +151,8 @@ class TaskEvents:
         task, me = self._task, os.getpid()
         fields = {"step": task.step, "name": task.name, "server": task.server, "rank": task.rank}
         identity = {"host": os.uname().nodename, "pid": pid, "started": _start_ticks(pid)}
-        self._write("task_started", {**fields, **identity, "shim_pid": me, "shim_started": _start_ticks(me)})
+        shim = {"shim_pid": me, "shim_started": _start_ticks(me), "slurm_step": _slurm_step()}
+        self._write("task_started", {**fields, **identity, **shim})
 
     def exited(self, pid: int, code: int | None, number: int | None) -> None:
         """The program ended, with a code or by a signal."""
@@ -171,6 +172,37 @@ class TaskEvents:
             self._complaint.say(self._path, error)
 
 
+class NodeFolder:
+    """The run's folder on the disk of a node where no supervisor looks after it: the last task to leave removes it.
+
+    That is any node of a Slurm job but the first. A job that is cancelled can start no step to clean its nodes, so the
+    tasks do; those that are killed leave it to the supervisor.
+    """
+
+    def __init__(self, environ: dict[str, str], name: str) -> None:
+        node, head = environ.get("SLURMD_NODENAME", ""), environ.get("TRTDIST_NODES", "").split(" ")[0]
+        folder = environ.get("TRTDIST_LOCAL_DIR", "")
+        self._folder = folder if node and head and node != head and os.path.isdir(folder) else ""
+        self._marks = os.path.join(folder, ".tasks")
+        self._mark = os.path.join(self._marks, name)
+        if self._folder:
+            os.makedirs(self._marks, 0o700, exist_ok=True)
+            os.close(_open(self._mark))
+
+    def leave(self) -> None:
+        """Remove the folder, unless another task is there."""
+        if not self._folder:
+            return
+        try:
+            os.unlink(self._mark)
+            os.rmdir(self._marks)
+        except OSError:
+            return
+        import shutil  # which would take a quarter of the time until the program starts
+
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
 class Shim:
     """One program, from its start to the end of everything that it started."""
 
@@ -180,6 +212,7 @@ class Shim:
         complaint = _Complaint(task.name)
         self._log = Log(os.path.join(task.run_dir, "logs", f"{task.name}.log"), complaint)
         self._events = TaskEvents(task, complaint)
+        self._folder = NodeFolder(dict(os.environ), task.name)
         self._spares_term = task.ignore_first_term
         self._check_ms: int | None = None
         self._wake = _wake_on_signals()
@@ -206,6 +239,7 @@ class Shim:
         self._events.exited(self._pid, code, number)
         self._end_leftovers()
         self._drain()
+        self._folder.leave()
         return 128 + number if number is not None else os.WEXITSTATUS(status)
 
     def _attend(self) -> None:
@@ -383,6 +417,12 @@ def _stat(pid: int) -> list[str]:
 
 def _start_ticks(pid: int) -> int:
     return int(_stat(pid)[19])
+
+
+def _slurm_step() -> str:
+    """The step of Slurm's that this is a task of, such as `7.2`."""
+    job, step = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_STEP_ID", "")
+    return f"{job}.{step}" if job and step else ""
 
 
 def _open(path: str) -> int:

@@ -43,13 +43,15 @@ WAITING, RUNNING, HEALTHY, TESTING, DONE, ENDED, LOST = (
 class StepState:
     """Where one step is.
 
-    `deadline` is when a service must be healthy; `death` what its task told before its first process was reaped;
+    `start_by` is when one of its tasks must run (None once one does); `deadline` is when a service must be healthy;
+    `death` what its task told before its first process was reaped;
     `signalled` the last signal sent to it (0 for none); `kill_until` is set once it was killed.
     """
 
     step: Step
     phase: str = WAITING
     starts: int = 0
+    start_by: float | None = None
     deadline: float | None = None
     death: Death | None = None
     signalled: int = 0
@@ -86,6 +88,7 @@ class State:
     ready_by: float | None = None
     first: Death | None = None
     settle_until: float | None = None
+    doubt_until: float = 0.0
     rungs: Mapping[str, str] = field(default_factory=dict)
     stop: Stop | None = None
     stops_asked: int = 0

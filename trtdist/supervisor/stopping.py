@@ -25,14 +25,13 @@ from trtdist.supervisor.facts import (
     Sweep,
     Swept,
     TaskBegan,
+    TimeLimit,
 )
 from trtdist.supervisor.state import LOST, OVER, STOPPING, SWEEPING, State, StepState, Stop
 
-__all__ = ["RULES", "ask", "begin", "deadlines", "everyone", "finish", "greet"]
+__all__ = ["RULES", "ask", "begin", "deadlines", "everyone", "finish", "greet", "time_is_up"]
 
 Change = tuple[State, list[Action]]
-
-_DYING_OF_TERM = (signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 def begin(state: State, outcome: Outcome, grace: float, now: float) -> Change:
@@ -59,13 +58,22 @@ def ask(state: State, event: StopAsked, now: float) -> Change:
     return begin(state, outcome, grace, now)
 
 
+def time_is_up(state: State, event: TimeLimit, now: float) -> Change:
+    """The scheduler will end the job soon: our own stop comes first."""
+    if state.ending:
+        return state, []
+    if state.first is not None:
+        return begin(state, deaths.failure(state.first), state.settings.failure_grace, now)
+    return begin(state, Outcome("TIMEOUT", 1, event.reason), state.settings.grace, now)
+
+
 def everyone(state: State, event: EveryoneTerminated, now: float) -> Change:
     """TERM reached everything: the verdict is written at once, what remains is to wait and to tell the services."""
     actions: list[Action] = []
     if state.stop is None:
-        outcome = Outcome("INTERRUPTED", 130, event.reason)
+        outcome = Outcome(event.state, event.exit_code, event.reason)
         first = state.first
-        if first is not None and first.signal not in _DYING_OF_TERM and first.code not in _DYING_OF_TERM:
+        if first is not None and not event.certain and not deaths.due_to_term(state, first):
             outcome = deaths.failure(first)
         state, actions = begin(state, outcome, state.settings.grace, now)
     assert state.stop is not None
@@ -156,7 +164,7 @@ def _next_tier(state: State, now: float) -> Change | None:
     if state.phase != STOPPING or stop is None:
         return None
     if not stop.tiers:
-        return replace(state, phase=SWEEPING), [Sweep()]
+        return replace(state, phase=SWEEPING), [Sweep(elsewhere=not stop.everyone)]
     if state.tier(stop.tiers[0]):
         return None
     return replace(state, stop=_share(replace(stop, tiers=stop.tiers[1:]), now)), []

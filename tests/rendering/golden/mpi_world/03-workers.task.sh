@@ -2,18 +2,20 @@
 # test, step 03-workers: what each task does. It finds out which rank it is and becomes that rank.
 set -euo pipefail
 
-# task) server, rank in it, its ranks, rank in the deployment, GPU
-case ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}} in
-    0) set -- ctx.0 0 2 0 0 ;;
-    1) set -- ctx.0 1 2 1 1 ;;
-    2) set -- gen.0 0 1 2 2 ;;
-    3) set -- gen.1 0 1 3 3 ;;
+TRTDIST_TASK=${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-}}
+
+# task) server, rank in it, its ranks, rank in the deployment, GPU, node
+case $TRTDIST_TASK in
+    0) set -- ctx.0 0 2 0 0 0 ;;
+    1) set -- ctx.0 1 2 1 1 0 ;;
+    2) set -- gen.0 0 1 2 2 0 ;;
+    3) set -- gen.1 0 1 3 3 0 ;;
     "")
         echo "$0: no rank in the environment; start this file through the launch line beside it" >&2
         exit 1
         ;;
     *)
-        echo "$0: this step has no rank ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}}" >&2
+        echo "$0: this step has no rank $TRTDIST_TASK" >&2
         exit 1
         ;;
 esac
@@ -32,6 +34,8 @@ set +a
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRTDIST_STEP=workers TRTDIST_LAUNCH=mpi_world
 export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
+read -r -a TRTDIST_AT <<<"$TRTDIST_ADDRESSES"
+export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"

@@ -2,15 +2,17 @@
 # test, step 02-ctx.0: what each task does. It finds out which rank it is and becomes that rank.
 set -euo pipefail
 
-# task) server, rank in it, its ranks, rank in the deployment, GPU
-case ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}} in
-    0) set -- ctx.0 0 1 0 0 ;;
+TRTDIST_TASK=${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-}}
+
+# task) server, rank in it, its ranks, rank in the deployment, GPU, node
+case $TRTDIST_TASK in
+    0) set -- ctx.0 0 1 0 0 0 ;;
     "")
         echo "$0: no rank in the environment; start this file through the launch line beside it" >&2
         exit 1
         ;;
     *)
-        echo "$0: this step has no rank ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}}" >&2
+        echo "$0: this step has no rank $TRTDIST_TASK" >&2
         exit 1
         ;;
 esac
@@ -29,6 +31,8 @@ set +a
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRTDIST_STEP=ctx.0 TRTDIST_LAUNCH=per_server
 export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
+read -r -a TRTDIST_AT <<<"$TRTDIST_ADDRESSES"
+export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"

@@ -2,20 +2,22 @@
 # tinyllama, step 03-workers: what each task does. It finds out which rank it is and becomes that rank.
 set -euo pipefail
 
-# task) server, rank in it, its ranks, rank in the deployment, GPU, GPUs of the server on this node
-case ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}} in
-    0) set -- ctx.0 0 2 0 0 0,1 ;;
-    1) set -- ctx.0 1 2 1 1 0,1 ;;
-    2) set -- gen.0 0 2 2 2 2,3 ;;
-    3) set -- gen.0 1 2 3 3 2,3 ;;
-    4) set -- gen.1 0 2 4 0 0,1 ;;
-    5) set -- gen.1 1 2 5 1 0,1 ;;
+TRTDIST_TASK=${OMPI_COMM_WORLD_RANK:-${PMIX_RANK:-}}
+
+# task) server, rank in it, its ranks, rank in the deployment, GPU, node, GPUs of the server on this node
+case $TRTDIST_TASK in
+    0) set -- ctx.0 0 2 0 0 0 0,1 ;;
+    1) set -- ctx.0 1 2 1 1 0 0,1 ;;
+    2) set -- gen.0 0 2 2 2 0 2,3 ;;
+    3) set -- gen.0 1 2 3 3 0 2,3 ;;
+    4) set -- gen.1 0 2 4 0 0 0,1 ;;
+    5) set -- gen.1 1 2 5 1 0 0,1 ;;
     "")
         echo "$0: no rank in the environment; start this file through the launch line beside it" >&2
         exit 1
         ;;
     *)
-        echo "$0: this step has no rank ${OMPI_COMM_WORLD_RANK:-${SLURM_PROCID:-${PMIX_RANK:-}}}" >&2
+        echo "$0: this step has no rank $TRTDIST_TASK" >&2
         exit 1
         ;;
 esac
@@ -38,6 +40,8 @@ set +a
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRTDIST_STEP=workers TRTDIST_LAUNCH=mpi_world
 export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
+read -r -a TRTDIST_AT <<<"$TRTDIST_ADDRESSES"
+export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 
 # The plan numbers the GPUs that this task inherits: those in CUDA_VISIBLE_DEVICES, all of them if it is not set.
 case ${CUDA_VISIBLE_DEVICES-all} in
@@ -45,7 +49,7 @@ case ${CUDA_VISIBLE_DEVICES-all} in
     -1 | NoDevFiles) TRTDIST_THERE=() ;;
     *) IFS=, read -r -a TRTDIST_THERE <<<"${CUDA_VISIBLE_DEVICES// /}" ;;
 esac
-IFS=, read -r -a TRTDIST_WANTED <<<"$6"
+IFS=, read -r -a TRTDIST_WANTED <<<"$7"
 CUDA_VISIBLE_DEVICES=
 for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
     if ((TRTDIST_INDEX >= ${#TRTDIST_THERE[@]})); then

@@ -1,0 +1,36 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import Cluster, cluster_or_skip, locked, running, shared_folder
+
+
+@pytest.fixture(scope="session")
+def _minicluster() -> Iterator[None]:
+    """One mini cluster for the session, shared with its other workers."""
+    cluster_or_skip()
+    with running():
+        yield
+
+
+@pytest.fixture
+def cluster(_minicluster: None) -> Iterator[Cluster]:
+    """The mini cluster, whole, and shared with other tests: a test counts on no node to be free."""
+    with locked("faults", fcntl.LOCK_SH), shared_folder() as folder:
+        yield Cluster(folder)
+
+
+@pytest.fixture
+def own_cluster(_minicluster: None) -> Iterator[Cluster]:
+    """The mini cluster, for a test that breaks it and mends it again while no other test uses it."""
+    with locked("faults", fcntl.LOCK_EX), shared_folder() as folder:
+        whole = Cluster(folder)
+        try:
+            yield whole
+        finally:
+            whole.mend()

@@ -1,0 +1,91 @@
+"""What Slurm says of a run's job goes before what its files last said; it is asked seldom, and once for all."""
+
+from __future__ import annotations
+
+from tests.observe.fake_run import make_plan
+from trtdist.errors import SlurmDownError, SlurmError
+from trtdist.events import Record, RunState, SupervisorStarted
+from trtdist.observe.jobs import JobWatcher
+from trtdist.observe.state import JobLook, Machine, RunStatus, reconcile
+
+NOW = 1000.0
+ELSEWHERE = [
+    Record(100.0, "supervisor", SupervisorStarted("node1", 5, 5, "7")),
+    Record(101.0, "supervisor", RunState("READY")),
+]
+
+
+class Squeue:
+    """Answers as squeue does, and counts."""
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = lines
+        self.asked: list[list[str]] = []
+
+    def __call__(self, words: list[str]) -> str:
+        self.asked.append(words)
+        return "\n".join(self.lines)
+
+
+def state(job: JobLook | None, records: list[Record]) -> RunStatus:
+    machine = Machine(alive=lambda host, process: None, now=NOW, created=NOW - 500.0, job=job)
+    return reconcile(make_plan(), records, None, machine)
+
+
+def seen(line: str) -> JobLook:
+    found = JobWatcher(Squeue(line)).look("7")
+    assert found is not None
+    return found
+
+
+def test_a_job_that_waits() -> None:
+    look = seen("7|PENDING|Priority|2000|N/A||me|x")
+    status = state(look, [])
+    assert (status.state, status.detail) == ("PENDING", "job 7 waits (Priority)")
+    assert look.starts == 2000.0
+
+
+def test_a_job_that_waits_in_vain_says_what_to_do() -> None:
+    assert "set slurm.account" in seen("7|PENDING|InvalidAccount|N/A|N/A||me|x").detail
+
+
+def test_a_job_that_was_ended_takes_its_run_along() -> None:
+    status = state(seen("7|NODE_FAIL|NodeDown|100|500|node1|me|x"), ELSEWHERE)
+    assert status.state == "FAILED"
+    assert status.failure is not None
+    assert status.failure.reason == "job 7 is over: a node failed (NodeDown)"
+    assert status.supervisor_alive is False
+
+
+def test_a_verdict_may_show_up_late() -> None:
+    assert state(seen(f"7|COMPLETED|None|100|{NOW - 1:.0f}|node1|me|x"), ELSEWHERE).state == "READY"
+    assert state(seen("7|COMPLETING|None|100|500|node1|me|x"), ELSEWHERE).state == "READY"
+
+
+def test_a_job_that_slurm_has_forgotten_is_over() -> None:
+    def forgotten(words: list[str]) -> str:
+        raise SlurmError("squeue: slurm_load_jobs error: Invalid job id specified")
+
+    status = state(JobWatcher(forgotten).look("7"), ELSEWHERE)
+    assert (status.state, status.detail) == ("FAILED", "job 7 is over: Slurm does not know it any more")
+
+
+def test_a_controller_that_is_down_says_nothing() -> None:
+    def down(words: list[str]) -> str:
+        raise SlurmDownError("squeue: Unable to contact slurm controller")
+
+    watcher = JobWatcher(down)
+    assert watcher.look("7") is None
+    assert state(None, ELSEWHERE).state == "READY"
+
+
+def test_many_jobs_are_one_question_every_few_seconds() -> None:
+    squeue = Squeue(*(f"{number}|RUNNING|None|1|2|n|me|x" for number in range(1, 51)))
+    watcher = JobWatcher(squeue)
+    watcher.expect([str(number) for number in range(1, 51)])
+    for _ in range(20):
+        for number in range(1, 51):
+            look = watcher.look(str(number))
+            assert look is not None and look.detail == f"job {number} runs on n"
+    assert watcher.calls == 1
+    assert len(squeue.asked[-1][1].split(",")) == 50

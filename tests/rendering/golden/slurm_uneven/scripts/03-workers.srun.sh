@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# test, step 03-workers: the launch line of ctx.0 ctx.1 gen.0 gen.1, one MPI world.
+set -euo pipefail
+
+# What was found for the run lies one folder above this file, whichever way the file was named.
+TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
+if [[ ! -r $TRTDIST_FOUND ]]; then
+    echo "$0: there is no $TRTDIST_FOUND; README.txt in the folder of this file says how to make it" >&2
+    exit 1
+fi
+set -a
+# shellcheck source=/dev/null
+. "$TRTDIST_FOUND"
+set +a
+
+# srun reads SLURM_* and SRUN_* as options, and what an outer task was told would reach this one: the job alone counts.
+for TRTDIST_NAME in "${!SLURM_@}"; do
+    case $TRTDIST_NAME in
+        SLURM_JOB_ID | SLURM_CONF | SLURM_CONF_SERVER | SLURM_JWT | SLURM_SACK_*) ;;
+        *) unset "$TRTDIST_NAME" ;;
+    esac
+done
+unset "${!SRUN_@}" "${!PMI_@}" "${!PMIX_@}" "${!PRTE_@}" "${!OMPI_COMM_@}" "${!PYXIS_@}" OMPI_UNIVERSE_SIZE
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+    echo "$0: this is no job of Slurm; README.txt in the folder of this file says how to get into one" >&2
+    exit 1
+fi
+
+read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
+# Slurm takes the node of each task from this file, and then no --nodelist beside it.
+export SLURM_HOSTFILE=$TRTDIST_RUN_DIR/03-workers.hosts
+for TRTDIST_INDEX in 0 0 0 1 1 1 0 1; do
+    echo "${TRTDIST_PLACES[TRTDIST_INDEX]}"
+done >"$SLURM_HOSTFILE"
+
+# Steps share CPUs, memory and GPUs; the task file decides who uses which GPU. One dead rank ends the step.
+exec srun --job-name=workers --nodes=2 --ntasks=8 \
+    --distribution=arbitrary \
+    --overlap --mem=0 --cpu-bind=none --mpi="$TRTDIST_MPI_TYPE" --kill-on-bad-exit=1 --export=ALL --input=none \
+    $'--comment=two $words' \
+    bash "$TRTDIST_RUN_DIR/scripts/"03-workers.task.sh </dev/null

@@ -1,0 +1,85 @@
+"""The mini cluster is a real cluster: separate nodes, GPUs, PMIx; and it leaves the machine as it was."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from tests.cluster import NODES, PYTHON, Cluster, machine
+
+
+def test_each_node_has_what_is_its_own(cluster: Cluster) -> None:
+    look = "echo $(hostname) $(cat /proc/sys/kernel/hostname) $$ $(ls /tmp /dev/shm | wc -l) $(id -un); sleep 1"
+    seen = cluster.output("srun", f"-N{NODES}", "bash", "-c", f"touch /dev/shm/mine-$SLURM_PROCID; {look}")
+    lines = [line.split() for line in seen.splitlines()]
+    assert sorted(line[0] for line in lines) == [f"node{number}" for number in range(1, NODES + 1)]
+    # Process ids count from 1 on each node, and each sees its own file alone.
+    assert all(int(line[2]) < 10000 for line in lines)
+    assert {line[4] for line in lines} == {"trtdist-test"}
+
+
+def test_shared_memory_is_not_shared_between_nodes(cluster: Cluster) -> None:
+    put = f"touch /dev/shm/{cluster.folder.name} /tmp/{cluster.folder.name}"
+    cluster.output("srun", "-N1", "-w", "node1", "bash", "-c", put)
+    look = f"ls /dev/shm/{cluster.folder.name} /tmp/{cluster.folder.name} 2>/dev/null | wc -l"
+    counts = [cluster.output("bash", "-c", look, host=host) for host in ("node1", "node2", "submit")]
+    cluster.output("rm", f"/dev/shm/{cluster.folder.name}", f"/tmp/{cluster.folder.name}", host="node1")
+    assert counts == ["2", "0", "0"]
+
+
+def test_the_shared_folder_is_seen_by_all(cluster: Cluster) -> None:
+    cluster.output("srun", "-N2", "bash", "-c", "echo $SLURM_PROCID >from-$SLURM_PROCID; cat from-$SLURM_PROCID")
+    assert sorted(path.read_text().strip() for path in cluster.folder.glob("from-*")) == ["0", "1"]
+
+
+def test_gpus_are_accounted_for(cluster: Cluster) -> None:
+    show = ["bash", "-c", "echo $CUDA_VISIBLE_DEVICES"]
+    assert cluster.output("srun", "-N1", "--gpus-per-node=3", *show).count(",") == 2
+    refused = cluster.run("srun", "-N1", "--gpus-per-node=99", "--immediate=1", *show)
+    assert "not available" in refused.stderr
+
+
+def test_pmix_reaches_tasks_on_several_nodes(cluster: Cluster) -> None:
+    seen = cluster.output("srun", "-N2", "-n4", "--mpi=pmix", "bash", "-c", "echo $PMIX_RANK $PMIX_NAMESPACE")
+    ranks = sorted(line.split() for line in seen.splitlines())
+    assert [rank for rank, _ in ranks] == ["0", "1", "2", "3"]
+    assert len({space for _, space in ranks}) == 1
+
+
+def test_the_submit_host_reaches_nodes_through_slurm_alone(cluster: Cluster) -> None:
+    serve = "import socket; s = socket.create_server(('', 0)); print(s.getsockname()[1], flush=True); s.accept()"
+    with subprocess.Popen(cluster.argv(PYTHON, "-c", serve, host="node1"), stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        connect = f"import socket; socket.create_connection(('node1', {port}), 5)"
+        refused = cluster.run(PYTHON, "-c", connect)
+        reached = cluster.run(PYTHON, "-c", connect, host="node2")
+        server.wait(10)
+    assert refused.returncode == 1
+    assert "Permission denied" in refused.stderr
+    assert reached.returncode == 0, reached.stderr
+
+
+def test_a_second_cluster_is_refused(cluster: Cluster) -> None:
+    argv = [PYTHON, "scripts/minicluster", "up"]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 1
+    assert "already up" in done.stderr
+
+
+def test_needs_root(cluster: Cluster) -> None:
+    done = cluster.run(PYTHON, str(Path(__file__).parents[2] / "scripts" / "minicluster"), "status")
+    assert done.returncode == 4
+    assert done.stderr.startswith("minicluster: needs root")
+
+
+def test_a_node_that_fails_is_seen_down_and_comes_back(own_cluster: Cluster) -> None:
+    before = {**machine(), "programs": []}
+    own_cluster.admin("fail", "node4")
+    assert "node4: down" in own_cluster.admin("status")
+    own_cluster.admin("recover", "node4")
+    assert "node4: running" in own_cluster.admin("status")
+    own_cluster.admin("fail", "--network", "node4")
+    own_cluster.admin("recover", "node4")
+    assert own_cluster.output("srun", "-N1", "-w", "node4", "hostname") == "node4"
+    assert {**machine(), "programs": []} == before

@@ -1,0 +1,128 @@
+"""What a node finds out about itself, and what is made of it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trtdist.supervisor import nodeprobe
+from trtdist.supervisor.job_nodes import Greeter, problems_of
+from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, look
+
+
+@pytest.fixture
+def greeter() -> Iterator[tuple[Greeter, tuple[str, int]]]:
+    listener = socket.create_server(("127.0.0.1", 0))
+    address: tuple[str, int] = listener.getsockname()
+    with Greeter(listener) as found:
+        yield found, address
+
+
+@pytest.fixture
+def asked(tmp_path: Path, greeter: tuple[Greeter, tuple[str, int]]) -> dict[str, Any]:
+    """What a node is asked that is well."""
+    (tmp_path / "plan.json").write_text("{}")
+    found, address = greeter
+    return {
+        "interface": "lo", "subnet": "", "peers": [], "local": str(tmp_path / "trtdist-x" / "run"),
+        "run": str(tmp_path), "head": list(address), "nonce": found.nonce,
+    }  # fmt: skip
+
+
+def test_this_machine_has_loopback() -> None:
+    assert ("lo", "127.0.0.1") in interfaces()
+    assert all(ipaddress.ip_address(address) for _, address in interfaces())
+
+
+def test_the_interface_or_subnet_that_is_named_is_used() -> None:
+    assert choose("lo", "", []) == ("lo", "127.0.0.1")
+    assert choose("", "127.0.0.0/8", []) == ("lo", "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("interface", "subnet", "words"), [("ib7", "", "no address on network.interface ib7; it has 127.0.0.1 on lo"),
+                                       ("", "203.0.113.0/24", "no address in network.subnet 203.0.113.0/24")],
+)  # fmt: skip
+def test_what_is_not_there_is_named_with_what_is(interface: str, subnet: str, words: str) -> None:
+    with pytest.raises(Unusable, match=words.replace(".", r"\.")):
+        choose(interface, subnet, [])
+
+
+def test_a_node_that_is_well(asked: dict[str, Any]) -> None:
+    report = look(asked)
+    assert report["problems"] == []
+    assert report["address"] == "127.0.0.1"
+    assert abs(report["skew"]) < 1
+    assert os.stat(asked["local"]).st_mode & 0o777 == 0o700
+
+
+def test_it_runs_as_text_alone(asked: dict[str, Any], tmp_path: Path) -> None:
+    words = [sys.executable, "-I", "-S", "-c", Path(nodeprobe.__file__).read_text(), json.dumps(asked)]
+    environ = {"SLURMD_NODENAME": "n7"}
+    done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
+    report = json.loads(done.stdout)
+    assert (report["node"], report["problems"]) == ("n7", [])
+
+
+def test_every_problem_is_told_at_once(asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nodeprobe, "_VISIBLE_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    asked.update(interface="ib7", run=str(tmp_path / "elsewhere"), head=["127.0.0.1", closed])
+    problems = look(asked)["problems"]
+    assert len(problems) == 3
+    assert f"cannot reach the head node at 127.0.0.1 port {closed}" in problems[2]
+    assert "does not see the run directory" in problems[1]
+
+
+def test_another_machine_at_the_address_is_not_taken_for_the_head(asked: dict[str, Any]) -> None:
+    asked["nonce"] = "another"
+    assert "reaches another machine than the head node" in look(asked)["problems"][0]
+
+
+def test_files_that_show_up_late_are_awaited(asked: dict[str, Any], tmp_path: Path) -> None:
+    late = tmp_path / "late"
+    asked["run"] = str(late)
+    words = f"sleep 0.5; mkdir {late}; touch {late}/plan.json"
+    with subprocess.Popen(["sh", "-c", words]):
+        began = time.monotonic()
+        assert look(asked)["problems"] == []
+        assert time.monotonic() - began > 0.3
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to somebody else")
+def test_a_folder_of_somebody_else_is_refused(asked: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "trtdist-x").mkdir()
+    os.chown(tmp_path / "trtdist-x", 12345, 12345)
+    assert "belongs to somebody else" in look(asked)["problems"][0]
+
+
+@pytest.mark.parametrize(
+    ("report", "words"),
+    [
+        (None, "node n1 gave no answer (srun: error: n1 is down)"),
+        ({"problems": ["has no Python"]}, "node n1 has no Python"),
+        ({"problems": [], "skew": 61.0, "round_trip": 0.1}, "the clock of node n1 is 61.0 s ahead of"),
+        ({"problems": [], "skew": -61.0, "round_trip": 0.1}, "the clock of node n1 is 61.0 s behind"),
+        ({"problems": [], "python": [3, 8]}, "node n1 has a Python older than 3.9"),
+    ],
+)
+def test_problems_are_told_with_their_node(report: dict[str, Any] | None, words: str) -> None:
+    found = problems_of("n1", report, "srun: error: n1 is down")
+    assert len(found) == 1 and words in found[0]
+
+
+def test_small_differences_of_clocks_are_none() -> None:
+    assert problems_of("n1", {"problems": [], "skew": 1.5, "round_trip": 0.0, "python": [3, 9]}, "") == []
+    # What took long cannot be told from a clock that is wrong.
+    assert problems_of("n1", {"problems": [], "skew": 8.0, "round_trip": 6.0, "python": [3, 9]}, "") == []

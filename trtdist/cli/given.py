@@ -1,0 +1,83 @@
+"""What a topology says that the programs of a run must know, and the credentials that are made for it."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from trtdist.services.binaries import find_binary
+from trtdist.services.external import etcd_endpoints, external_nats
+from trtdist.topology.model import Topology
+
+__all__ = ["Given", "chosen_binary", "given_local", "given_slurm"]
+
+_KEY_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Given:
+    """Variables of given.env, and files of secrets/."""
+
+    variables: dict[str, str]
+    secrets: dict[str, str] = field(repr=False)
+
+
+def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
+    """For a run on this machine. InputError when an external address cannot be used, MissingError when a program that
+    is named is not there."""
+    binaries = {name: find_binary(service, environ, binary) for service, name, binary in _binaries(topology)}
+    common = _common(topology)
+    return Given({**common.variables, **binaries}, common.secrets)
+
+
+def given_slurm(topology: Topology, now: float) -> Given:
+    """For a run through Slurm, which speaks TLS between its nodes; InputError when an external address cannot be used.
+
+    The Python of this command runs it, on every node. `now` is seconds since the epoch.
+    """
+    from trtdist.cli.certificates import make_certificates
+
+    network = topology.network
+    chosen = {"TRTDIST_INTERFACE": network.interface, "TRTDIST_SUBNET": network.subnet}
+    common = _common(topology)
+    variables = {
+        "TRTDIST_LAUNCHER": "slurm",
+        "TRTDIST_PYTHON": sys.executable,
+        **common.variables,
+        **{name: binary for _, name, binary in _binaries(topology)},
+        **{name: value for name, value in chosen.items() if value is not None},
+    }
+    return Given(variables, {**common.secrets, **make_certificates(now)})
+
+
+def chosen_binary(topology: Topology, service: str) -> str:
+    """The program that the topology names for `nats` or `etcd`; "" when it names none or the service is external."""
+    section = topology.services.nats if service == "nats" else topology.services.etcd
+    return "" if section.external is not None else section.binary or ""
+
+
+def _binaries(topology: Topology) -> list[tuple[str, str, str]]:
+    """Services whose program is named: service, variable, program."""
+    named = [(service, chosen_binary(topology, service)) for service in ("nats", "etcd")]
+    return [(service, f"TRTDIST_{service.upper()}_BINARY", binary) for service, binary in named if binary]
+
+
+def _common(topology: Topology) -> Given:
+    """Addresses of external services and the range of ports. Credentials are the external server's, or made up for a
+    server of our own."""
+    variables = {}
+    hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
+    services, ports = topology.services, topology.network.port_range
+    if ports is not None:
+        variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
+    if services.nats.external is None:
+        user, password = f"run-{secrets.token_hex(4)}", secrets.token_hex(_KEY_BYTES)
+    else:
+        nats = external_nats(services.nats.external)
+        variables["NATS_SERVER"] = nats.url
+        user, password = nats.user, nats.password
+    if services.etcd.external is not None:
+        variables["ETCD_ENDPOINTS"] = etcd_endpoints(services.etcd.external)
+    return Given(variables, {**hidden, **({"nats.user": user, "nats.password": password} if user else {})})

@@ -1,0 +1,90 @@
+"""Jobs of runs: asks for them, and says why Slurm does not give them."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from trtdist.cli.slurm_fit import misfit, too_small
+from trtdist.errors import InputError, MissingError, SlurmDownError, SlurmError
+from trtdist.rundir import RunDir, write_atomic
+from trtdist.slurm import argv, hostlist, parse, runner
+from trtdist.slurm.argv import JobOptions
+
+__all__ = ["job_script", "refuse_misfit", "refuse_small", "rejected", "require_slurm", "submit"]
+
+_PATIENCE = 10.0
+
+
+def require_slurm(program: str) -> None:
+    """MissingError when this machine has no Slurm."""
+    if shutil.which(program) is None:
+        raise MissingError(
+            f"{program} is not on PATH: run this on a login node of a Slurm cluster, or load its module; "
+            "`trtdist up FILE --local` needs this machine alone"
+        )
+
+
+def refuse_misfit(job: JobOptions) -> None:
+    """InputError when no partition can take the job; whatever sinfo does not tell is left to Slurm."""
+    reason = misfit(job, parse.partitions(runner.run(argv.sinfo(), _PATIENCE)))
+    if reason:
+        raise InputError(reason)
+
+
+def refuse_small(job: JobOptions, environ: Mapping[str, str]) -> parse.Job:
+    """The job that this shell is inside of; InputError says what it lacks for the run."""
+    number = environ["SLURM_JOB_ID"]
+    shown = parse.fields(runner.run(argv.scontrol_show("job", number), _PATIENCE))
+    nodes = hostlist.expand(shown.get("NodeList", ""))
+    reason = too_small(job, len(nodes), _cpus(environ), _gpus(shown))
+    if reason:
+        raise InputError(f"the allocation {number} is too small: {reason}")
+    return parse.jobs(runner.run(argv.squeue_jobs((number,)), _PATIENCE))[0]
+
+
+def _cpus(environ: Mapping[str, str]) -> list[int]:
+    """The CPUs of each node, from the `4(x2),3` of SLURM_JOB_CPUS_PER_NODE; empty when that is not there."""
+    found: list[int] = []
+    for part in filter(None, environ.get("SLURM_JOB_CPUS_PER_NODE", "").split(",")):
+        number, _, times = part.partition("(x")
+        found += [int(number)] * int(times.rstrip(")") or 1)
+    return found
+
+
+def _gpus(shown: Mapping[str, str]) -> int | None:
+    """The GPUs per node that a job asked for: `gres:gpu:4` or, from newer releases, `gres/gpu:4`; None if not told."""
+    words = shown.get("TresPerNode", "").replace("/", ":").split(",")
+    counts = [word.split(":")[-1] for word in words if "gpu" in word.split(":")]
+    return int(counts[0]) if counts and counts[0].isdigit() else None
+
+
+def job_script(run: RunDir) -> Path:
+    """The batch script of a run."""
+    return run.path / "job.sbatch"
+
+
+def submit(run: RunDir, job: JobOptions) -> str:
+    """Submit the batch script of a run; returns the job's id, which is also written to the run directory.
+
+    InputError with Slurm's words and what was asked for when it refuses.
+    """
+    # On the command line too, where they win over what SBATCH_* of the environment say.
+    options = argv.sbatch(job)
+    output = str(run.logs / "slurm-%j.out").replace(str(run.logs), str(run.logs).replace("%", "%%"))
+    words = ["sbatch", "--parsable", *options, f"--chdir={run.path}", f"--output={output}"]
+    try:
+        number = parse.job_id(runner.run([*words, str(job_script(run)), str(run.path)]))
+    except SlurmDownError:
+        raise
+    except SlurmError as error:
+        raise rejected(str(error), job) from error
+    write_atomic(run.slurm_job, number + "\n")
+    return number
+
+
+def rejected(words: str, job: JobOptions) -> InputError:
+    """What to tell when Slurm refuses a job."""
+    return InputError(f"Slurm refuses the job: {words}; it asks for {shlex.join(argv.sbatch_directives(job))}")

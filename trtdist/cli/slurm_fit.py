@@ -1,0 +1,86 @@
+"""What Slurm can be seen to refuse, or never to start, before anything is submitted. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trtdist.rendering import limit_seconds
+from trtdist.slurm.argv import JobOptions
+from trtdist.slurm.parse import Partition
+
+__all__ = ["misfit", "too_small"]
+
+
+def misfit(job: JobOptions, rows: Sequence[Partition]) -> str:
+    """Why no partition that the job may run in can take it, as a sentence; "" when one can.
+
+    `rows` is what sinfo lists, one for each kind of node of a partition. Without a partition the site's default is
+    meant, which sinfo does not tell here, so that any will do.
+    """
+    there = list(dict.fromkeys(row.name for row in rows))
+    asked = job.partition.split(",") if job.partition else there
+    unknown = [name for name in asked if name not in there]
+    if unknown:
+        return f"slurm.partition: there is no partition {unknown[0]}; there are {', '.join(there) or 'none'}"
+    reasons = [_misfit_in(job, name, [row for row in rows if row.name == name]) for name in asked]
+    return "" if not reasons or "" in reasons else "; ".join(reasons)
+
+
+def too_small(job: JobOptions, nodes: int, cpus: Sequence[int], gpus: int | None) -> str:
+    """What an allocation lacks, as a sentence; "" when it is large enough.
+
+    `cpus` has the CPUs given on each of its nodes; `gpus` is what it has per node, None when that is not known.
+    """
+    missing = []
+    if nodes < job.nodes:
+        missing.append(f"it has {_count(nodes, 'node')} and {job.nodes} are needed (--nodes={job.nodes})")
+    wanted = job.tasks_per_node * (job.cpus_per_task or 1)
+    if min(cpus, default=wanted) < wanted:
+        missing.append(
+            f"it has {_count(min(cpus), 'CPU')} on a node and {wanted} are needed "
+            f"(--ntasks-per-node={job.tasks_per_node} --cpus-per-task={job.cpus_per_task or 1})"
+        )
+    if gpus is not None and gpus < job.gpus_per_node:
+        missing.append(f"it has {_count(gpus, 'GPU')} per node and {job.gpus_per_node} are needed")
+    return "; ".join(missing)
+
+
+def _misfit_in(job: JobOptions, name: str, rows: Sequence[Partition]) -> str:
+    where = f"partition {name}"
+    if not any(row.up for row in rows):
+        return f"{where} is not up: set slurm.partition to another one"
+    total = sum(row.nodes for row in rows)
+    if job.nodes > total:
+        return f"{where} has {_count(total, 'node')} and {job.nodes} are needed: lower the sizes or set slurm.partition"
+    limits = [row.limit for row in rows]
+    limit, asked = rows[0].limit, limit_seconds(job.time) if job.time else None
+    if asked is not None and limit is not None and None not in limits and asked > limit:
+        return f"{where} gives at most {_span(limit)} and slurm.time asks for {_span(asked)}: lower slurm.time"
+    return _misfit_on_nodes(job, where, rows)
+
+
+def _misfit_on_nodes(job: JobOptions, where: str, rows: Sequence[Partition]) -> str:
+    """Whether enough nodes have what each node must have."""
+    cpus = job.tasks_per_node * (job.cpus_per_task or 1)
+    mem = job.mem if isinstance(job.mem, int) else 0
+    gpus = 0 if job.gpu_directive == "none" else job.gpus_per_node
+    for wanted, what, key, of in (
+        (gpus, "GPUs", "slurm.gpus_per_node", [row.gpus for row in rows]),
+        (cpus, "CPUs", "slurm.cpus_per_task", [row.cpus for row in rows]),
+        (mem, "MiB of memory", "slurm.mem", [row.memory for row in rows]),
+    ):
+        enough = sum(row.nodes for row, has in zip(rows, of, strict=True) if has >= wanted)
+        if enough < job.nodes:
+            most = max(of)
+            have = f"nodes with at most {most} {what}" if most < wanted else f"only {enough} nodes with {wanted} {what}"
+            return f"{where} has {have}, and {_count(job.nodes, 'node')} with {wanted} {what} are needed: see {key}"
+    return ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _span(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}"

@@ -1,0 +1,94 @@
+"""`trtdist submit`: hand a deployment to Slurm as a batch job."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from trtdist.cli.stopsignals import StopSignals
+from trtdist.errors import InterruptedRunError, TrtdistError
+
+if TYPE_CHECKING:
+    from trtdist.plan import Plan
+    from trtdist.rundir import RunDir
+    from trtdist.topology import Topology
+
+__all__ = ["command"]
+
+
+@click.command("submit")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--wait", is_flag=True, help="Return at READY, or when it failed.")
+@click.option("--dry-run", is_flag=True, help="Print exactly what would be submitted, and submit nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print run_id, job_id and run_dir as JSON.")
+@click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
+def command(file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tuple[str, ...]) -> None:
+    """Submit the topology in FILE as a batch job and print the run id and the job id.
+
+    `trtdist status` and `trtdist logs -f` follow it from now on, `trtdist down` ends it. With --wait the command
+    returns at READY with 0, with 1 when the run failed, with 3 when it was not ready in time; Ctrl-C then leaves the
+    job alone and ends the command with 130.
+    """
+    from trtdist.planning import Target, plan
+    from trtdist.topology import load
+
+    topology = load(file, overrides=overrides, environ=os.environ)
+    planned = plan(topology, Target.SLURM)
+    if dry_run:
+        click.echo(_script(planned, topology), nl=False)
+        return
+    signals = StopSignals()
+    run, job = _submit(planned, topology)
+    if as_json:
+        click.echo(json.dumps({"version": 1, "run_id": run.run_id, "job_id": job, "run_dir": str(run.path)}))
+    else:
+        click.echo(f"{run.run_id} is job {job}")
+    if wait:
+        _wait(run, job, signals)
+
+
+def _script(planned: Plan, topology: Topology) -> str:
+    from trtdist.rendering import render_slurm
+
+    return render_slurm(planned, topology)["job.sbatch"]
+
+
+def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
+    """The run, and the id of its job. A run that Slurm does not take says so in its verdict."""
+    from trtdist.cli import jobs
+    from trtdist.cli.aftermath import bury
+    from trtdist.cli.prepare import prepare_slurm
+    from trtdist.rendering import job_options
+    from trtdist.supervisor.facts import Outcome
+
+    jobs.require_slurm("sbatch")
+    options = job_options(planned, topology)
+    jobs.refuse_misfit(options)
+    run = prepare_slurm(topology, planned, environ=os.environ, now=time.time())
+    try:
+        return run, jobs.submit(run, options)
+    except TrtdistError as error:
+        bury(run, Outcome("FAILED", error.exit_code, str(error)))
+        raise
+
+
+def _wait(run: RunDir, job: str, signals: StopSignals) -> None:
+    from trtdist.cli.following import Waiting
+    from trtdist.cli.submitted import Submitted
+    from trtdist.cli.up import conclude, until_ready
+    from trtdist.observe.jobs import JobWatcher
+    from trtdist.supervisor.facts import Settings
+
+    signals.hold()
+    following = Waiting(run, Submitted(run, job, JobWatcher()), signals, Settings())
+    if until_ready(following):
+        click.echo(f"{run.run_id} is READY", err=True)
+    elif following.given_up:
+        raise InterruptedRunError(f"job {job} is left alone: `trtdist down {run.run_id}` ends it")
+    else:
+        conclude(following, False)

@@ -1,0 +1,77 @@
+"""What the tasks of a step do: the files `NN-name.task.sh`, which differ between launchers only where they must."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trtdist.plan import Plan, Rank, Server, Step
+from trtdist.rendering.shell import RenderError, refuse_reserved
+from trtdist.rendering.templates import render
+from trtdist.topology.model import Topology
+
+__all__ = ["refuse_unsupported", "task_file"]
+
+_WITHOUT_GPUS = frozenset({"reference"})
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One rank as a task of a step: `number` within the step, `devices` the GPUs of its server on its node."""
+
+    number: int
+    server: str
+    rank: int
+    size: int
+    world_rank: int
+    gpu: int
+    node: int
+    devices: str
+
+
+def refuse_unsupported(topology: Topology, where: str) -> None:
+    """RenderError when a topology asks for what cannot be started; `where` ends "cannot be started ..."."""
+    if topology.runtime != "trtdist":
+        raise RenderError(f"runtime {topology.runtime} cannot be started yet; write `runtime: trtdist`")
+    if topology.container.runtime != "none":
+        raise RenderError(
+            f"container runtime {topology.container.runtime} cannot be started {where} yet; "
+            "--set container.runtime=none --set container.image=null runs on the host"
+        )
+    for name in topology.container.env:
+        refuse_reserved(name)
+
+
+def task_file(plan: Plan, topology: Topology, step: Step, *, slurm: bool) -> str:
+    """What each task of a step does; through Slurm it runs the setup lines and refuses a node that is not its own."""
+    common = {"plan": plan, "step": step, "slurm": slurm, "setup": topology.slurm.setup if slurm else ()}
+    if step.kind != "workers":
+        arguments = ["trtdist.services", step.name] if step.kind == "service" else [f"trtdist.serving.{step.kind}"]
+        return render("program.task.sh.j2", arguments=arguments, **common)
+    return render(
+        "workers.task.sh.j2",
+        tasks=_tasks([plan.server(name) for name in step.servers]),
+        gpus=plan.engine not in _WITHOUT_GPUS,
+        variables=topology.container.env,
+        workdir=topology.container.workdir,
+        **common,
+    )
+
+
+def _tasks(servers: Sequence[Server]) -> list[_Task]:
+    ranks = [(server, rank) for server in servers for rank in server.ranks]
+    return [_task(number, server, rank) for number, (server, rank) in enumerate(ranks)]
+
+
+def _task(number: int, server: Server, rank: Rank) -> _Task:
+    return _Task(
+        number, server.name, rank.rank, server.size, rank.world_rank, rank.gpu, rank.node, _devices(server, rank)
+    )
+
+
+def _devices(server: Server, rank: Rank) -> str:
+    """All GPUs of the server on the rank's node, in rank order.
+
+    An engine takes device `rank % count`, and reaches its neighbours' memory only on devices that it sees.
+    """
+    return ",".join(str(other.gpu) for other in server.ranks if other.node == rank.node)

@@ -1,0 +1,235 @@
+"""Command lines of Slurm's programs as argv lists, from frozen facts. Pure.
+
+Options are written with their long names and `=`, which every release since 20.11 reads alike. Standard library,
+Python 3.9.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = [
+    "INHERITED_OPTIONS",
+    "OUTER_TASK_PREFIXES",
+    "JobOptions",
+    "StepOptions",
+    "salloc",
+    "sbatch",
+    "sbatch_directives",
+    "scancel",
+    "scontrol_hostnames",
+    "scontrol_show",
+    "sinfo",
+    "sinfo_nodes",
+    "squeue_jobs",
+    "squeue_steps",
+    "srun",
+    "srun_mpi_list",
+]
+
+# Variables that srun reads as options of its own (srun(1), "Input environment variables"): what the outer job or a
+# user's profile has left in them must not decide over a step.
+INHERITED_OPTIONS = (
+    "SLURM_ACCEL_BIND_TYPE",
+    "SLURM_CPU_BIND",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_DISTRIBUTION",
+    "SLURM_EXACT",
+    "SLURM_EXCLUSIVE",
+    "SLURM_EXPORT_ENV",
+    "SLURM_GPU_BIND",
+    "SLURM_HINT",
+    "SLURM_HOSTFILE",
+    "SLURM_KILL_BAD_EXIT",
+    "SLURM_LABELIO",
+    "SLURM_MEM_BIND",
+    "SLURM_MEM_PER_CPU",
+    "SLURM_MEM_PER_GPU",
+    "SLURM_MPI_TYPE",
+    "SLURM_NO_KILL",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_NPROCS",
+    "SLURM_OPEN_MODE",
+    "SLURM_OVERLAP",
+    "SLURM_PROLOG",
+    "SLURM_REMOTE_CWD",
+    "SLURM_STDERRMODE",
+    "SLURM_STDINMODE",
+    "SLURM_STDOUTMODE",
+    "SLURM_TASK_EPILOG",
+    "SLURM_TASK_PROLOG",
+    "SLURM_THREADS_PER_CORE",
+    "SLURM_UNBUFFEREDIO",
+    "SLURM_WAIT",
+    "SRUN_CPUS_PER_TASK",
+)
+
+# Prefixes of what an outer step tells its own task; a program that finds them believes to be that task.
+OUTER_TASK_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "SLURM_STEP_")
+
+# The name last, since it may hold anything.
+_JOB_FORMAT = "%i|%T|%r|%S|%e|%N|%u|%j"
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What is asked of Slurm for a whole deployment.
+
+    `mem` is per node in MiB or as Slurm writes it ("64G"), 0 for all of it. `gpu_directive` is `gpus-per-node`, `gres`
+    or `none`. `warning` is how many seconds before the time limit the batch script gets USR1, 0 for no warning; Slurm
+    may send it up to a minute earlier.
+    """
+
+    name: str
+    nodes: int
+    tasks_per_node: int
+    cpus_per_task: int | None = None
+    mem: int | str = 0
+    time: str | None = None
+    account: str | None = None
+    partition: str | None = None
+    gpus_per_node: int = 0
+    gpu_directive: str = "gpus-per-node"
+    exclusive: bool = False
+    qos: str | None = None
+    reservation: str | None = None
+    constraint: str | None = None
+    exclude: str | None = None
+    segment: int | None = None
+    comment: str | None = None
+    output: str | None = None
+    warning: int = 0
+    extra: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a step of a running job is given.
+
+    `nodelist` is a folded host list; "" leaves the nodes to SLURM_HOSTFILE, whose lines then name the node of each
+    task in turn (Slurm refuses both together). `mpi` is a type that `srun --mpi=list` prints. `output` may hold
+    srun's patterns (%t: one file per task, written on its node).
+    """
+
+    name: str
+    nodes: int
+    tasks: int
+    nodelist: str = ""
+    mpi: str = "none"
+    tasks_per_node: int | None = None
+    cpus_per_task: int | None = None
+    cpu_bind: str = "none"
+    jobid: str | None = None
+    output: str | None = None
+    extra: tuple[str, ...] = ()
+
+
+def srun(step: StepOptions, command: tuple[str, ...] = ()) -> list[str]:
+    """The launch line of a named step inside an allocation, beside any others that run there."""
+    argv = ["srun", f"--job-name={step.name}"]
+    argv += _given({"jobid": step.jobid})
+    argv += [f"--nodes={step.nodes}", f"--ntasks={step.tasks}"]
+    argv += _given({"ntasks-per-node": step.tasks_per_node, "nodelist": step.nodelist or None})
+    argv += [f"--distribution={'block' if step.nodelist else 'arbitrary'}"]
+    # Steps share CPUs, memory and GPUs; who uses which GPU is decided in the task.
+    argv += ["--overlap", f"--mpi={step.mpi}", f"--cpu-bind={step.cpu_bind}"]
+    argv += _given({"cpus-per-task": step.cpus_per_task, "output": step.output})
+    # One dead rank ends the step. An explicit ALL, since the batch script's own --export is inherited otherwise.
+    argv += ["--kill-on-bad-exit=1", "--export=ALL", "--input=none", "--open-mode=append"]
+    return [*argv, *step.extra, *command]
+
+
+def sbatch_directives(job: JobOptions) -> list[str]:
+    """The options of a job, one for each `#SBATCH` line; the same go to salloc."""
+    options: dict[str, str | int | None] = {
+        "job-name": job.name,
+        "account": job.account,
+        "partition": job.partition,
+        "qos": job.qos,
+        "reservation": job.reservation,
+        "time": job.time,
+        "nodes": job.nodes,
+        "ntasks-per-node": job.tasks_per_node,
+        "cpus-per-task": job.cpus_per_task,
+        "mem": job.mem,
+        "constraint": job.constraint,
+        "exclude": job.exclude,
+        "segment": job.segment,
+        "comment": job.comment,
+    }
+    argv = _given(options) + _gpus(job)
+    return argv + (["--exclusive"] if job.exclusive else []) + list(job.extra)
+
+
+def sbatch(job: JobOptions) -> list[str]:
+    """The directives of a batch script: those of the job, and what only a batch script can ask for."""
+    argv = sbatch_directives(job) + _given({"output": job.output})
+    # A batch script of ours is not run again from its start by Slurm: the run has ended and says how.
+    argv += ["--open-mode=append", "--no-requeue"]
+    return argv + ([f"--signal=B:USR1@{job.warning}"] if job.warning else [])
+
+
+def salloc(job: JobOptions, command: tuple[str, ...] = ()) -> list[str]:
+    """The command that gets an allocation and runs `command` on the submit host; without one, no shell either."""
+    return ["salloc", *sbatch_directives(job), *(command or ("--no-shell",))]
+
+
+def scancel(*targets: str, signal: str = "") -> list[str]:
+    """Ends jobs or steps (`7`, `7.2`), or sends them a signal such as `TERM` instead.
+
+    A signal to a job goes to its batch script alone, which passes on what is to be passed on.
+    """
+    if not signal:
+        return ["scancel", *targets]
+    whole_job = [] if all("." in target for target in targets) else ["--batch"]
+    return ["scancel", f"--signal={signal}", *whole_job, *targets]
+
+
+def squeue_jobs(jobs: tuple[str, ...] = ()) -> list[str]:
+    """Lists jobs, those given or all of this user, for `parse.jobs`."""
+    chosen = [f"--jobs={','.join(jobs)}"] if jobs else ["--me"]
+    return ["squeue", *chosen, "--noheader", "--states=all", f"--format={_JOB_FORMAT}"]
+
+
+def squeue_steps(job: str) -> list[str]:
+    """Lists the running steps of a job, for `parse.steps`."""
+    return ["squeue", "--steps", f"--jobs={job}", "--noheader", "--format=%i|%N|%j"]
+
+
+def scontrol_show(kind: str, name: str = "") -> list[str]:
+    """Shows `job`, `config`, `step`, `node` or `partition`, one line each, for `parse.fields`."""
+    return ["scontrol", "--oneliner", "show", kind, *([name] if name else [])]
+
+
+def scontrol_hostnames(hostlist: str) -> list[str]:
+    """Expands a host list."""
+    return ["scontrol", "show", "hostnames", hostlist]
+
+
+def sinfo() -> list[str]:
+    """Lists partitions, one line for each kind of node, for `parse.partitions`."""
+    return ["sinfo", "--noheader", "--format=%R|%a|%l|%D|%c|%m|%G"]
+
+
+def sinfo_nodes(names: Sequence[str]) -> list[str]:
+    """Lists nodes with their states, for `parse.node_states`."""
+    return ["sinfo", "--noheader", "--Node", f"--nodes={','.join(names)}", "--format=%N|%T"]
+
+
+def srun_mpi_list() -> list[str]:
+    """Lists the MPI types that srun knows, for `parse.mpi_types`."""
+    return ["srun", "--mpi=list"]
+
+
+def _gpus(job: JobOptions) -> list[str]:
+    if not job.gpus_per_node or job.gpu_directive == "none":
+        return []
+    if job.gpu_directive == "gres":
+        return [f"--gres=gpu:{job.gpus_per_node}"]
+    return [f"--gpus-per-node={job.gpus_per_node}"]
+
+
+def _given(options: dict[str, str | int | None]) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items() if value is not None]

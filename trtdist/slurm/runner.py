@@ -1,0 +1,122 @@
+"""Runs Slurm's programs: the only place that does, srun steps apart, which launch lines start.
+
+A controller that does not answer is asked again for as long as the caller is patient. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+
+from trtdist.errors import MissingError, SlurmDownError, SlurmError
+
+__all__ = ["Call", "ask", "run"]
+
+TIMEOUT = 20.0
+_POLL, _RETRY = 0.02, 1.0
+# What Slurm 20.11 to 24.11 say when slurmctld is down, busy or unreachable (src/common/slurm_errno.c).
+_DOWN = re.compile(
+    r"unable to contact slurm controller|socket timed out|connection refused|transport endpoint|zero bytes"
+    r"|unable to connect|slurm backup controller|failed to contact|communication connection failure|try again later",
+    re.IGNORECASE,
+)
+# Users set these to have other columns; --format wins over them, but not all have an option.
+_TASTES = ("SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_")
+
+
+class Call:
+    """One run of a Slurm program, to be polled; it is killed after `timeout` seconds.
+
+    MissingError when there is no such program.
+    """
+
+    def __init__(self, argv: Sequence[str], timeout: float = TIMEOUT) -> None:
+        self._program = argv[0]
+        self._until = time.monotonic() + timeout
+        # Files in memory, since a pipe that nobody empties would stop a long list.
+        self._said, self._complained = os.memfd_create("stdout"), os.memfd_create("stderr")
+        try:
+            self._process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=self._said,
+                stderr=self._complained,
+                env=_environment(os.environ),
+                start_new_session=True,
+            )
+        except FileNotFoundError as error:
+            self._close()
+            remedy = "run this where Slurm's client programs are, or load their module"
+            raise MissingError(f"{argv[0]} is not on PATH: {remedy}") from error
+
+    def done(self) -> bool:
+        """Whether the program has ended."""
+        if self._process.poll() is None and time.monotonic() > self._until:
+            self._process.kill()
+            self._process.wait()
+        return self._process.returncode is not None
+
+    def output(self) -> str:
+        """What the program that is done printed (older ones list things on stderr); SlurmError if it failed."""
+        text, words = _content(self._said), _content(self._complained)
+        self._close()
+        code = self._process.returncode
+        if code == 0:
+            return text or words
+        if code < 0:
+            raise SlurmDownError(f"{self._program} did not answer in time: is Slurm's controller up?")
+        lines = [_without_program(line.strip()) for line in words.splitlines() if line.strip()]
+        message = "; ".join(lines) or f"exit code {code}, without a word"
+        kind = SlurmDownError if _DOWN.search(message) else SlurmError
+        raise kind(f"{self._program}: {message}")
+
+    def _close(self) -> None:
+        os.close(self._said)
+        os.close(self._complained)
+
+
+def run(argv: Sequence[str], patience: float = 0.0, timeout: float = TIMEOUT) -> str:
+    """Run a Slurm program to its end and return what it printed.
+
+    A controller that is down is asked again until `patience` seconds have passed, then SlurmDownError. SlurmError
+    with Slurm's own words when it refuses, MissingError without the program.
+    """
+    until = time.monotonic() + patience
+    while True:
+        call = Call(argv, timeout)
+        while not call.done():
+            time.sleep(_POLL)
+        try:
+            return call.output()
+        except SlurmDownError:
+            if time.monotonic() + _RETRY > until:
+                raise
+            time.sleep(_RETRY)
+
+
+async def ask(argv: Sequence[str], timeout: float = TIMEOUT) -> str:
+    """The same for an event loop, once."""
+    import asyncio  # here, since `status` and `logs` have to start at once and ask without a loop
+
+    call = Call(argv, timeout)
+    while not call.done():
+        await asyncio.sleep(_POLL)
+    return call.output()
+
+
+def _content(descriptor: int) -> str:
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0).decode("utf-8", "replace")
+
+
+def _without_program(line: str) -> str:
+    """A complaint without the "scontrol: error: " before it."""
+    return re.sub(r"^\w+: (error: |fatal: )?", "", line)
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without what changes the columns; times as seconds since the epoch, messages in English."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(_TASTES)}
+    return {**kept, "SLURM_TIME_FORMAT": "%s", "LC_ALL": "C.UTF-8"}

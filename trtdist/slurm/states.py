@@ -1,0 +1,79 @@
+"""What the states of a job mean for a run, and which reasons for waiting never go away. Pure, Python 3.9."""
+
+from __future__ import annotations
+
+from trtdist.slurm.parse import Job
+
+__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "phase"]
+
+WAITING, LIVE, ENDED = "waiting", "live", "ended"
+
+# squeue(1), "Job state codes". COMPLETING: the end has begun and processes may still be there.
+_PHASES = {
+    "PENDING": WAITING,
+    "CONFIGURING": WAITING,
+    "REQUEUED": WAITING,
+    "REQUEUE_FED": WAITING,
+    "REQUEUE_HOLD": WAITING,
+    "RESV_DEL_HOLD": WAITING,
+    "SPECIAL_EXIT": WAITING,
+    "RUNNING": LIVE,
+    "RESIZING": LIVE,
+    "SIGNALING": LIVE,
+    "STAGE_OUT": LIVE,
+    "STOPPED": LIVE,
+    "SUSPENDED": LIVE,
+}
+
+_ENDS = {
+    "BOOT_FAIL": "a node did not boot",
+    "CANCELLED": "it was cancelled (scancel)",
+    "COMPLETED": "it ended",
+    "COMPLETING": "it is being ended",
+    "DEADLINE": "its deadline passed",
+    "FAILED": "its script failed",
+    "NODE_FAIL": "a node failed",
+    "OUT_OF_MEMORY": "it used more memory than it was given",
+    "PREEMPTED": "it was preempted by another job",
+    "REVOKED": "another cluster of the federation runs it",
+    "TIMEOUT": "its time limit was reached",
+}
+
+_EXPLAINED = ("BOOT_FAIL", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
+
+# squeue(1), "Job reason codes": waiting does not help against these, whoever else ends.
+_HOPELESS = {
+    "AccountNotAllowed": "the partition does not admit the account: set slurm.account or slurm.partition",
+    "AssocMaxJobsLimit": "the account admits no more jobs: set slurm.account or end one",
+    "BadConstraints": "no node has what slurm.constraint asks for: correct it",
+    "DependencyNeverSatisfied": "it waits for a job that cannot end as wanted: cancel it",
+    "InvalidAccount": "the account does not exist: set slurm.account",
+    "InvalidQOS": "the quality of service does not exist: set slurm.qos",
+    "JobHeldAdmin": "an administrator holds it: ask them to release it",
+    "JobHeldUser": "it is held: release it with scontrol release",
+    "PartitionConfig": "the partition never runs such a job (nodes, time): ask for less or set slurm.partition",
+    "PartitionDown": "the partition is down: set slurm.partition to another one",
+    "PartitionInactive": "the partition is inactive: set slurm.partition to another one",
+    "PartitionNodeLimit": "it asks for more nodes than the partition admits: set slurm.nodes or slurm.partition",
+    "PartitionTimeLimit": "it asks for more time than the partition admits: set slurm.time or slurm.partition",
+    "QOSNotAllowed": "the partition does not admit the quality of service: set slurm.qos",
+    "ReservationDeleted": "the reservation was deleted: set slurm.reservation",
+    "launch_failed_requeued_held": "its launch failed and it is held: look at the nodes, then scontrol release it",
+}
+
+
+def phase(state: str) -> str:
+    """WAITING, LIVE or ENDED; what a newer Slurm may call its jobs otherwise counts as LIVE."""
+    return _PHASES.get(state, ENDED if state in _ENDS else LIVE)
+
+
+def ended_because(job: Job) -> str:
+    """The end of the sentence "job 7 is over: ...", with Slurm's reason where that is one for the end."""
+    how = _ENDS.get(job.state, job.state)
+    # A job that was cancelled while it waited keeps its reason for waiting.
+    return f"{how} ({job.reason})" if job.reason and job.state in _EXPLAINED else how
+
+
+def hopeless(reason: str) -> str:
+    """Why a pending job will never start, and what to do; "" when it may."""
+    return _HOPELESS.get(reason, "")

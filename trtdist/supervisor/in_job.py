@@ -1,0 +1,123 @@
+"""A supervisor inside a job of Slurm's: what TERM means there, when the time is up, how other nodes are cleaned.
+
+Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from trtdist.errors import TrtdistError
+from trtdist.rundir import RunDir
+from trtdist.services.envfile import read_env
+from trtdist.slurm import argv, hostlist, parse, states
+from trtdist.slurm.runner import ask
+from trtdist.supervisor import facts
+from trtdist.supervisor.remains import local_folder
+
+__all__ = ["InJob", "why_ended"]
+
+# The verdict of a job that was ended is due within a second.
+_HURRY = 0.7
+_LOOK_EVERY = 30.0
+_CLEANING = 10.0
+_DOWN_STATES = ("down", "fail", "unk", "powering_down")
+
+
+class InJob:
+    """The job `job`; `warning` is how many seconds before its time limit the run is stopped, `say` takes sentences."""
+
+    def __init__(self, run: RunDir, job: str, warning: float, say: Callable[[str], None]) -> None:
+        self._run = run
+        self._job = job
+        self._warning = warning
+        self._say = say
+
+    async def meaning(self, name: str) -> facts.Input:
+        """TERM means the end of the job, unless the job still runs: then it was for the supervisor alone."""
+        if name == "SIGUSR1":
+            return facts.TimeLimit(f"job {self._job} is near its time limit")
+        if name == "SIGINT":
+            return facts.StopAsked(True, None, f"interrupted ({name})")
+        try:
+            shown = parse.fields(await ask(argv.scontrol_show("job", self._job), _HURRY))
+            if states.phase(shown.get("JobState", "")) == states.LIVE and not _preempted(shown):
+                return facts.StopAsked(True, None, f"interrupted ({name})")
+            down = await self._nodes_down(shown)
+        except TrtdistError as error:
+            self._say(str(error))
+            return facts.EveryoneTerminated(f"job {self._job} was ended, and Slurm did not say why in time")
+        return why_ended(self._job, shown, down)
+
+    async def _nodes_down(self, shown: Mapping[str, str]) -> list[str]:
+        """The nodes of the job that Slurm knows to be down."""
+        try:
+            names = hostlist.expand(self._nodes_of_run() or shown.get("NodeList", ""))
+            listed = await ask(argv.sinfo_nodes(names), _HURRY)
+        except (TrtdistError, hostlist.HostListError):
+            return []
+        return [node for node, state in parse.node_states(listed) if state.lower().startswith(_DOWN_STATES)]
+
+    def _nodes_of_run(self) -> str:
+        """The nodes as resolved, since Slurm takes those that are done off the list of a job that ends."""
+        return ",".join(_resolved(self._run, "TRTDIST_NODES").split())
+
+    async def news(self) -> AsyncIterator[facts.Input]:
+        """That the time limit is near; it is looked up again and again, since it can be changed."""
+        while True:
+            pause = _LOOK_EVERY
+            try:
+                found = parse.jobs(await ask(argv.squeue_jobs((self._job,))))
+            except TrtdistError as error:
+                self._say(str(error))
+                found = []
+            end = found[0].end if found else None
+            if end is not None:
+                left = end - self._warning - time.time()
+                if left <= 0:
+                    yield facts.TimeLimit(f"job {self._job} reaches its time limit in {end - time.time():.0f} s")
+                    return
+                pause = min(pause, left)
+            await asyncio.sleep(pause)
+
+    async def clean(self) -> tuple[str, ...]:
+        """Remove the local folder on every node with a step of its own."""
+        folder = local_folder(self._run)
+        script = self._run.scripts / "each-node.srun.sh"
+        if len(_resolved(self._run, "TRTDIST_NODES").split()) < 2 or not script.is_file():
+            return ()
+        try:
+            await ask(["bash", str(script), "rm", "-rf", "--", str(folder)], _CLEANING)
+        except TrtdistError as error:
+            self._say(str(error))
+            return (f"{folder} on the nodes of job {self._job}",)
+        return ()
+
+
+def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> facts.EveryoneTerminated:
+    """Why Slurm ends a job, from `scontrol show job` and the nodes that are down.
+
+    While processes are left the state is COMPLETING, whatever led to it.
+    """
+    state, reason = shown.get("JobState", ""), shown.get("Reason", "")
+    if _preempted(shown):
+        return facts.EveryoneTerminated(f"job {job} was preempted by another job", certain=True)
+    if down or state == "NODE_FAIL" or reason == "NodeDown":
+        return facts.EveryoneTerminated(f"job {job} lost {', '.join(down) or 'a node'}", "FAILED", 1, certain=True)
+    if state == "TIMEOUT" or reason == "TimeLimit":
+        return facts.EveryoneTerminated(f"job {job} reached its time limit", "TIMEOUT", 1, certain=True)
+    return facts.EveryoneTerminated(f"job {job} was cancelled (scancel)")
+
+
+def _preempted(shown: Mapping[str, str]) -> bool:
+    return shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown", "N/A")
+
+
+def _resolved(run: RunDir, name: str) -> str:
+    """A value of resolved.env; "" before it is written."""
+    try:
+        return read_env(run.resolved_env).get(name, "")
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,156 @@
+"""The nodes of a job of Slurm, each looked at before anything starts. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from trtdist.errors import InputError, TrtdistError
+from trtdist.rundir import RunDir
+from trtdist.slurm import mpi, parse, runner
+from trtdist.slurm.argv import scontrol_hostnames, srun_mpi_list
+from trtdist.slurm.hostlist import fold
+from trtdist.supervisor import nodeprobe
+
+__all__ = ["Greeter", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
+
+# A controller that is restarted is awaited.
+_PATIENCE_S, _PROBE_S = 30.0, 120.0
+_MOST_SKEW_S = 5.0
+_OLDEST_PYTHON = (3, 9)
+# Without that Python on a node there is nobody to write the report.
+_WRAPPER = """\
+if [ -x "$1" ]; then exec "$@"; fi
+printf '{"node": "%s", "problems": ["has no Python where this run has it"]}\\n' "$SLURMD_NODENAME"
+"""
+
+
+def job_nodes(environ: Mapping[str, str], wanted: int) -> list[str]:
+    """The names of the `wanted` first nodes of the job, in Slurm's order, the head node first.
+
+    InputError when the job has fewer, or this is another node than its first.
+    """
+    text = environ.get("TRTDIST_JOB_NODELIST") or environ.get("SLURM_JOB_NODELIST", "")
+    if not text:
+        raise InputError("this is no job of Slurm: start it with sbatch, or inside salloc as scripts/README.txt says")
+    nodes = runner.run(scontrol_hostnames(text), _PATIENCE_S).split()
+    if len(nodes) < wanted:
+        raise InputError(f"job {environ.get('SLURM_JOB_ID')} has {_count(len(nodes))} and the plan needs {wanted}")
+    here = environ.get("SLURMD_NODENAME", "")
+    if here != nodes[0]:
+        raise InputError(
+            f"this is {here or socket.gethostname()} and not {nodes[0]}, the first node of the job: "
+            "bash scripts/head.srun.sh resolve.sh runs it there"
+        )
+    return nodes[:wanted]
+
+
+def _count(nodes: int) -> str:
+    return f"{nodes} node" + ("" if nodes == 1 else "s")
+
+
+def mpi_type() -> str:
+    """The MPI type of steps with ranks; MissingError when Slurm has none that Open MPI can use."""
+    return mpi.choose(parse.mpi_types(runner.run(srun_mpi_list(), _PATIENCE_S)))
+
+
+def look_at_nodes(
+    run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path, listener: socket.socket
+) -> list[str]:
+    """The address of each node, in order, found there; the node-local folder is made on each.
+
+    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET. `listener` is where the nodes must reach the head node.
+    TrtdistError names each node with what is wrong there.
+    """
+    with Greeter(listener) as greeter:
+        asked = {
+            "interface": given.get("TRTDIST_INTERFACE", ""),
+            "subnet": given.get("TRTDIST_SUBNET", ""),
+            "peers": [nodes[0], *nodes[1:2]],
+            "local": str(local),
+            "run": str(run.path),
+            "head": listener.getsockname()[:2],
+            "nonce": greeter.nonce,
+        }
+        reports, said = _reports(run, nodes, asked)
+    problems = [problem for node in nodes for problem in problems_of(node, reports.get(node), said)]
+    if problems:
+        raise TrtdistError("; ".join(problems))
+    return [str(reports[node]["address"]) for node in nodes]
+
+
+class Greeter:
+    """Tells whoever connects a secret word and the time, so that nodes know that they reached this one."""
+
+    def __init__(self, listener: socket.socket) -> None:
+        self.nonce = secrets.token_hex(8)
+        self._listener = listener
+        self._thread = threading.Thread(target=self._greet, daemon=True)
+
+    def __enter__(self) -> Greeter:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _greet(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return  # closed
+            with connection, suppress(OSError):
+                connection.sendall(f"{self.nonce} {time.time():.6f}\n".encode())
+
+
+def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:
+    """What each node found, by its name, and what srun said."""
+    script = run.scripts / "each-node.srun.sh"
+    program = [sys.executable, "-I", "-S", "-c", Path(nodeprobe.__file__).read_text(), json.dumps(asked)]
+    chosen = {"TRTDIST_JOB_NODELIST": fold(nodes)}
+    command = ["bash", str(script), "bash", "-c", _WRAPPER, "bash", *program]
+    try:
+        done = subprocess.run(
+            command,
+            env={**os.environ, **chosen},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_S,
+        )
+    except subprocess.TimeoutExpired:
+        return {}, f"srun did not end within {_PROBE_S:g} s"
+    found = {}
+    for line in done.stdout.splitlines():
+        with suppress(ValueError, TypeError, KeyError):
+            report = json.loads(line)
+            found[report["node"]] = report
+    return found, " ".join(done.stderr.split()) or f"srun ended with {done.returncode}"
+
+
+def problems_of(node: str, report: Mapping[str, Any] | None, said: str) -> list[str]:
+    """What is wrong with a node, as sentences, by its report (None without one) and by what srun `said`."""
+    if report is None:
+        return [f"node {node} gave no answer ({said})"]
+    found = [f"node {node} {problem}" for problem in report["problems"]]
+    if tuple(report.get("python", _OLDEST_PYTHON)) < _OLDEST_PYTHON:
+        found.append(f"node {node} has a Python older than 3.9 as {sys.executable}: start the run with a newer one")
+    ahead = report.get("skew", 0.0)
+    if abs(ahead) - report.get("round_trip", 0.0) > _MOST_SKEW_S:
+        way = "ahead of" if ahead > 0 else "behind"
+        found.append(f"the clock of node {node} is {abs(ahead):.1f} s {way} that of the head node: set one right")
+    return found

@@ -1,0 +1,158 @@
+"""Looks at one node of a job and prints what it finds as a line of JSON.
+
+Sent to each node as text (`python -I -S -c`), so that it needs nothing of the run directory, whose visibility it
+checks, and imports nothing of ours. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import ipaddress
+import json
+import os
+import socket
+import stat
+import struct
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Unusable", "choose", "interfaces", "look", "private_folder"]
+
+_SIOCGIFADDR = 0x8915  # netdevice(7)
+_CONNECT_S, _VISIBLE_S, _LOOK_AGAIN_S = 5.0, 20.0, 0.2
+_ANY_PORT = 9  # nothing is sent to it
+
+
+class Unusable(Exception):
+    """What this node cannot do; the message ends a sentence that begins with the node's name."""
+
+
+def interfaces() -> list[tuple[str, str]]:
+    """The interfaces of this node, each with its address: IPv4, then the IPv6 addresses that others can use."""
+    found = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(asked, _SIOCGIFADDR, struct.pack("256s", name[:15].encode()))
+            except OSError:
+                continue  # it has no IPv4 address
+            found.append((name, socket.inet_ntoa(answer[20:24])))
+    try:
+        lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
+    except OSError:
+        lines = []
+    six = [(words[5], ipaddress.IPv6Address(bytes.fromhex(words[0]))) for words in lines]
+    return found + [(name, str(address)) for name, address in six if not address.is_link_local]
+
+
+def choose(interface: str, subnet: str, peers: list[str]) -> tuple[str, str]:
+    """The interface and address at which other nodes reach this one; Unusable when there is none.
+
+    The one that is named, else the one that lies in the subnet, else the one from which the first of `peers` (names of
+    other nodes) would be reached, else the first that is not loopback.
+    """
+    there = interfaces()
+    if interface:
+        named = [(name, address) for name, address in there if name == interface]
+        if not named:
+            raise Unusable(f"has no address on network.interface {interface}; it has {_shown(there)}")
+        return named[0]
+    if subnet:
+        network = ipaddress.ip_network(subnet, strict=False)
+        inside = [(name, address) for name, address in there if ipaddress.ip_address(address) in network]
+        if not inside:
+            raise Unusable(f"has no address in network.subnet {subnet}; it has {_shown(there)}")
+        return inside[0]
+    outward = [(name, address) for name, address in there if not ipaddress.ip_address(address).is_loopback]
+    routed = {source for source in map(_source, peers) if source}
+    for name, address in [each for each in outward if each[1] in routed] + outward:
+        return name, address
+    raise Unusable(f"has no address that other nodes could reach; it has {_shown(there)}")
+
+
+def _shown(there: list[tuple[str, str]]) -> str:
+    return ", ".join(f"{address} on {name}" for name, address in there) or "none at all"
+
+
+def _source(peer: str) -> str:
+    """The address from which packets to another node would be sent, "" when its name leads nowhere."""
+    try:
+        for family, kind, _, _, address in socket.getaddrinfo(peer, _ANY_PORT, type=socket.SOCK_DGRAM):
+            with socket.socket(family, kind) as tried:
+                tried.connect(address)
+                return str(tried.getsockname()[0])
+    except OSError:
+        pass
+    return ""
+
+
+def private_folder(path: str) -> None:
+    """Make the node-local folder, for this user alone; the folder above it may have been put there by somebody else.
+
+    Unusable or OSError when that is impossible.
+    """
+    for folder in (os.path.dirname(path), path):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        status = os.lstat(folder)
+        if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
+            raise Unusable(f"has a {folder} that belongs to somebody else: remove it, or set TMPDIR to another folder")
+        if status.st_mode & 0o077:
+            os.chmod(folder, 0o700)
+
+
+def look(asked: dict[str, Any]) -> dict[str, Any]:
+    """The report of this node: `address`, `interface`, `skew` (seconds that its clock is ahead of the head's), `python`
+    (major and minor version), and `problems`, each the end of a sentence that begins with the node's name.
+
+    `asked` has `interface`, `subnet` and `peers` for `choose`, `local` (the node-local folder), `run` (the run
+    directory), and of the head node `head` (address and port) and `nonce`, what it says there.
+    """
+    node = os.environ.get("SLURMD_NODENAME", "")
+    report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": []}
+    for check in (_address, _folders, _head):
+        try:
+            report.update(check(asked))
+        except Unusable as problem:
+            report["problems"].append(str(problem))
+        except OSError as error:
+            report["problems"].append(f"cannot use {error.filename}: {error.strerror}")
+    return report
+
+
+def _address(asked: dict[str, Any]) -> dict[str, Any]:
+    interface, address = choose(asked["interface"], asked["subnet"], asked["peers"])
+    return {"interface": interface, "address": address}
+
+
+def _folders(asked: dict[str, Any]) -> dict[str, Any]:
+    private_folder(asked["local"])
+    end = time.monotonic() + _VISIBLE_S
+    # A shared file system may show files of another machine seconds later.
+    while not os.path.isfile(os.path.join(asked["run"], "plan.json")):
+        if time.monotonic() > end:
+            raise Unusable(
+                f"does not see the run directory {asked['run']}: put runs on a file system that all nodes see"
+            )
+        time.sleep(_LOOK_AGAIN_S)
+    return {}
+
+
+def _head(asked: dict[str, Any]) -> dict[str, Any]:
+    """Reach the head node, which says its nonce and its time."""
+    address, port = asked["head"]
+    before = time.time()
+    try:
+        with socket.create_connection((address, port), timeout=_CONNECT_S) as connection:
+            said = connection.recv(256).decode("ascii", "replace").split()
+    except OSError as error:
+        raise Unusable(f"cannot reach the head node at {address} port {port} ({error})") from error
+    after = time.time()
+    if len(said) != 2 or said[0] != asked["nonce"]:
+        raise Unusable(f"reaches another machine than the head node at {address} port {port}")
+    return {"skew": (before + after) / 2 - float(said[1]), "round_trip": after - before}
+
+
+if __name__ == "__main__":
+    print(json.dumps(look(json.loads(sys.argv[1]))), flush=True)
