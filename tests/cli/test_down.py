@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,10 @@ import pytest
 
 from tests.supervisor.runs import DEAF, HandMade, wait_for
 from trtdist.events import StepStarted, SupervisorStarted, TaskStarted
+from trtdist.process import ProcessId
 from trtdist.supervisor.remains import recorded_remains
+
+HERE = socket.gethostname()
 
 
 @pytest.fixture
@@ -23,6 +27,15 @@ def made(tmp_path: Path) -> Iterator[HandMade]:
     run = HandMade(tmp_path)
     yield run
     run.clean()
+
+
+@pytest.fixture
+def stranger() -> Iterator[subprocess.Popen[bytes]]:
+    """A process of somebody else."""
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    yield process
+    process.kill()
+    process.wait()
 
 
 def start_down(made: HandMade, *arguments: str) -> subprocess.Popen[str]:
@@ -97,7 +110,7 @@ def test_what_a_run_left_behind_goes_with_the_next_down(made: HandMade) -> None:
     stray = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         ticks = int(Path(f"/proc/{stray.pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
-        made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, "here", stray.pid, ticks, 1, 1))
+        made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, HERE, stray.pid, ticks, 1, 1))
         assert "(FAILED, because)" in down(made)
         assert stray.wait(5) == -signal.SIGKILL
     finally:
@@ -105,18 +118,56 @@ def test_what_a_run_left_behind_goes_with_the_next_down(made: HandMade) -> None:
         stray.wait()
 
 
-def test_another_process_with_a_recorded_pid_is_left_alone(made: HandMade) -> None:
-    stranger = subprocess.Popen(["sleep", "1000"], start_new_session=True)
-    try:
-        made.say(
-            "task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, "here", stranger.pid, 1, stranger.pid, 1)
-        )
-        made.say("supervisor", SupervisorStarted("here", stranger.pid, 1))
-        down(made)
-        assert stranger.poll() is None
-    finally:
-        stranger.kill()
-        stranger.wait()
+def test_another_process_with_a_recorded_pid_is_left_alone(made: HandMade, stranger: subprocess.Popen[bytes]) -> None:
+    made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, HERE, stranger.pid, 1, stranger.pid, 1))
+    made.say("supervisor", SupervisorStarted(HERE, stranger.pid, 1))
+    down(made)
+    assert stranger.poll() is None
+
+
+def elsewhere(made: HandMade, process: subprocess.Popen[bytes]) -> None:
+    """Have the run be on another machine, where its processes have numbers that mean something else here."""
+    identity = ProcessId.of(process.pid)
+    assert identity is not None
+    made.say("supervisor", SupervisorStarted("node9", identity.pid, identity.started))
+    made.say("supervisor", StepStarted("workers", identity.pid, identity.started))
+
+
+def test_a_run_on_another_machine_is_only_asked(made: HandMade, stranger: subprocess.Popen[bytes]) -> None:
+    elsewhere(made, stranger)
+    child = start_down(made)
+    wait_for(lambda: any(made.run.control.iterdir()), 20, "the request")
+    made.run.verdict.write_text(json.dumps({"state": "STOPPED", "reason": "asked", "exit_code": 0, "left": []}))
+    out, err = child.communicate(timeout=20)
+    assert child.returncode == 0, err
+    assert "is down and nothing is left" in out
+    assert stranger.poll() is None
+    assert made.local.exists()
+
+
+def test_what_is_left_on_another_machine_is_named(made: HandMade, stranger: subprocess.Popen[bytes]) -> None:
+    elsewhere(made, stranger)
+    made.run.verdict.write_text(json.dumps({"state": "FAILED", "reason": "x", "exit_code": 1, "left": ["gen.0.0"]}))
+    child = start_down(made)
+    _, err = child.communicate(timeout=20)
+    assert child.returncode == 1
+    assert "this was still there on node9: gen.0.0; run `trtdist down sim-20260101-000000-abcd` on node9" in err
+    assert stranger.poll() is None
+    assert made.local.exists()
+
+
+@pytest.mark.long
+def test_a_supervisor_on_another_machine_that_does_not_answer(
+    made: HandMade, stranger: subprocess.Popen[bytes]
+) -> None:
+    elsewhere(made, stranger)
+    child = start_down(made)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 1
+    assert "does not answer from here: run `trtdist down sim-20260101-000000-abcd` on node9" in err
+    assert not made.run.verdict.exists()
+    assert stranger.poll() is None
+    assert made.local.exists()
 
 
 def test_a_run_that_never_started(made: HandMade) -> None:

@@ -96,6 +96,18 @@ def test_each_killed_shim(place: Workplace, victim: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("part", ["pid", "shim_pid"])
+@pytest.mark.parametrize("victim", OTHERS)
+def test_each_killed_as_soon_as_it_runs(place: Workplace, victim: str, part: str) -> None:
+    front = place.start("up", QUICKSTART, "--local")
+    wait_for(lambda: place.runs() and place.told(f'"name": "{victim}", "'), 60, "the task")
+    os.kill(getattr(task(place, victim), part), KILL)
+    assert f"failed: {victim} " in ends(front, 1)
+    assert [event.step for event in place.events(StepStarted)].count(victim) == 1
+    place.nothing_left()
+
+
+@pytest.mark.long
 def test_a_killed_launcher_of_ranks(place: Workplace) -> None:
     front = place.up_in_front(QUICKSTART)
     step = next(event for event in place.events(StepStarted) if event.step == "workers")

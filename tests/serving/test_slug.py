@@ -1,4 +1,4 @@
-"""Names of instances, held against the seed's vectors and the blake3 package."""
+"""Names of instances, held against those of Triton Distributed and the blake3 package."""
 
 from __future__ import annotations
 

@@ -147,6 +147,15 @@ def test_a_service_that_dies_early_of_something_else_fails_the_run() -> None:
     assert cluster.outcome.reason == "etcd ended with exit code 1 and nobody had asked it to"
 
 
+@pytest.mark.parametrize("kind", ["kill_step", "kill_task", "kill_shim"])
+def test_a_service_that_is_killed_before_it_is_healthy_is_not_started_again(kind: str) -> None:
+    cluster = life(Fault(0.03, kind, "nats"))
+    assert starts(cluster).count("nats") == 1
+    assert (cluster.outcome.state, cluster.outcome.exit_code) == ("FAILED", 1)
+    assert cluster.outcome.first is not None
+    assert cluster.outcome.first.name == "nats"
+
+
 def test_what_ignores_the_signal_is_killed_within_the_grace() -> None:
     cluster = life(Fault(5.0, "down", grace=3.0), behaviours={"workers": Behaviour(stops_after=NEVER)})
     assert [action.step for action in cluster.actions(facts.Kill)] == ["workers"]  # type: ignore[union-attr]

@@ -154,6 +154,21 @@ def test_a_taken_port_is_replaced(made: HandMade) -> None:
     assert supervisor.wait(5) == 0
 
 
+@pytest.mark.parametrize("part", ["program", "shim"])
+def test_a_service_that_is_killed_before_it_is_healthy_fails_the_run(made: HandMade, part: str) -> None:
+    (made.run.path / "health" / "etcd").unlink()
+    (made.run.path / "taken").mkdir()
+    (made.run.path / "taken" / "etcd").write_text("1")
+    supervisor = made.supervise()
+    wait_for(lambda: [event for event in made.events(TaskStarted) if event.name == "etcd"], 10, "etcd")
+    task = made.task("etcd")
+    os.kill(task.pid if part == "program" else task.shim_pid, signal.SIGKILL)
+    assert supervisor.wait(5) == 1
+    assert (made.verdict()["state"], made.verdict()["first"]["name"]) == ("FAILED", "etcd")
+    assert [event.step for event in made.events(StepStarted)].count("etcd") == 1
+    made.nothing_left()
+
+
 def test_a_service_that_cannot_start(made: HandMade) -> None:
     (made.run.path / "health" / "etcd").unlink()
     made.script("etcd", "echo 'etcd: no such binary' >&2; exit 127")

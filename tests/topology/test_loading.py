@@ -32,8 +32,8 @@ services: {nats: {}, etcd: {}}
 slurm: {account: a, partition: batch, time: "01:00:00", gpus_per_node: 8, nodes: auto, cpus_per_task: 8, mem: 0}
 """
 
-SEED = """\
-name: seed
+TRITON_DISTRIBUTED = """\
+name: older
 model: TinyLlama/TinyLlama-1.1B-Chat-v1.0
 ##################
 hostname: localhost
@@ -77,8 +77,8 @@ def test_the_design_example(checked: Check, tmp_path: Path) -> None:
     assert checked(DESIGN).diagnostics == ()
 
 
-def test_the_file_of_the_seed_with_a_name(checked: Check) -> None:
-    result = checked(SEED)
+def test_the_file_of_triton_distributed_with_a_name(checked: Check) -> None:
+    result = checked(TRITON_DISTRIBUTED)
     topology = good(result)
     assert topology.world_size == 4
     assert topology.context_servers is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean
 from trtdist.cli.job_descent import JobDescent
 from trtdist.cli.progress import Lines, say
 from trtdist.errors import InputError, TrtdistError
-from trtdist.events import ControlTaken, EventReader
+from trtdist.events import ControlTaken, EventReader, SupervisorStarted
 from trtdist.observe.runs import find_run
 from trtdist.observe.snapshot import job_of
 from trtdist.observe.times import span
@@ -29,6 +30,8 @@ _PACE = 0.05
 _TO_START = 3.0
 _TO_REACT = 5.0
 _TO_LEAVE = 2.0
+# The request and its answer go through the file system that both machines share.
+_TO_REACT_ELSEWHERE = 15.0
 
 
 @click.command("down")
@@ -64,8 +67,12 @@ def command(run: str | None, grace: float | None) -> None:
 
 def _leave_nothing(run: RunDir) -> None:
     """Wait for the supervisor to go, then remove whatever it did not; TrtdistError names what cannot be removed."""
-    supervisor = supervisor_of(run)
-    if supervisor is not None:
+    found = supervisor_of(run)
+    if found is not None and not _is_here(found):
+        _require_nothing_left(run, found.host)
+        return
+    if found is not None:
+        supervisor = _process(found)
         until = time.monotonic() + _TO_LEAVE
         while supervisor.alive() and time.monotonic() < until:
             time.sleep(_PACE)
@@ -73,6 +80,24 @@ def _leave_nothing(run: RunDir) -> None:
     left = clean(run)
     if left:
         raise TrtdistError(f"{run.run_id} is down, but this is still there: {', '.join(left)}; end it by hand")
+
+
+def _require_nothing_left(run: RunDir, host: str) -> None:
+    """TrtdistError names what the supervisor on another machine could not remove."""
+    left = (verdict.read(run) or {}).get("left")
+    if left:
+        raise TrtdistError(
+            f"{run.run_id} is down, but this was still there on {host}: {', '.join(left)}; "
+            f"run `trtdist down {run.run_id}` on {host}"
+        )
+
+
+def _is_here(supervisor: SupervisorStarted) -> bool:
+    return supervisor.host == socket.gethostname()
+
+
+def _process(supervisor: SupervisorStarted) -> ProcessId:
+    return ProcessId(supervisor.pid, supervisor.started)
 
 
 class _Descent:
@@ -91,15 +116,26 @@ class _Descent:
         """Return when there is a verdict."""
         # Before looking for the supervisor, so that one that is just starting finds it.
         request = self._ask()
-        supervisor = self._find_supervisor()
-        if supervisor is None:
-            outcome = Outcome("STOPPED", 0, "taken down before its supervisor had started")
-        elif self._ends_by_itself(supervisor, request) or self._ends_by_term(supervisor):
-            outcome = after_death(self._run, Death("supervisor", "supervisor", None, None, 0.0, "", 0))
-        else:
-            say("it does not react to that either and is killed")
-            supervisor.signal(signal.SIGKILL)
-            outcome = Outcome("STOPPED", 0, "stopped by `trtdist down`; its supervisor hung and was killed")
+        found = self._find_supervisor()
+        if found is None:
+            self._bury(Outcome("STOPPED", 0, "taken down before its supervisor had started"))
+        elif _is_here(found):
+            self._bury(self._end(_process(found), request))
+        elif not self._ends_elsewhere(found.host, request):
+            raise TrtdistError(
+                f"the supervisor of {self._run.run_id} on {found.host} does not answer from here: "
+                f"run `trtdist down {self._run.run_id}` on {found.host}"
+            )
+
+    def _end(self, supervisor: ProcessId, request: str) -> Outcome:
+        """End a supervisor on this machine; returns how the run ended in case that it leaves no verdict."""
+        if self._ends_by_itself(supervisor, request) or self._ends_by_term(supervisor):
+            return after_death(self._run, Death("supervisor", "supervisor", None, None, 0.0, "", 0))
+        say("it does not react to that either and is killed")
+        supervisor.signal(signal.SIGKILL)
+        return Outcome("STOPPED", 0, "stopped by `trtdist down`; its supervisor hung and was killed")
+
+    def _bury(self, outcome: Outcome) -> None:
         if verdict.read(self._run) is None:
             bury(self._run, outcome)
 
@@ -112,9 +148,19 @@ class _Descent:
             say(f"cannot leave a request for the supervisor ({error.strerror})")
             return ""
 
-    def _find_supervisor(self) -> ProcessId | None:
+    def _find_supervisor(self) -> SupervisorStarted | None:
         self._wait(lambda: supervisor_of(self._run) is not None or self._has_verdict(), _TO_START)
         return supervisor_of(self._run)
+
+    def _ends_elsewhere(self, host: str, request: str) -> bool:
+        """Whether a supervisor on another machine takes the request and leaves a verdict within the grace.
+
+        Nothing is known here of its processes, so it is only asked.
+        """
+        say(f"{self._run.run_id} runs on {host}: its supervisor there is asked")
+        if not request or not self._wait(lambda: request in self._taken or self._has_verdict(), _TO_REACT_ELSEWHERE):
+            return False
+        return self._wait(self._has_verdict, self._grace + AFTER_GRACE + _TO_REACT_ELSEWHERE)
 
     def _ends_by_itself(self, supervisor: ProcessId, request: str) -> bool:
         """Whether the supervisor takes the request and ends within the grace, or is dead."""

@@ -8,6 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from trtdist.cli.given import Given, chosen_binary, given_local, given_slurm
@@ -67,15 +68,15 @@ def require_programs(topology: Topology, plan: Plan, environ: Mapping[str, str])
 
 def _make(root: Path, name: str, fill: Callable[[RunDir], None]) -> RunDir:
     """Fill a folder that nobody sees yet and give it its name; another random end when that is taken."""
-    path = root / f".{name}-{secrets.token_hex(8)}.part"
-    try:
-        path.mkdir(mode=0o700)
-        fill(RunDir(path))
-        path = _named(path, name)
+    part = root / f".{name}-{secrets.token_hex(8)}.part"
+    with ExitStack() as undo:
+        undo.callback(shutil.rmtree, part, ignore_errors=True)
+        part.mkdir(mode=0o700)
+        fill(RunDir(part))
+        path = _named(part, name)
+        undo.callback(shutil.rmtree, path, ignore_errors=True)
         _point(root / _LATEST, path.name)
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True)
-        raise
+        undo.pop_all()
     return RunDir(path)
 
 

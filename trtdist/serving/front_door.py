@@ -13,7 +13,7 @@ __all__ = ["FrontDoor", "component_name"]
 
 
 def component_name(word: str) -> str:
-    """A component as it is registered; the seed's documents also write `tensorrt_llm`."""
+    """A component as it is registered; documents of Triton Distributed also write `tensorrt_llm`."""
     return word.replace("_", "-")
 
 

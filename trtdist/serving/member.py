@@ -113,7 +113,7 @@ async def _connect(config: RunConfig, name: str, cut_off: asyncio.Event) -> Clie
 async def _add_service(
     nats: Client, instance: Instance, take: Callable[[Request], Awaitable[None]], data: Callable[[], dict[str, Any]]
 ) -> None:
-    """Answer `$SRV.PING`, `INFO` and `STATS`, and requests on the instance's own subject, named as the seed does."""
+    """Answer `$SRV.PING`, `INFO` and `STATS`, and requests on the subject that Triton Distributed would give it."""
     slug = service_slug(instance.namespace, instance.component)
     service = await add_service(
         nats,

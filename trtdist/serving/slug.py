@@ -1,4 +1,6 @@
-"""Names of instances in etcd and NATS: the layout of the seed's runtime, so that its tools and eyes still work.
+"""Names of instances in etcd and NATS: the layout of Triton Distributed, which became NVIDIA's Dynamo.
+
+Its tools, and eyes that are used to it, still work.
 
 key      {namespace}/components/{component}/{endpoint}:{lease in hex}
 subject  {slug}.{endpoint}-{lease in hex}

@@ -19,6 +19,7 @@ __all__ = [
     "due_to_term",
     "earlier",
     "failure",
+    "gave_up",
     "how_it_ended",
     "never_began",
     "not_ready",
@@ -65,6 +66,11 @@ def of_supervisor(code: int | None, number: int | None, at: float) -> Death:
 def not_started(event: StartFailed) -> Death:
     """The death of a step that could not even be started."""
     return Death(event.step, event.step, None, None, event.at, f"could not be started: {event.reason}", _GONE)
+
+
+def gave_up(death: Death) -> bool:
+    """Whether a program ended by itself, with an exit code of its own: it was not killed and did not vanish."""
+    return death.signal is None and death.code is not None and death.code <= 128
 
 
 def never_began(step: Step, settings: Settings) -> Death:

@@ -171,10 +171,12 @@ def _on_port_tested(state: State, event: PortTested, now: float) -> Change:
     step = state.steps[event.step]
     if step.phase != TESTING or state.ending:
         return state, []
-    if event.taken and step.starts < state.settings.port_attempts:
-        return state.with_step(replace(step, phase=RESOLVING, death=None)), [Resolve(event.step)]
     assert step.death is not None
-    death = deaths.on_taken_port(step.death, step.starts) if event.taken else step.death
+    # The port of a service that was killed may count as taken for a moment: only one that gave up met a taken port.
+    taken = event.taken and deaths.gave_up(step.death)
+    if taken and step.starts < state.settings.port_attempts:
+        return state.with_step(replace(step, phase=RESOLVING, death=None)), [Resolve(event.step)]
+    death = deaths.on_taken_port(step.death, step.starts) if taken else step.death
     state = state.with_step(replace(step, phase=ENDED))
     return deaths.note(state, death, now), []
 

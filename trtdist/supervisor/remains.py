@@ -55,13 +55,10 @@ def recorded_remains(run: RunDir) -> Remains:
     return Remains(tuple(_processes(run)), local_folder(run))
 
 
-def supervisor_of(run: RunDir) -> ProcessId | None:
+def supervisor_of(run: RunDir) -> SupervisorStarted | None:
     """The supervisor as it named itself; None when it never came up."""
-    found = None
-    for record in EventReader(run.events).poll():
-        if isinstance(record.event, SupervisorStarted):
-            found = ProcessId(record.event.pid, record.event.started)
-    return found
+    found = [record.event for record in EventReader(run.events).poll() if isinstance(record.event, SupervisorStarted)]
+    return found[-1] if found else None
 
 
 def local_folder(run: RunDir) -> Path:
