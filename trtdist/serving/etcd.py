@@ -6,6 +6,7 @@ gRPC clients bring a protobuf that fights the engine image over its version; the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from collections.abc import Coroutine, Sequence
@@ -262,11 +263,10 @@ class Watch:
         self._buffer = bytearray()
 
     async def __aenter__(self) -> Watch:
-        try:
+        async with contextlib.AsyncExitStack() as unless_open:
+            unless_open.push_async_callback(self._drop)
             await self._client._retry(self._start, self._client._seconds)
-        except BaseException:
-            await self._drop()
-            raise
+            unless_open.pop_all()
         return self
 
     async def __aexit__(

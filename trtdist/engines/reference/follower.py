@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from trtdist.engines.base import EngineConfig, EngineError
@@ -14,7 +14,7 @@ from trtdist.engines.reference.messages import Failed, Stop
 from trtdist.engines.reference.rank import Pace, RankWork, say
 from trtdist.engines.reference.store import Store
 
-__all__ = ["follow", "leave", "reporting"]
+__all__ = ["Reporting", "follow", "leave"]
 
 # Ranks of one MPI world end together. Who has waited for the others for so long ends without them, which the launcher
 # takes for a failure; it is longer than a server may take to finish its requests.
@@ -25,7 +25,7 @@ def follow(config: EngineConfig, store: Store, connect: Callable[[EngineConfig],
     """Take part until the leader stops; EngineError when the leader has failed."""
     knobs, pace = knobs_of(config), Pace()
     links = connect(config)
-    with reporting(links, config.rank, [0]):
+    with Reporting(links, config.rank, [0]):
         if _wait(links, pace, knobs.load_delay):
             leave(links, None, pace)
             return
@@ -86,12 +86,20 @@ def leave(links: Links, work: RankWork | None, pace: Pace) -> None:
     links.close()
 
 
-@contextlib.contextmanager
-def reporting(links: Links, rank: int, others: list[int]) -> Iterator[None]:
-    """Tell other ranks of the server when this one fails."""
-    try:
-        yield
-    except BaseException as error:
-        for other in others:
-            links.server.send(other, Failed(rank, str(error) or type(error).__name__))
-        raise
+class Reporting:
+    """Tells other ranks of the server when this one fails while in `with`."""
+
+    def __init__(self, links: Links, rank: int, others: list[int]) -> None:
+        self._links = links
+        self._rank = rank
+        self._others = others
+
+    def __enter__(self) -> None:
+        """Nothing to tell yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            for other in self._others:
+                self._links.server.send(other, Failed(self._rank, str(error) or type(error).__name__))

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from trtdist.engines.base import EngineConfig, EngineError
-from trtdist.engines.reference.follower import leave, reporting
+from trtdist.engines.reference.follower import Reporting, leave
 from trtdist.engines.reference.handle import Place
 from trtdist.engines.reference.knobs import knobs_of
 from trtdist.engines.reference.links import Links
@@ -104,7 +104,7 @@ class Leader:
     def run(self) -> None:
         """The life of the engine thread; raises when the engine cannot go on."""
         links = self._connect(self._config)
-        with reporting(links, 0, self._followers):
+        with Reporting(links, 0, self._followers):
             work = self._load(links)
             while work is not None and not self._stopping.is_set():
                 self._step(links, work)
