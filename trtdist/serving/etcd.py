@@ -118,10 +118,6 @@ class EtcdClient:
         """Delete a key; gives how many there were (0 or 1)."""
         return int_field(await self._call("/v3/kv/deleterange", {"key": b64(encode_key(key))}), "deleted")
 
-    async def delete_prefix(self, prefix: str) -> int:
-        """Delete all keys that start with `prefix`; gives how many there were."""
-        return int_field(await self._call("/v3/kv/deleterange", key_range(prefix)), "deleted")
-
     async def create(self, key: str, value: bytes, lease: int = 0) -> bool:
         """Write a key only if it does not exist; says whether it did not.
 
