@@ -92,7 +92,7 @@ async def _first_output(station: Station, call: GenerateCall, unless_taken: cont
     async with _closing(station.engine.generate(_request(first, CONTEXT_ONLY))) as outputs:
         async for output in outputs:
             if output.disaggregated is not None:
-                unless_taken.push_async_callback(station.engine.release, output.disaggregated.context_request_id)
+                unless_taken.push_async_callback(station.kept.release, output.disaggregated.context_request_id)
             elif output.finish_reason is None:
                 break
             return output
