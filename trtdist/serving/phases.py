@@ -27,7 +27,8 @@ from trtdist.serving.wire import ProtocolError
 
 __all__ = ["PhaseFailed", "Station", "generate", "prefill"]
 
-HAND_OVER_S = 5.0
+# A pause of NATS that is shorter does not fail a hand-over.
+HAND_OVER_S = 10.0
 # From this size on, JSON takes long enough for others to notice; a thread lets them in between.
 LARGE_BYTES = 256 * 1024
 
