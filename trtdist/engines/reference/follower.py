@@ -16,10 +16,6 @@ from trtdist.engines.reference.store import Store
 
 __all__ = ["Reporting", "follow", "leave"]
 
-# Ranks of one MPI world end together. Who has waited for the others for so long ends without them, which the launcher
-# takes for a failure; it is longer than a server may take to finish its requests.
-LEAVE_S = 30.0
-
 
 def follow(config: EngineConfig, store: Store, connect: Callable[[EngineConfig], Links]) -> None:
     """Take part until the leader stops; EngineError when the leader has failed."""
@@ -27,13 +23,13 @@ def follow(config: EngineConfig, store: Store, connect: Callable[[EngineConfig],
     links = connect(config)
     with Reporting(links, config.rank, [0]):
         if _wait(links, pace, knobs.load_delay):
-            leave(links, None, pace)
+            leave(links, None, pace, config.patience)
             return
         work = RankWork(config, knobs, links, store, pace)
         links.server.send(0, work.ready())
         say(f"rank {config.rank} of {config.server.name} follows its leader")
         _work(links, work, pace)
-    leave(links, work, pace)
+    leave(links, work, pace, config.patience)
 
 
 def _work(links: Links, work: RankWork, pace: Pace) -> None:
@@ -71,14 +67,17 @@ def _wait(links: Links, pace: Pace, seconds: float) -> bool:
     return False
 
 
-def leave(links: Links, work: RankWork | None, pace: Pace) -> None:
-    """End together with all ranks of the world, whose KV caches move meanwhile."""
-    end = time.monotonic() + LEAVE_S
+def leave(links: Links, work: RankWork | None, pace: Pace, patience: float) -> None:
+    """End together with all ranks of the world, whose KV caches move meanwhile.
+
+    Who has waited `patience` seconds for the others ends without them, which the launcher takes for a failure.
+    """
+    end = time.monotonic() + patience
     while not links.all_leaving():
         if work is not None:
             work.poll()
         if time.monotonic() > end:
-            say(f"the other ranks did not stop within {LEAVE_S:g} s; this one ends without them")
+            say(f"the other ranks did not stop within {patience:g} s; this one ends without them")
             return
         pace.rest()
     if work is not None:

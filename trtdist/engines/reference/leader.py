@@ -112,7 +112,7 @@ class Leader:
             for sequence in self._sequences.values():
                 sequence.cancelled()
         self._tell(links, Stop())
-        leave(links, work, self._pace)
+        leave(links, work, self._pace, self._config.patience)
 
     def _load(self, links: Links) -> RankWork | None:
         """The leader's own share, once all ranks have loaded; None when the engine was stopped before."""
