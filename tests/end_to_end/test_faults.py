@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -154,6 +155,33 @@ def test_a_supervisor_that_hangs_is_killed_after_the_third_ctrl_c(place: Workpla
         front.send_signal(INT)
         wait_for(lambda: not pending(front.pid, INT), 20, "the signal to be taken")
     assert "interrupted; the supervisor hung and was killed" in ends(front, 130)
+    place.nothing_left()
+
+
+SLOW_ANSWERS = """\
+name: slow
+model: reference/tiny
+engine: reference
+launch: mpi_world
+context_servers: {num_instances: 1}
+generation_servers: {num_instances: 1, reference: {step_delay: 0.5}}
+timeouts: {stop: 40}
+"""
+
+
+@pytest.mark.long
+def test_a_server_that_drains_is_not_left_alone(place: Workplace) -> None:
+    """The others of its MPI world, which have nothing to finish, wait for it."""
+    place.environ["TRTDIST_DRAIN_SECONDS"] = "25"
+    place.up(place.topology(SLOW_ANSWERS))
+    asking = ("client", "--prompt", "slowly", "--max-tokens", 20, "--temperature", 0, "--format", "json")
+    client = place.start(*asking)
+    assert client.stdout is not None
+    client.stdout.readline()
+    assert "is down and nothing is left" in place.trtdist("down").stdout
+    last = json.loads(ends(client, 0).splitlines()[-1])
+    assert last["finish_reason"] == "length"
+    assert place.status()["failure"] is None
     place.nothing_left()
 
 

@@ -144,13 +144,13 @@ def test_delays_do_not_block_the_event_loop(run_dir: Path) -> None:
     async def work(deployment: Deployment) -> None:
         began = time.monotonic()
         asking = asyncio.ensure_future(ask(deployment, "srv.0", GenerateRequest("r", Sampling(max_tokens=3), "y")))
-        longest = 0.0
+        turns = 0
         while not asking.done():
-            before = time.monotonic()
             await asyncio.sleep(0.001)
-            longest = max(longest, time.monotonic() - before)
+            turns += 1
         assert time.monotonic() - began >= 0.2 + 2 * 0.1
-        assert longest < 0.1
+        # A loop that stood still in the delays would turn a few times between them; a busy machine slows it only.
+        assert turns > 20
 
     began = time.monotonic()
     during(monolithic(2, load_delay=0.3, prefill_delay=0.2, step_delay=0.1), run_dir, work)

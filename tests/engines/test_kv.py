@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import hashlib
+import hmac
 import json
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.engines.real_run import until
 from tests.engines.simulated import Deployment
 from tests.engines.topologies import KEY, continued, disaggregated
 from trtdist.engines.base import (
@@ -22,10 +27,12 @@ from trtdist.engines.base import (
     GenerateRequest,
     Sampling,
 )
+from trtdist.engines.reference import tcp
 from trtdist.engines.reference.handle import Handle, parse
 from trtdist.engines.reference.shape import head_bytes
 from trtdist.engines.reference.store import Store
 from trtdist.engines.reference.tcp import TcpTransport, listening_host, listening_ports, read_key
+from trtdist.engines.reference.transport import Arrival
 
 SAMPLING = Sampling(max_tokens=4, temperature=0)
 LAUNCHES = pytest.mark.parametrize("launch", ["mpi_world", "per_server"])
@@ -226,23 +233,101 @@ def test_strangers_get_nothing(said: bytes) -> None:
         server.close()
 
 
-def test_a_server_without_the_key_is_not_believed() -> None:
+def test_three_hundred_fetches_at_once() -> None:
+    store, asked = Store(), 300
+    data = {head: bytes(head_bytes(3)) for head in range(8)}
+    for number in range(asked):
+        store.keep(number, data)
+    server, client = TcpTransport(b"key", store, lambda: None, "127.0.0.1"), TcpTransport(b"key", Store(), lambda: None)
+    arrivals: list[Arrival] = []
+
+    def all_arrived() -> bool:
+        arrivals.extend(client.poll())
+        return len(arrivals) == asked
+
+    try:
+        for number in range(asked):
+            client.fetch(number, replace(handle(server.place), number=number), range(8))
+        assert sum(thread.name == "kv-fetch" for thread in threading.enumerate()) < 20
+        until(all_arrived, "every KV cache")
+    finally:
+        client.close()
+        server.close()
+    assert {arrival.problem for arrival in arrivals} == {""} and len(store) == 0
+
+
+def test_strangers_keep_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "_ASK_S", 0.5)
+    store, ended = Store(), threading.Event()
+    store.keep(1, {head: bytes(head_bytes(3)) for head in range(8)})
+    server = TcpTransport(b"key", store, lambda: None, "127.0.0.1")
+    assert isinstance(server.place, tuple)
+    with contextlib.ExitStack() as stack:
+        stack.callback(server.close)
+        for _ in range(2 * tcp._STRANGERS):
+            stack.enter_context(socket.create_connection(server.place, timeout=30))
+        arrival = fetch(TcpTransport(b"key", Store(), ended.set), server.place, ended)
+    assert arrival.problem == "" and len(store) == 0
+
+
+NONSENSE = [
+    b"[]",
+    b"{}",
+    b"no JSON",
+    b"\xff",
+    b"3",
+    b'{"number": [], "heads": 3}',
+    b'{"number": 1, "heads": 3, "bytes": []}',
+]
+
+
+@pytest.mark.parametrize("asked", NONSENSE)
+def test_nonsense_from_one_with_the_key_is_refused(asked: bytes, capfd: pytest.CaptureFixture[str]) -> None:
+    key = b"key"
+    server = TcpTransport(key, Store(), lambda: None, "127.0.0.1")
+    try:
+        assert isinstance(server.place, tuple)
+        with socket.create_connection(server.place, timeout=30) as peer:
+            challenge, nonce = peer.recv(32), b"n" * 32
+            mac = hmac.new(key, b"ask" + challenge + nonce + asked, hashlib.sha256).digest()
+            peer.sendall(len(asked).to_bytes(2, "big") + asked + nonce + mac)
+            assert peer.recv(1) == b""
+    finally:
+        server.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def fetched_from_a_server_that(says: bytes, key: bytes) -> Any:
+    """What comes of a fetch with the key `key` from somebody who has that key."""
     ended = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def pretend() -> None:
             connection, _ = listener.accept()
             with connection:
-                connection.sendall(b"c" * 32)
-                connection.recv(4096)
-                frame = json.dumps({"bytes": 8 * head_bytes(3)}).encode()
-                connection.sendall(len(frame).to_bytes(2, "big") + frame + b"m" * 32 + b"\0" * 8 * head_bytes(3))
+                challenge = b"c" * 32
+                connection.sendall(challenge)
+                nonce = connection.recv(4096)[-64:-32]
+                mac = hmac.new(b"key", b"answer" + challenge + nonce + says, hashlib.sha256).digest()
+                connection.sendall(len(says).to_bytes(2, "big") + says + mac + b"\0" * 8 * head_bytes(3))
 
         thread = threading.Thread(target=pretend)
         thread.start()
-        arrival = fetch(TcpTransport(b"key", Store(), ended.set), listener.getsockname(), ended)
+        arrival = fetch(TcpTransport(key, Store(), ended.set), listener.getsockname(), ended)
         thread.join()
+    return arrival
+
+
+def test_a_server_without_the_key_is_not_believed() -> None:
+    offer = json.dumps({"bytes": 8 * head_bytes(3)}).encode()
+    assert fetched_from_a_server_that(offer, b"key").problem == ""
+    arrival = fetched_from_a_server_that(offer, b"another key")
     assert "key of this run" in arrival.problem and not arrival.heads
+
+
+@pytest.mark.parametrize("said", NONSENSE)
+def test_nonsense_from_a_server_fails_the_fetch(said: bytes) -> None:
+    assert "nonsense" in fetched_from_a_server_that(said, b"key").problem
 
 
 def test_where_a_context_server_listens() -> None:

@@ -14,14 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.scripted import Act, Stage, Worker, on_stage
+from tests.serving.deployment import Deployment, deployment, scripted_plan
+from tests.serving.scripted_engine import ScriptedEngine
 from tests.serving.servers import EtcdServer, NatsServer
-from trtdist.serving.protocol import GenerateCall
+from trtdist.serving.attempt import WINDOW
 from trtdist.serving.waiting import within
 
 MAX_GROWTH_KB = 10_000
+# An engine that has produced nothing for so long stands still.
+STILL_S = 0.3
 
-# A requester as a process of its own: takes a whole answer with a pause, and says what it got.
+# Where the taker that pauses stands still.
+PAUSED_AT = 1000
+
+# A requester as a process of its own: takes a whole answer, waits in the middle for a line of its input if it is to
+# pause, and says what it got.
 PROGRAM = """
 import asyncio, sys
 from pathlib import Path
@@ -34,17 +41,18 @@ def kilobytes(name):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
-async def main(namespace, nats, user, password, etcd, pause):
-    config = RunConfig(RunDir(Path(namespace)), nats, user, password, (etcd,))
+async def main(run, paused_at, prompt, pauses):
+    config = RunConfig.load(Path(run))
     async with Requester.open(config, "a taker") as requester:
         count = 0
-        async for answer in requester.stream(Ask(Sampling(), "x", component="tensorrt-llm")):
+        async for answer in requester.stream(Ask(Sampling(), prompt, component="tensorrt-llm")):
             assert answer.token_ids == (count,)
             count += 1
-            if count == 1000:
+            if count == int(paused_at):
                 before = kilobytes("VmRSS")
                 print("under way", flush=True)
-                await asyncio.sleep(float(pause))
+                if pauses:
+                    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
         print(count, kilobytes("VmHWM") - before, flush=True)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -52,11 +60,11 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @contextlib.asynccontextmanager
-async def taker(stage: Stage, pause: float = 0.0) -> AsyncIterator[asyncio.subprocess.Process]:
-    config = stage.config
-    where = (config.namespace, config.nats_url, config.nats_user, config.nats_password, config.etcd_endpoints[0])
+async def taker(deployed: Deployment, chunks: int, pauses: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", PROGRAM, *where, str(pause)), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", PROGRAM, str(deployed.run.path), str(PAUSED_AT), f"count {chunks}", pauses),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
     )
     try:
         yield process
@@ -66,16 +74,9 @@ async def taker(stage: Stage, pause: float = 0.0) -> AsyncIterator[asyncio.subpr
         await process.wait()
 
 
-async def line(process: asyncio.subprocess.Process, seconds: float) -> list[str]:
+async def line(process: asyncio.subprocess.Process, seconds: float = 60) -> list[str]:
     assert process.stdout is not None
     return (await within(seconds, process.stdout.readline())).decode().split()
-
-
-def speaks(count: int) -> Act:
-    async def act(worker: Worker, call: GenerateCall) -> None:
-        worker.tasks.append(asyncio.ensure_future(worker.speak(call, count)))
-
-    return act
 
 
 def slow_consumers(server: NatsServer) -> int:
@@ -91,46 +92,58 @@ def slow_consumers(server: NatsServer) -> int:
 
 async def stopped(process: asyncio.subprocess.Process, seconds: float) -> None:
     """Stop a process in the middle of its answer and let it go on after a while."""
-    assert await line(process, 60) == ["under", "way"]
+    assert await line(process) == ["under", "way"]
     process.send_signal(signal.SIGSTOP)
     await asyncio.sleep(seconds)
     process.send_signal(signal.SIGCONT)
 
 
-async def crowd(stage: Stage, server: NatsServer, chunks: int, pause: float) -> None:
-    """Four takers: one pauses, one is stopped, two go on; then all have everything and nobody was cut off."""
-    await stage.worker("srv.0", speaks(chunks))
+async def standing_still(engine: ScriptedEngine) -> int:
+    """How much the engine had produced when it stopped to."""
+    produced, since = engine.produced, time.monotonic()
+    while time.monotonic() - since < STILL_S:
+        await asyncio.sleep(0.02)
+        if engine.produced != produced:
+            produced, since = engine.produced, time.monotonic()
+    return produced
+
+
+async def crowd(deployed: Deployment, chunks: int, stop_s: float) -> list[list[str]]:
+    """What four takers got, of whom one pauses while the others take all, and one of these is stopped for a while."""
+    worker, _ = await deployed.worker("srv.0")
     async with contextlib.AsyncExitStack() as stack:
-        pausing = await stack.enter_async_context(taker(stage, pause))
-        others = [await stack.enter_async_context(taker(stage)) for _ in range(3)]
-        begun = time.monotonic()
-        await within(60 + pause, _all(stopped(others[0], pause), *(line(one, 60) for one in (pausing, *others[1:]))))
-        ends = await within(600, _all(*(line(one, 600) for one in (pausing, *others))))
-        assert time.monotonic() - begun > pause
-    assert [int(count) for count, _ in ends] == [chunks] * 4
-    assert max(int(grown) for _, grown in ends) < MAX_GROWTH_KB
-    assert slow_consumers(server) == 0
+        pausing = await stack.enter_async_context(taker(deployed, chunks, "pauses"))
+        assert await line(pausing) == ["under", "way"]
+        assert PAUSED_AT < await standing_still(worker.engine) <= PAUSED_AT + WINDOW + 1
+        others = [await stack.enter_async_context(taker(deployed, chunks)) for _ in range(3)]
+        await asyncio.gather(stopped(others[0], stop_s), *(line(one) for one in others[1:]))
+        ends = [await line(one, 600) for one in others]
+        assert worker.engine.produced <= PAUSED_AT + WINDOW + 1 + 3 * chunks
+        assert pausing.stdin is not None
+        pausing.stdin.write(b"go on\n")
+        ends.append(await line(pausing, 600))
+    assert worker.engine.produced == 4 * chunks
+    return ends
 
 
-async def _all(*work: object) -> list[list[str]]:
-    return await asyncio.gather(*work)  # type: ignore[call-overload, no-any-return]
-
-
-def play(nats_server: NatsServer, etcd_server: EtcdServer, namespace: str, chunks: int, pause: float) -> None:
+def play(folder: Path, nats_server: NatsServer, etcd_server: EtcdServer, chunks: int, stop_s: float) -> None:
     async def main() -> None:
-        async with on_stage(nats_server, etcd_server, namespace) as stage:
-            await crowd(stage, nats_server, chunks, pause)
+        async with deployment(folder, nats_server, etcd_server, scripted_plan(0, 1)) as deployed:
+            ends = await crowd(deployed, chunks, stop_s)
+        assert [int(count) for count, _ in ends] == [chunks] * 4
+        assert max(int(grown) for _, grown in ends) < MAX_GROWTH_KB
+        assert slow_consumers(nats_server) == 0
 
     asyncio.run(main())
 
 
 def test_a_taker_that_stands_still_harms_nobody(
-    nats_server: NatsServer, etcd_server: EtcdServer, namespace: str
+    tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer
 ) -> None:
-    play(nats_server, etcd_server, namespace, 3000, 0.5)
+    play(tmp_path, nats_server, etcd_server, 3000, 0.5)
 
 
 @pytest.mark.long
-def test_six_hundred_thousand_chunks(tmp_path: Path, etcd_server: EtcdServer, namespace: str) -> None:
-    with NatsServer(tmp_path) as server:
-        play(server, etcd_server, namespace, 150_000, 10.0)
+def test_six_hundred_thousand_chunks(tmp_path: Path, etcd_server: EtcdServer) -> None:
+    with NatsServer(tmp_path / "nats") as server:
+        play(tmp_path, server, etcd_server, 150_000, 10.0)

@@ -58,7 +58,7 @@ def test_etcdctl_reads_what_we_write_and_we_read_what_it_writes(etcd_server: Etc
         assert [item.value for item in (await client.range(f"{namespace}/", keys_only=True)).items] == [b"", b""]
         assert await client.delete(f"{namespace}/a") == 1
         assert await client.delete(f"{namespace}/a") == 0
-        assert await client.delete_prefix(namespace) == 1
+        assert await client.delete(f"{namespace}/b") == 1
         assert etcd_server.etcdctl("get", "--prefix", namespace) == ""
         assert await client.get(f"{namespace}/a") is None
 

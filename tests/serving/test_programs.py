@@ -78,6 +78,7 @@ def test_run_from_start_to_end(tmp_path: Path, nats_server: NatsServer, etcd_ser
         (WORKER, rank("ctx.7"), 2, "the plan has ctx.0, gen.0"),
         (WORKER, {"TRTDIST_SERVER": "", "TRTDIST_RANK": ""}, 2, "start workers by the files under scripts/"),
         (WORKER, rank("ctx.0", TRTDIST_DRAIN_SECONDS="soon"), 1, "must be a number of seconds"),
+        (WORKER, rank("ctx.0", TRTDIST_DRAIN_SECONDS="nan"), 1, "must be a number of seconds"),
     ],
 )
 def test_programs_that_cannot_start(

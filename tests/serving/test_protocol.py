@@ -13,7 +13,7 @@ from trtdist.engines.base import DisaggregatedParams, Sampling
 from trtdist.serving import protocol
 from trtdist.serving.discovery import Instance
 from trtdist.serving.slug import CONTEXT, GENERATION, MONOLITHIC
-from trtdist.serving.wire import ProtocolError
+from trtdist.serving.wire import Fields, ProtocolError
 
 DECODERS: tuple[Callable[[bytes], object], ...] = (
     protocol.decode_answer,
@@ -163,6 +163,13 @@ def test_what_is_no_time_is_refused(number: str) -> None:
     text = f'{{"v":1,"attempt":0,"request_id":"r","inbox":"i","window":1,"timeout":{number},"sampling":{{}}}}'
     with pytest.raises(ProtocolError, match="timeout must be a number"):
         protocol.decode_call(text.encode())
+
+
+def test_limits_are_written_out() -> None:
+    with pytest.raises(ProtocolError, match=r"to 1,000,000,000$"):
+        Fields({"timeout": 1e10}).number("timeout")
+    with pytest.raises(ProtocolError, match=r"from 1 to 65,536$"):
+        Fields({"window": 1 << 20}).integer("window", least=1, most=1 << 16)
 
 
 def test_another_version_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -459,6 +460,53 @@ def test_losing_nats_ends_all_requests(
             assert isinstance(one, RequestError) and one.code == "unavailable"
             assert str(one) == f"the connection to NATS at {server.url} is lost"
         await fails(stage, direct(), "unavailable", "is lost")
+
+    with NatsServer(tmp_path) as server:
+        asyncio.run(_play(scene, server, etcd_server, namespace))
+
+
+def test_a_pause_of_nats_is_no_silence_of_a_server(
+    etcd_server: EtcdServer, namespace: str, tmp_path: Path, impatient: None
+) -> None:
+    async def scene(stage: Stage) -> None:
+        over = asyncio.Event()
+
+        async def answer(worker: Worker, call: GenerateCall) -> None:
+            while not over.is_set():
+                await worker.say(call, Heartbeat(call.attempt, 0, worker.instance.lease_hex))
+                await asyncio.sleep(0.05)
+            await worker.speak(call, 5)
+
+        async def begin(worker: Worker, call: GenerateCall) -> None:
+            worker.tasks.append(asyncio.ensure_future(answer(worker, call)))
+
+        worker = await stage.worker("srv.0", begin)
+        asked = [asyncio.ensure_future(collect(stage.requester, direct())) for _ in range(20)]
+        await until(lambda: len(worker.calls) == 20)
+        server.send(signal.SIGSTOP)
+        await asyncio.sleep(4 * attempts.SILENCE_S)
+        server.send(signal.SIGCONT)
+        over.set()
+        assert [len(answer) for answer in await asyncio.gather(*asked)] == [5] * 20
+
+    with NatsServer(tmp_path) as server:
+        asyncio.run(_play(scene, server, etcd_server, namespace))
+
+
+def test_nats_that_stays_silent_is_named(
+    etcd_server: EtcdServer, namespace: str, tmp_path: Path, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requesters, "NATS_SILENCE_S", 0.5)
+
+    async def scene(stage: Stage) -> None:
+        worker = await stage.worker("srv.0", nothing)
+        asked = asyncio.ensure_future(collect(stage.requester, direct()))
+        await until(lambda: len(worker.calls) == 1)
+        server.send(signal.SIGSTOP)
+        with pytest.raises(RequestError, match=r"NATS does not answer for 0\.5 s") as caught:
+            await asked
+        assert caught.value.code == "unavailable"
+        server.send(signal.SIGCONT)
 
     with NatsServer(tmp_path) as server:
         asyncio.run(_play(scene, server, etcd_server, namespace))

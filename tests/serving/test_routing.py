@@ -151,6 +151,16 @@ def test_load_of_who_is_gone_is_forgotten() -> None:
     assert decided(routes.decide(RouteCall("r"), SPLIT, 1.0))[1] == "gen.0"
 
 
+def test_lost_notices_are_forgotten_where_there_is_no_choice() -> None:
+    routes, alone = desk(), Snapshot((SPLIT.instances[0], SPLIT.instances[3]))
+    routes.decide(RouteCall("lost"), alone, 0.0)
+    assert len(routes._book._entries) == 2
+    routes.decide(RouteCall("next"), alone, FORGET_S + 1)
+    assert len(routes._book._entries) == 2
+    routes.note(Notice("next", 0, "done", "20"), 2 * FORGET_S + 2)
+    assert len(routes._book._entries) == 0
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("rst"), st.booleans(), st.integers(0, 9)), max_size=40)
 )

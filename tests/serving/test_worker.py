@@ -12,14 +12,16 @@ from typing import Any
 
 import pytest
 
+from tests.engines.topologies import disaggregated
 from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan
 from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.engines.base import DisaggregatedParams
+from trtdist.engines.reference.engine import ReferenceEngine
 from trtdist.errors import RunFailedError
 from trtdist.events import Rung
 from trtdist.plan import Plan
-from trtdist.serving import calls, job
+from trtdist.serving import calls, job, worker
 from trtdist.serving.instance import Instance
 from trtdist.serving.protocol import (
     Accepted,
@@ -30,6 +32,7 @@ from trtdist.serving.protocol import (
     decode_control,
 )
 from trtdist.serving.slug import service_slug
+from trtdist.topology.model import TimeoutsSection
 
 
 @dataclass
@@ -340,3 +343,15 @@ def test_stopping_finishes_what_is_open(play: Play, etcd_server: EtcdServer) -> 
             assert etcd_server.etcdctl("get", "--prefix", scene.instance.namespace) == ""
 
     asyncio.run(main())
+
+
+def test_servers_wait_for_each_other_longer_than_all_may_drain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRTDIST_DRAIN_SECONDS", "25")
+    made = disaggregated("mpi_world")
+    engine = worker.load_engine(made, made.servers[0], 0, tmp_path)
+    assert isinstance(engine, ReferenceEngine) and engine._config.patience == worker.patience(25) > 25
+
+
+def test_by_default_all_is_over_before_the_supervisor_kills() -> None:
+    last = worker.DRAIN_S + calls.FAIL_S + worker.patience(worker.DRAIN_S) + 2 * worker.STOP_S
+    assert last < TimeoutsSection().stop

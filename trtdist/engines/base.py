@@ -86,12 +86,16 @@ class EngineOutput:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """Which rank of which server an engine is, in which run; `run_dir` has the secrets and the resolved addresses."""
+    """Which rank of which server an engine is, in which run; `run_dir` has the secrets and the resolved addresses.
+
+    A rank that has nothing left to do waits `patience` seconds for the other ranks that started together with it.
+    """
 
     plan: Plan
     server: Server
     rank: int
     run_dir: Path
+    patience: float = 30.0
 
 
 class Engine(Protocol):

@@ -6,6 +6,7 @@ gRPC clients bring a protobuf that fights the engine image over its version; the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import ssl
 from collections.abc import Coroutine, Sequence
@@ -116,10 +117,6 @@ class EtcdClient:
     async def delete(self, key: str) -> int:
         """Delete a key; gives how many there were (0 or 1)."""
         return int_field(await self._call("/v3/kv/deleterange", {"key": b64(encode_key(key))}), "deleted")
-
-    async def delete_prefix(self, prefix: str) -> int:
-        """Delete all keys that start with `prefix`; gives how many there were."""
-        return int_field(await self._call("/v3/kv/deleterange", key_range(prefix)), "deleted")
 
     async def create(self, key: str, value: bytes, lease: int = 0) -> bool:
         """Write a key only if it does not exist; says whether it did not.
@@ -262,11 +259,10 @@ class Watch:
         self._buffer = bytearray()
 
     async def __aenter__(self) -> Watch:
-        try:
+        async with contextlib.AsyncExitStack() as unless_open:
+            unless_open.push_async_callback(self._drop)
             await self._client._retry(self._start, self._client._seconds)
-        except BaseException:
-            await self._drop()
-            raise
+            unless_open.pop_all()
         return self
 
     async def __aexit__(

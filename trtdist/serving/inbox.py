@@ -13,6 +13,8 @@ from trtdist.serving.attempt import Attempt, RequestError
 
 __all__ = ["Inbox"]
 
+ECHO = "echo"
+
 
 class Inbox:
     """Gives each message to the attempt it is for, and drops what comes for one that is over.
@@ -26,6 +28,7 @@ class Inbox:
         self._prefix = client.new_inbox()
         self._attempts: dict[str, Attempt] = {}
         self._count = 0
+        self._answered = True
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -48,6 +51,13 @@ class Inbox:
         finally:
             del self._attempts[number]
 
+    async def nats_answered(self) -> bool:
+        """Whether NATS has brought back what this sent at its last call; sends the next."""
+        answered, self._answered = self._answered, False
+        with contextlib.suppress(RequestError):
+            await self.send(f"{self._prefix}.{ECHO}", b"")
+        return answered
+
     async def send(self, subject: str, data: bytes, reply: str = "") -> None:
         """Publish; RequestError `too_large` or `unavailable` when that is not possible."""
         most = self._client.max_payload
@@ -62,6 +72,8 @@ class Inbox:
 
     async def _arrived(self, message: Msg) -> None:
         number, _, kind = message.subject[len(self._prefix) + 1 :].partition(".")
+        if number == ECHO:
+            self._answered = True
         attempt = self._attempts.get(number)
         if attempt is not None:
             attempt.deliver(kind, message.data, (message.headers or {}).get("Status", ""))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from trtdist.engines.base import EngineError
 from trtdist.serving.background import Background
 
-__all__ = ["KeptCaches"]
+__all__ = ["KEEP_S", "KeptCaches"]
+
+# Nobody tells when a cache was fetched. After so many seconds it was, or will not be; an answer may take far longer.
+KEEP_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class _Kept:
 
 
 class KeptCaches:
-    """What was handed over and may still have to be freed: on a cancellation, or when the request's time is over.
+    """What was handed over and may still have to be freed: on a cancellation, or after a time.
 
     The engine frees a cache that was fetched; to free it again does no harm.
     """
@@ -33,12 +38,13 @@ class KeptCaches:
         return len(self._kept)
 
     def add(self, request_id: str, attempt: int, context_request_id: int, deadline: float) -> None:
-        """Free the cache at `deadline` (the event loop's time) unless something else does before."""
+        """Free the cache at `deadline` (the event loop's time), or KEEP_S from now, unless something does before."""
         self.free(request_id, attempt)
         if request_id in self._kept:  # of a newer attempt
-            self._background.start(self._free(context_request_id))
+            self._background.start(self.release(context_request_id))
             return
-        expiry = asyncio.get_running_loop().call_at(deadline, self.free, request_id, attempt)
+        loop = asyncio.get_running_loop()
+        expiry = loop.call_at(min(deadline, loop.time() + KEEP_S), self.free, request_id, attempt)
         self._kept[request_id] = _Kept(attempt, context_request_id, expiry)
 
     def free(self, request_id: str, attempt: int) -> None:
@@ -48,7 +54,9 @@ class KeptCaches:
             return
         del self._kept[request_id]
         kept.expiry.cancel()
-        self._background.start(self._free(kept.context_request_id))
+        self._background.start(self.release(kept.context_request_id))
 
-    async def _free(self, context_request_id: int) -> None:
-        await self._release(context_request_id)
+    async def release(self, context_request_id: int) -> None:
+        """Free a cache in the engine, which has none any more when it is dead."""
+        with contextlib.suppress(EngineError):
+            await self._release(context_request_id)

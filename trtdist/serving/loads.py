@@ -29,20 +29,18 @@ class LoadBook:
         self._loads: dict[str, Load] = {}
 
     def loads(self, now: float) -> Mapping[str, Load]:
-        """The load by lease id (hex); entries older than FORGET_S are dropped."""
-        while self._entries:
-            key, entry = next(iter(self._entries.items()))
-            if entry.until > now:
-                break
-            self._remove(key)
+        """The load by lease id (hex)."""
+        self._expire(now)
         return self._loads
 
     def chosen(self, server: str, request_id: str, attempt: int, now: float) -> None:
         """A request is on its way to a server that has not told of it yet; its length is not known."""
+        self._expire(now)
         self._add((server, request_id, attempt), _Entry(0, now + FORGET_S))
 
     def note(self, notice: Notice, now: float) -> None:
         """A server has begun, or done, its part of a request."""
+        self._expire(now)
         key = (notice.server, notice.request_id, notice.attempt)
         if notice.event == "started":
             self._add(key, _Entry(notice.prompt_tokens, now + FORGET_S))
@@ -52,6 +50,14 @@ class LoadBook:
     def keep(self, servers: Collection[str]) -> None:
         """Forget every server that is not among these."""
         for key in [key for key in self._entries if key[0] not in servers]:
+            self._remove(key)
+
+    def _expire(self, now: float) -> None:
+        """Drop entries older than FORGET_S."""
+        while self._entries:
+            key, entry = next(iter(self._entries.items()))
+            if entry.until > now:
+                break
             self._remove(key)
 
     def _add(self, key: tuple[str, str, int], entry: _Entry) -> None:

@@ -126,7 +126,8 @@ class _Watcher:
 
 async def _open(url: str, user: str, password: str, name: str, watcher: _Watcher, tls: ssl.SSLContext | None) -> Client:
     client = watcher.client
-    try:
+    async with contextlib.AsyncExitStack() as unless_open:
+        unless_open.push_async_callback(client.close)
         await client.connect(
             servers=[url],
             name=name,
@@ -145,9 +146,7 @@ async def _open(url: str, user: str, password: str, name: str, watcher: _Watcher
             drain_timeout=DRAIN_S,
             pending_size=PENDING_BYTES,
         )
-    except BaseException:
-        await client.close()
-        raise
+        unless_open.pop_all()
     watcher.connected = True
     watcher.last = ""
     return client

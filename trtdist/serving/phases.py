@@ -27,7 +27,8 @@ from trtdist.serving.wire import ProtocolError
 
 __all__ = ["PhaseFailed", "Station", "generate", "prefill"]
 
-HAND_OVER_S = 5.0
+# A pause of NATS that is shorter does not fail a hand-over.
+HAND_OVER_S = 10.0
 # From this size on, JSON takes long enough for others to notice; a thread lets them in between.
 LARGE_BYTES = 256 * 1024
 
@@ -92,7 +93,7 @@ async def _first_output(station: Station, call: GenerateCall, unless_taken: cont
     async with _closing(station.engine.generate(_request(first, CONTEXT_ONLY))) as outputs:
         async for output in outputs:
             if output.disaggregated is not None:
-                unless_taken.push_async_callback(station.engine.release, output.disaggregated.context_request_id)
+                unless_taken.push_async_callback(station.kept.release, output.disaggregated.context_request_id)
             elif output.finish_reason is None:
                 break
             return output

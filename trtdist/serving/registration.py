@@ -84,12 +84,6 @@ class Registration:
             raise RuntimeError("the registration is not entered")
         return await asyncio.shield(self._keeper)
 
-    @property
-    def lost_reason(self) -> str:
-        """Why the lease is lost, "" while it is held."""
-        keeper = self._keeper
-        return keeper.result() if keeper is not None and keeper.done() and not keeper.cancelled() else ""
-
     async def _keep(self, end: float) -> str:
         clock = asyncio.get_running_loop().time
         pause = self._ttl / 3

@@ -30,6 +30,8 @@ __all__ = ["Answer", "Ask", "RequestError", "Requester"]
 
 MAX_ATTEMPTS = 3
 SIGN_OF_LIFE_S = 5.0
+# Longer than a broken connection is taken up again, shorter than a worker waits for a sign of life.
+NATS_SILENCE_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,19 @@ class Requester:
             attempt.fail(RequestError("unavailable", reason))
 
     async def _tick(self) -> None:
+        """Count time in which messages could have come: while NATS is silent, that no server is heard means nothing."""
+        silent = RequestError("unavailable", f"NATS does not answer for {NATS_SILENCE_S:g} s: is it running?")
+        quiet = 0
         for count in itertools.count(1):
             await asyncio.sleep(TICK_S)
-            for attempt in self._inbox.attempts:
-                attempt.tick()
+            attempts = self._inbox.attempts
+            if attempts:
+                quiet = 0 if await self._inbox.nats_answered() else quiet + 1
+            for attempt in attempts:
+                if quiet > NATS_SILENCE_S / TICK_S:
+                    attempt.fail(silent)
+                elif not quiet:
+                    attempt.tick()
                 if count % int(SIGN_OF_LIFE_S / TICK_S) == 0 and not attempt.complete:
                     await self._give_credit(attempt)
 

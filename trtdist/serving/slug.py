@@ -33,7 +33,6 @@ __all__ = [
     "lease_hex",
     "parse_key",
     "parse_lease",
-    "parse_subject",
     "service_slug",
 ]
 
@@ -182,12 +181,3 @@ def instance_subject(namespace: str, component: str, endpoint: str, lease_id: in
 def control_subject(namespace: str, component: str, lease_id: int) -> str:
     """Where an instance takes credits and cancellations."""
     return instance_subject(namespace, component, CONTROL, lease_id)
-
-
-def parse_subject(subject: str) -> tuple[str, str, int]:
-    """Slug, endpoint and lease id of an instance's subject; InputError when it is none."""
-    slug, dot, rest = subject.partition(".")
-    endpoint, dash, lease = rest.rpartition("-")
-    if not dot or not dash or not re.fullmatch(r"[a-z0-9][a-z0-9_]*", slug):
-        raise InputError(f"{subject!r} is not the subject of an instance")
-    return slug, _check_endpoint(endpoint), parse_lease(lease)

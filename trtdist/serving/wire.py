@@ -59,7 +59,7 @@ class Fields:
         """A whole number from `least` to `most`."""
         value = self._raw.get(name, default)
         if type(value) is not int or not least <= value <= most:
-            raise ProtocolError(f"{name} must be a whole number from {least} to {most}")
+            raise ProtocolError(f"{name} must be a whole number from {least:,} to {most:,}")
         return value
 
     def number(self, name: str, default: float | None = None, least: float = 0.0, most: float = 1e9) -> float:
@@ -69,7 +69,7 @@ class Fields:
             raise ProtocolError(f"{name} must be a number")
         # Also refuses NaN, which no comparison holds for.
         if not least <= value <= most:
-            raise ProtocolError(f"{name} must be a number from {least:g} to {most:g}")
+            raise ProtocolError(f"{name} must be a number from {least:,.15g} to {most:,.15g}")
         return float(value)
 
     def texts(self, name: str, most: int, longest: int = MAX_TEXT) -> tuple[str, ...]:

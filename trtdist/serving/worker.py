@@ -2,7 +2,7 @@
 
 $TRTDIST_SERVER and $TRTDIST_RANK say which. Rank 0 leads: it loads the engine, registers and serves; the other ranks
 follow it in the engine. TERM ends a leader once open requests are finished, at most $TRTDIST_DRAIN_SECONDS (2) later;
-followers end with their leader.
+followers end with their leader, and servers of one MPI world with each other.
 """
 
 from __future__ import annotations
@@ -31,22 +31,29 @@ from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import component_of_role
 from trtdist.serving.waiting import first_of, within
 
-__all__ = ["DRAIN_S", "lead", "load_engine", "serve"]
+__all__ = ["DRAIN_S", "lead", "load_engine", "patience", "serve"]
 
-DRAIN_S = 2.0
+DRAIN_S, MOST_DRAIN_S = 2.0, 86_400.0
+# What a server needs beside its drain to fail what is still open and to leave.
+LEAVE_S = 3.0
 # An engine that cannot stop must not hide that its server has ended.
-STOP_S = 5.0
+STOP_S = 0.5
 
 
 def load_engine(plan: Plan, server: Server, rank: int, run_dir: Path) -> Engine:
     """The engine that the plan names, for one rank; MissingError when it cannot be had here."""
     try:
         module = importlib.import_module(f"trtdist.engines.{plan.engine}")
-        return cast(Engine, module.create(EngineConfig(plan, server, rank, run_dir)))
+        return cast(Engine, module.create(EngineConfig(plan, server, rank, run_dir, patience(_drain_seconds()))))
     except ImportError as error:
         raise MissingError(
             f"the engine {plan.engine} cannot be loaded with {sys.executable}: {error}; install what is missing"
         ) from None
+
+
+def patience(drain: float) -> float:
+    """How many seconds a server that has ended waits for those of its MPI world, which were told to end with it."""
+    return drain + LEAVE_S
 
 
 async def serve(
@@ -79,19 +86,20 @@ async def lead(config: RunConfig, server: Server, engine: Engine, events: EventW
     except EngineError as error:
         raise RunFailedError(f"Failed to start engine: {error}") from None
     finally:
-        faulthandler.dump_traceback_later(2 * STOP_S, exit=True)
-        await _stop(engine)
+        limit = patience(_drain_seconds()) + STOP_S
+        faulthandler.dump_traceback_later(limit + STOP_S, exit=True)
+        await _stop(engine, limit)
 
 
 async def _until(stop: asyncio.Event) -> None:
     await stop.wait()
 
 
-async def _stop(engine: Engine) -> None:
+async def _stop(engine: Engine, seconds: float) -> None:
     try:
-        await within(STOP_S, engine.stop())
+        await within(seconds, engine.stop())
     except asyncio.TimeoutError:
-        print(f"the engine did not stop within {STOP_S:g} s", file=sys.stderr, flush=True)
+        print(f"the engine did not stop within {seconds:g} s", file=sys.stderr, flush=True)
 
 
 def _work(run_dir: Path) -> None:
@@ -138,9 +146,12 @@ def _server(plan: Plan, name: str) -> Server:
 def _drain_seconds() -> float:
     text = os.environ.get("TRTDIST_DRAIN_SECONDS", "")
     try:
-        return float(text) if text else DRAIN_S
+        seconds = float(text) if text else DRAIN_S
     except ValueError:
-        raise TrtdistError(f"$TRTDIST_DRAIN_SECONDS is {text!r}: it must be a number of seconds") from None
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_DRAIN_S:
+        raise TrtdistError(f"$TRTDIST_DRAIN_SECONDS is {text!r}: it must be a number of seconds, at most a day's")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 from trtdist.engines.base import EngineConfig, EngineError
@@ -14,26 +14,22 @@ from trtdist.engines.reference.messages import Failed, Stop
 from trtdist.engines.reference.rank import Pace, RankWork, say
 from trtdist.engines.reference.store import Store
 
-__all__ = ["follow", "leave", "reporting"]
-
-# Ranks of one MPI world end together. Who has waited for the others for so long ends without them, which the launcher
-# takes for a failure; it is longer than a server may take to finish its requests.
-LEAVE_S = 30.0
+__all__ = ["Reporting", "follow", "leave"]
 
 
 def follow(config: EngineConfig, store: Store, connect: Callable[[EngineConfig], Links]) -> None:
     """Take part until the leader stops; EngineError when the leader has failed."""
     knobs, pace = knobs_of(config), Pace()
     links = connect(config)
-    with reporting(links, config.rank, [0]):
+    with Reporting(links, config.rank, [0]):
         if _wait(links, pace, knobs.load_delay):
-            leave(links, None, pace)
+            leave(links, None, pace, config.patience)
             return
         work = RankWork(config, knobs, links, store, pace)
         links.server.send(0, work.ready())
         say(f"rank {config.rank} of {config.server.name} follows its leader")
         _work(links, work, pace)
-    leave(links, work, pace)
+    leave(links, work, pace, config.patience)
 
 
 def _work(links: Links, work: RankWork, pace: Pace) -> None:
@@ -71,14 +67,17 @@ def _wait(links: Links, pace: Pace, seconds: float) -> bool:
     return False
 
 
-def leave(links: Links, work: RankWork | None, pace: Pace) -> None:
-    """End together with all ranks of the world, whose KV caches move meanwhile."""
-    end = time.monotonic() + LEAVE_S
+def leave(links: Links, work: RankWork | None, pace: Pace, patience: float) -> None:
+    """End together with all ranks of the world, whose KV caches move meanwhile.
+
+    Who has waited `patience` seconds for the others ends without them, which the launcher takes for a failure.
+    """
+    end = time.monotonic() + patience
     while not links.all_leaving():
         if work is not None:
             work.poll()
         if time.monotonic() > end:
-            say(f"the other ranks did not stop within {LEAVE_S:g} s; this one ends without them")
+            say(f"the other ranks did not stop within {patience:g} s; this one ends without them")
             return
         pace.rest()
     if work is not None:
@@ -86,12 +85,20 @@ def leave(links: Links, work: RankWork | None, pace: Pace) -> None:
     links.close()
 
 
-@contextlib.contextmanager
-def reporting(links: Links, rank: int, others: list[int]) -> Iterator[None]:
-    """Tell other ranks of the server when this one fails."""
-    try:
-        yield
-    except BaseException as error:
-        for other in others:
-            links.server.send(other, Failed(rank, str(error) or type(error).__name__))
-        raise
+class Reporting:
+    """Tells other ranks of the server when this one fails while in `with`."""
+
+    def __init__(self, links: Links, rank: int, others: list[int]) -> None:
+        self._links = links
+        self._rank = rank
+        self._others = others
+
+    def __enter__(self) -> None:
+        """Nothing to tell yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            for other in self._others:
+                self._links.server.send(other, Failed(self._rank, str(error) or type(error).__name__))

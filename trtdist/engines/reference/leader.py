@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Union
 
 from trtdist.engines.base import EngineConfig, EngineError
-from trtdist.engines.reference.follower import leave, reporting
+from trtdist.engines.reference.follower import Reporting, leave
 from trtdist.engines.reference.handle import Place
 from trtdist.engines.reference.knobs import knobs_of
 from trtdist.engines.reference.links import Links
@@ -91,6 +91,7 @@ class Leader:
         self._pace = Pace()
         self._places: dict[int, Place] = {}
         self._sequences: dict[int, Sequence] = {}
+        self._numbers: dict[Job, int] = {}
         self._actions: list[Action] = []
         self._count = 0
 
@@ -104,14 +105,14 @@ class Leader:
     def run(self) -> None:
         """The life of the engine thread; raises when the engine cannot go on."""
         links = self._connect(self._config)
-        with reporting(links, 0, self._followers):
+        with Reporting(links, 0, self._followers):
             work = self._load(links)
             while work is not None and not self._stopping.is_set():
                 self._step(links, work)
             for sequence in self._sequences.values():
                 sequence.cancelled()
         self._tell(links, Stop())
-        leave(links, work, self._pace)
+        leave(links, work, self._pace, self._config.patience)
 
     def _load(self, links: Links) -> RankWork | None:
         """The leader's own share, once all ranks have loaded; None when the engine was stopped before."""
@@ -176,18 +177,24 @@ class Leader:
         self._count += 1
         sequence = Sequence(job, self._config.server, secrets.randbits(63))
         self._sequences[self._count] = sequence
+        self._numbers[job] = self._count
         if job.handle is not None:
             self._actions.append(Fetch(self._count, job.handle))
 
     def _cancel(self, job: Job) -> None:
-        for number in [number for number, each in self._sequences.items() if each.job is job]:
-            if self._sequences[number].context_only:
-                self._actions.append(Release(self._sequences[number].number))
-            self._end(number)
+        number = self._numbers.get(job)
+        if number is None:
+            return
+        if self._sequences[number].context_only:
+            self._actions.append(Release(self._sequences[number].number))
+        self._end(number)
 
     def _end(self, number: int) -> None:
-        del self._sequences[number]
+        self._forget(number)
         self._actions.append(Drop(number))
+
+    def _forget(self, number: int) -> None:
+        del self._numbers[self._sequences.pop(number).job]
 
     def _listen(self, links: Links, work: RankWork) -> bool:
         reports: list[Report] = work.poll()
@@ -219,7 +226,7 @@ class Leader:
     def _kept(self, report: Kept, sequence: Sequence) -> None:
         places = tuple(place for _, place in sorted(self._places.items()))
         if sequence.kept(report.digests, places):
-            del self._sequences[report.sequence]
+            self._forget(report.sequence)
 
     def _delay(self, links: Links, work: RankWork, reading: list[Sequence]) -> None:
         prompts = sum(not sequence.begun for sequence in reading)
