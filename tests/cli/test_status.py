@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +14,8 @@ from click.testing import CliRunner
 
 from tests.observe.fake_run import RUN_ID, FakeRun
 from trtdist.cli.status import command
-from trtdist.events import RunState
+from trtdist.events import TaskExited
+from trtdist.process import ProcessId
 
 
 @pytest.fixture
@@ -61,18 +64,26 @@ def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:
         assert f'"{key}"' in documented
 
 
-def test_watching_ends_with_the_run(fake: FakeRun) -> None:
-    fake.ready()
+def test_watching_ends_with_the_supervisor(fake: FakeRun) -> None:
+    supervisor = subprocess.Popen(["sleep", "1000"])
+    fake.ready(ProcessId.of(supervisor.pid))
     program = [sys.executable, "-c", "from trtdist.cli.main import main; main()", "status", "--watch", "--json"]
     child = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:
         assert json.loads(child.stdout.readline())["state"] == "READY"
-        fake.write("supervisor", RunState("STOPPING"))
-        assert json.loads(child.stdout.readline())["state"] == "STOPPING"
-        fake.verdict()
-        assert json.loads(child.stdout.readline())["state"] == "STOPPED"
+        fake.write("task.gen.0.0", TaskExited("workers", "gen.0.0", os.getpid(), None, signal.SIGKILL))
+        failed = json.loads(child.stdout.readline())
+        assert (failed["state"], failed["times"]["ended"]) == ("FAILED", None)
+        assert failed["failure"]["reason"] == "gen.0.0 (step workers) was killed by SIGKILL"
+        fake.verdict(state="FAILED", reason=failed["failure"]["reason"], time=7.0)
+        assert json.loads(child.stdout.readline())["times"]["ended"] == 7.0
+        supervisor.kill()
+        supervisor.wait()
+        assert json.loads(child.stdout.readline())["supervisor"]["alive"] is False
         assert child.wait(20) == 0
     finally:
         child.kill()
         child.communicate()
+        supervisor.kill()
+        supervisor.wait()

@@ -54,7 +54,7 @@ def describe(snapshot: Snapshot) -> str:
 def _looks(reader: RunReader, watch: bool) -> Iterator[Snapshot]:
     snapshot = reader.look()
     yield snapshot
-    while watch and not snapshot.final:
+    while watch and not (snapshot.final and snapshot.status.supervisor_alive is not True):
         time.sleep(_WATCH_SECONDS)
         snapshot = reader.look()
         yield snapshot

@@ -16,6 +16,8 @@ from trtdist.events import RUNGS, Record
 from trtdist.observe.history import History, TaskHistory
 from trtdist.plan import Plan, Rank, Server, Step
 from trtdist.process import ProcessId
+from trtdist.supervisor import deaths
+from trtdist.supervisor.facts import TaskEnded, TaskGone
 
 __all__ = [
     "FINAL_STATES",
@@ -206,8 +208,8 @@ class _Reconciler:
             return self._supervisor_died()
         vanished = [task for task in self.history.tasks.values() if self._gone(task)]
         if vanished and self.history.asked is None:
-            name = vanished[0].start.name
-            return Failure(f"{name} is gone", name, vanished[0].start.step, log=f"logs/{name}.log")
+            start = vanished[0].start
+            return _failure_by(deaths.of_gone(TaskGone(start.step, start.name, 0.0)))
         return None
 
     def _outlived(self, task: TaskHistory) -> bool:
@@ -252,7 +254,8 @@ class _Reconciler:
     def _ended(self, state: str) -> float | None:
         if self.verdict is not None and isinstance(self.verdict.get("time"), (int, float)):
             return float(self.verdict["time"])
-        return self.history.last or None if state in FINAL_STATES else None
+        over = state in FINAL_STATES and (self.over or self.history.supervisor is None)
+        return self.history.last or self.machine.created or None if over else None
 
     def _task_state(self, name: str, ready: bool, run_state: str) -> str:
         task = self.history.tasks.get(name)
@@ -325,10 +328,14 @@ class _Reconciler:
 
 def _ended_first(task: TaskHistory) -> Failure:
     assert task.exit is not None
-    end, name = task.exit, task.start.name
-    how = f"was killed by signal {end.signal}" if end.signal is not None else f"ended with exit code {end.code}"
-    reason = f"{name} {how} and nobody had asked it to stop"
-    return Failure(reason, name, task.start.step, end.code, end.signal, task.exited, f"logs/{name}.log")
+    end, start = task.exit, task.start
+    return _failure_by(deaths.of_task(TaskEnded(start.step, start.name, end.code, end.signal, task.exited)))
+
+
+def _failure_by(death: deaths.Death) -> Failure:
+    """In the words of the verdict that is about to come."""
+    reason, log = deaths.failure(death).reason, f"logs/{death.name}.log"
+    return Failure(reason, death.name, death.step, death.code, death.signal, death.at or None, log)
 
 
 def failure_of(verdict: Mapping[str, Any]) -> Failure | None:
