@@ -150,6 +150,18 @@ def test_what_is_asked(play: Play, tmp_path: Path) -> None:
     play(pieces("x"), scene)
 
 
+def test_a_run_that_was_started_by_hand(fake: FakeRun, nats_server: NatsServer, etcd_server: EtcdServer) -> None:
+    fake.start("nats")
+
+    async def main() -> None:
+        async with on_stage(nats_server, etcd_server, fake.run.run_id) as stage:
+            worker = await stage.worker("srv.0", pieces("x"))
+            await stage.router(lambda call: Route(call.request_id, call.attempt, None, worker.instance, ""))
+            assert await client("--run", str(fake.run.path)) == (0, "x\n", "")
+
+    asyncio.run(main())
+
+
 def test_text_that_the_terminal_cannot_carry(play: Play) -> None:
     async def scene(stage: Stage, worker: Worker) -> None:
         assert await client(PYTHONIOENCODING="ascii") == (0, "caf\\xe9 \\U0001f600\\udc80\n", "")

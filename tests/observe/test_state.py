@@ -153,6 +153,18 @@ def test_a_supervisor_that_never_started() -> None:
     assert "never started" in status.failure.reason
 
 
+def test_a_run_that_was_started_by_hand() -> None:
+    story = Story().start("nats").start("gen.0.0").start("canary")
+    assert story.status().state == "MANUAL"
+    status = story.tell("canary", Rung("gen.0", "canary")).tell("canary", Ready(1)).exit("canary").status()
+    assert (status.state, status.failure) == ("MANUAL", None)
+    found = states(status)
+    assert [found[name] for name in ("nats", "gen.0", "canary", "etcd")] == ["READY", "READY", "DONE", "WAITING"]
+    status = story.exit("gen.0.0", 130).exit("nats", None, 2).status()
+    assert (status.state, status.failure) == ("STOPPED", None)
+    assert states(status)["gen.0"] == "STOPPED"
+
+
 def test_a_failed_run_has_ended_when_its_supervisor_is_gone_or_has_said_so() -> None:
     story = Story().up().exit("gen.0.0", 1).tell("supervisor", RunState("FAILED", "because"))
     assert (story.status().state, story.status().ended) == ("FAILED", None)

@@ -156,7 +156,8 @@ def _prompt(prompt: str | None, file: str | None) -> str:
 
 def _ready(snapshot: Snapshot) -> Snapshot:
     status = snapshot.status
-    if status.state == "READY":
+    # One that was started by hand has no supervisor that could know.
+    if status.state in ("READY", "MANUAL"):
         return snapshot
     name = snapshot.run.run_id
     reason = status.failure.reason if status.failure is not None else status.detail

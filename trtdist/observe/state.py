@@ -35,7 +35,10 @@ __all__ = [
     "reconcile_history",
 ]
 
-RUN_STATES = ("PREPARING", "STARTING", "READY", "STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST")
+RUN_STATES = (
+    "PREPARING", "STARTING", "READY", "STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST",
+    "MANUAL",
+)  # fmt: skip
 FINAL_STATES = frozenset({"STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST"})
 # From the worst to the best: a server is in the worst state of its ranks.
 TASK_STATES = (
@@ -154,6 +157,7 @@ class _Reconciler:
         self.machine = machine
         self.supervisor_alive = self._supervisor_alive()
         self.over = verdict is not None or self.supervisor_alive is False
+        self.by_hand = history.supervisor is None and not history.state and bool(history.tasks)
         self.first = self._first()
 
     def status(self) -> RunStatus:
@@ -190,7 +194,7 @@ class _Reconciler:
 
     def _unasked(self, task: TaskHistory) -> bool:
         """Whether a task ended before anybody asked for it; a canary may end when it has passed."""
-        if task.exit is None:
+        if task.exit is None or self.by_hand:
             return False
         canary_done = task.start.step == "canary" and task.exit.code == 0
         asked = self.history.asked
@@ -228,6 +232,8 @@ class _Reconciler:
     def _run_state(self) -> tuple[str, str]:
         if self.verdict is not None:
             return str(self.verdict.get("state", "FAILED")), str(self.verdict.get("reason", ""))
+        if self.by_hand:
+            return self._by_hand()
         if self.history.supervisor is None and not self.history.state:
             return self._before_supervisor()
         if self.supervisor_alive is False:
@@ -245,6 +251,12 @@ class _Reconciler:
         if waited > _PREPARING_LIMIT:
             return "FAILED", "the supervisor never started; see logs/supervisor.log"
         return "PREPARING", ""
+
+    def _by_hand(self) -> tuple[str, str]:
+        """A person started the steps of the run, one by one."""
+        if all(task.exit is not None or self._gone(task) for task in self.history.tasks.values()):
+            return "STOPPED", "it was started by hand, without a supervisor, and nothing of it runs any more"
+        return "MANUAL", "it was started by hand, without a supervisor"
 
     def _failure(self, state: str, detail: str) -> Failure | None:
         if state not in ("FAILED", "TIMEOUT", "LOST"):
@@ -306,7 +318,11 @@ class _Reconciler:
         name = step.name
         rung = self.history.rung(name)
         answers = rung in RUNGS and RUNGS.index(rung) >= RUNGS.index("answering")
-        ready = answers or name in self.history.endpoints or (step.kind != "service" and self.history.ready is not None)
+        ready = (
+            answers
+            or name in self.history.endpoints
+            or ((step.kind != "service" or self.by_hand) and self.history.ready is not None)
+        )
         return ServiceStatus(
             name=name,
             kind=step.kind,
