@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Printer", "command"]
 
 DEFAULT_PROMPT = "what is the capital of france?"
+_SECONDS = click.FloatRange(0, 1e9, min_open=True)
 PREPARING = ("PREPARING", "STARTING")
 
 
@@ -41,7 +42,7 @@ PREPARING = ("PREPARING", "STARTING")
 @click.option("--streaming/--no-streaming", default=True, show_default=True, help="As it comes, or all at the end.")
 @click.option("--component", metavar="NAME", help="router or tensorrt-llm.  [default: the run's front door]")
 @click.option("--format", "shape", default="text", show_default=True, type=click.Choice(["text", "annotated", "json"]))
-@click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(0, 1e9), help="Seconds for it all.")
+@click.option("--timeout", default=600.0, show_default=True, type=_SECONDS, help="Seconds for it all.")
 def command(
     run: str | None,
     prompt: str | None,
@@ -58,12 +59,14 @@ def command(
 ) -> None:
     """Send a prompt to a run and print the answer.
 
-    The exit code is 1 when the run is not READY or the request fails; Ctrl-C cancels the request and ends with 130.
+    The exit code is 1 when the run is not READY or the request fails, 2 when the request is wrong; Ctrl-C cancels it
+    and ends with 130.
     """
     text = _prompt(prompt, prompt_file)
     snapshot = _ready(RunReader(find_run(run, os.environ)).look())
 
     from trtdist.engines.base import Sampling
+    from trtdist.serving.attempt import RequestError
     from trtdist.serving.requester import Ask
 
     ask = Ask(
@@ -79,6 +82,10 @@ def command(
         asyncio.run(_send(snapshot.run.path, ask, printer, view))
     except BrokenPipeError:
         nobody_reads()
+    except RequestError as error:
+        if error.code == "bad_request":
+            raise InputError(str(error)) from error
+        raise
     except asyncio.CancelledError:
         raise click.exceptions.Exit(130) from None
 
@@ -141,13 +148,19 @@ async def _whole(answers: AsyncIterator[Answer]) -> AsyncIterator[Answer]:
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:
-    if file is None:
-        return DEFAULT_PROMPT if prompt is None else prompt
-    if prompt is not None:
+    if prompt is not None and file is not None:
         raise InputError("--prompt and --prompt-file were both given: give one of them")
+    text = _read(file) if file is not None else DEFAULT_PROMPT if prompt is None else prompt
+    if not text:
+        raise InputError("the prompt is empty: write something to be answered")
+    return text
+
+
+def _read(file: str) -> str:
+    """The text of a file without the end of its last line."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return data.decode("utf-8")
+        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise InputError(f"cannot read the prompt from {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:

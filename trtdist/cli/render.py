@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,8 +22,8 @@ _MANIFEST = ".rendered.json"
 
 
 @click.command("render")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("out", type=click.Path(path_type=Path, readable=False))
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
 def command(file: Path, out: Path, overrides: tuple[str, ...]) -> None:
     """Write all scripts of the topology in FILE to the folder OUT, for this machine.
@@ -34,7 +35,9 @@ def command(file: Path, out: Path, overrides: tuple[str, ...]) -> None:
     try:
         _write(out, files)
     except OSError as error:
-        raise TrtdistError(f"cannot write to {out}: {error.strerror or error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = TrtdistError if full else InputError
+        raise kind(f"cannot write to {out}: {error.strerror or error}") from error
     run = RunDir(out)
     shown = [out / name for name in sorted(files) if run.site not in (out / name).parents]
     click.echo("\n".join(map(str, [*shown, f"{run.site}/"])))

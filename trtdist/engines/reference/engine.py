@@ -145,6 +145,9 @@ class ReferenceEngine:
             raise EngineError(f"a token is not in the vocabulary of {VOCABULARY}")
         length = handle.tokens if handle else len(tokens)
         wanted = length + request.sampling.max_tokens
+        if wanted > POSITIONS and request.request_type == CONTEXT_ONLY:
+            # Asked for one token, whatever the user wants of the generation server.
+            raise EngineError(f"{length} prompt tokens are too many: with the answer, {POSITIONS} are the limit")
         if wanted > POSITIONS:
             raise EngineError(
                 f"{length} prompt tokens and {request.sampling.max_tokens} to be generated are {wanted}; the limit is"
