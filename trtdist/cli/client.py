@@ -17,7 +17,7 @@ import click
 
 from trtdist.cli.output import nobody_reads, write
 from trtdist.errors import InputError, TrtdistError
-from trtdist.observe.runs import find_run
+from trtdist.observe.living import find_live_run
 from trtdist.observe.snapshot import RunReader, Snapshot
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ PREPARING = ("PREPARING", "STARTING")
 
 
 @click.command("client")
-@click.option("--run", metavar="RUN", help="As for the other commands; without it the newest run.")
+@click.option("--run", metavar="RUN", help="As for the other commands; without it the newest run that is up.")
 @click.option("--prompt", metavar="TEXT", help=f"What is asked.  [default: {DEFAULT_PROMPT}]")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file, - for standard input.")
 @click.option("--max-tokens", default=10, show_default=True, type=click.IntRange(1, 1 << 20), help="Most new tokens.")
@@ -63,7 +63,7 @@ def command(
     and ends with 130.
     """
     text = _prompt(prompt, prompt_file)
-    snapshot = _ready(RunReader(find_run(run, os.environ)).look())
+    snapshot = _ready(RunReader(find_live_run(run, os.environ)).look())
 
     from trtdist.engines.base import Sampling
     from trtdist.serving.attempt import RequestError

@@ -10,10 +10,11 @@ from collections.abc import Callable
 import click
 
 from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean
+from trtdist.cli.others import tell_of_others
 from trtdist.cli.progress import Lines, say
 from trtdist.errors import InputError, TrtdistError
 from trtdist.events import ControlTaken, EventReader
-from trtdist.observe.runs import find_run
+from trtdist.observe.living import find_live_run
 from trtdist.observe.times import span
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
@@ -40,11 +41,12 @@ _TO_LEAVE = 2.0
 def command(run: str | None, grace: float | None) -> None:
     """Stop a run in order (router, workers, services) and verify that nothing is left.
 
-    RUN is a run id, the start of one, or a topology's name; without it the newest run is meant. What a run left behind
+    RUN is a run id, the start of one, or a topology's name; without it the newest run is meant, of those that
+    have not ended if there are any. What a run left behind
     whose supervisor died is removed, too. A run that has ended already is no error.
     """
     began = time.monotonic()
-    found = find_run(run, os.environ)
+    found = find_live_run(run, os.environ)
     ended_before = verdict.read(found)
     if ended_before is None:
         _Descent(found, grace).go()
@@ -54,6 +56,7 @@ def command(run: str | None, grace: float | None) -> None:
     else:
         reason = f"{ended_before.get('state')}, {ended_before.get('reason')}"
         click.echo(f"{found.run_id} has ended already and nothing is left ({reason})")
+    tell_of_others(found)
 
 
 def _leave_nothing(run: RunDir) -> None:
