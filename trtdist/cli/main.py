@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from typing import NoReturn
@@ -89,6 +88,8 @@ def _usage(error: click.ClickException) -> str:
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is None:
         return f"trtdist: {said}"
+    import difflib
+
     # Known to click 8.4 and newer.
     name, group = getattr(error, "command_name", ""), context.command
     near = difflib.get_close_matches(name, group.list_commands(context), n=1) if isinstance(group, click.Group) else []
