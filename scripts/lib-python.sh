@@ -46,12 +46,29 @@ make_venv() {
     fi
     # An environment that somebody else made is added to; one of ours that is out of date is made anew.
     if [ -e "$folder/trtdist-stamp" ] || ! "$folder/bin/python" -c '' 2>/dev/null; then
+        [ ! -e "$folder/trtdist-stamp" ] || say "$(why_anew "$folder" "$stamp")"
         new_venv "$python" "$folder"
     fi
     say "installing trtdist[$extra] from wheels into it (the first time takes about a minute)"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: \
         --editable "${ROOT}[$extra]" >"$folder/install.log" 2>&1 || install_failed "$folder/install.log"
     printf '%s\n' "$stamp" >"$folder/trtdist-stamp"
+}
+
+# Why an environment of ours, $1, does not do for what is wanted now, $2.
+why_anew() {
+    local was=() now=() old
+    old=$(cat "$1/trtdist-stamp")
+    read -ra was <<<"$old"
+    read -ra now <<<"$2"
+    if [ "${was[*]:0:4}" != "${now[*]:0:4}" ]; then
+        printf '%s was made with %s (%s) and is made anew with %s (%s)\n' "$1" \
+            "${was[0]}" "$(IFS=. && echo "${was[*]:1:3}")" "${now[0]}" "$(IFS=. && echo "${now[*]:1:3}")"
+    elif [ "$old" != "$2" ]; then
+        printf '%s is made anew, as pyproject.toml or the place of the checkout has changed\n' "$1"
+    else
+        printf '%s is made anew, as its Python does not start any more\n' "$1"
+    fi
 }
 
 new_venv() {

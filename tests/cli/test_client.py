@@ -144,10 +144,22 @@ def test_what_is_asked(play: Play, tmp_path: Path) -> None:
             await client("--prompt-file", "-", "--run", stage.config.namespace, stdin=b"from \xe2\x82\xac"),
         ]
         assert endings == [(0, "x\n", "")] * 3
-        assert [call.prompt for call in worker.calls] == ["pri\u00e9re", "from a file\n", "from \u20ac"]
+        assert [call.prompt for call in worker.calls] == ["pri\u00e9re", "from a file", "from \u20ac"]
         assert worker.calls[0].sampling == Sampling(3, 0.0, 0.25, -7, ("a", "b")) and worker.calls[0].timeout <= 9
 
     play(pieces("x"), scene)
+
+
+def test_a_run_that_was_started_by_hand(fake: FakeRun, nats_server: NatsServer, etcd_server: EtcdServer) -> None:
+    fake.start("nats")
+
+    async def main() -> None:
+        async with on_stage(nats_server, etcd_server, fake.run.run_id) as stage:
+            worker = await stage.worker("srv.0", pieces("x"))
+            await stage.router(lambda call: Route(call.request_id, call.attempt, None, worker.instance, ""))
+            assert await client("--run", str(fake.run.path)) == (0, "x\n", "")
+
+    asyncio.run(main())
 
 
 def test_text_that_the_terminal_cannot_carry(play: Play) -> None:
@@ -170,7 +182,7 @@ def test_failures_are_one_sentence(play: Play) -> None:
         )
         assert refused == (1, "", "trtdist: the engine does not like it\n")
         assert broken == (1, "some\n", "trtdist: it broke\n")
-        assert (code, out) == (1, "") and "no component 'routre'; registered is router, tensorrt-llm" in err
+        assert (code, out) == (2, "") and "no component 'routre'; registered is router, tensorrt-llm" in err
 
     play(act, scene)
 
@@ -237,6 +249,10 @@ def test_a_run_that_is_not_ready(fake: FakeRun) -> None:
 
 def test_prompts_that_cannot_be_read(fake: FakeRun, tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
+    (tmp_path / "empty").write_text("\n")
+    assert "the prompt is empty" in refusal("--prompt", "", kind=InputError)
+    assert "the prompt is empty" in refusal("--prompt-file", str(tmp_path / "empty"), kind=InputError)
+    assert CliRunner().invoke(command, ["--timeout", "0"]).exit_code == 2
     assert "give one of them" in refusal("--prompt", "a", "--prompt-file", "b", kind=InputError)
     assert "no UTF-8: byte 3" in refusal("--prompt-file", str(tmp_path / "latin"), kind=InputError)
     assert "cannot read the prompt from /nowhere: No such file" in refusal("--prompt-file", "/nowhere", kind=InputError)

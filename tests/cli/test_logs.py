@@ -88,7 +88,8 @@ def test_merged_by_time(fake: FakeRun) -> None:
 def test_since(fake: FakeRun) -> None:
     fake.run.log("gen.0.0").with_suffix(".idx").write_text("0 1000\n17 2000\n")
     assert logs("gen.0", "--since", "2000").output == "last of gen.0.0\n"
-    assert logs("gen.0", "--since", "1500").output.startswith("first")
+    assert logs("gen.0", "--since", "1500").output == "last of gen.0.0\n"
+    assert logs("gen.0", "--since", "999").output.startswith("first")
     with pytest.raises(InputError, match="--since 'soon' is no time"):
         logs("--since", "soon")
 

@@ -107,7 +107,7 @@ def test_overrides_and_targets(tmp_path: Path) -> None:
     assert "\n  2 nodes" in plan(QUICKSTART, *twelve).output
     refused = plan(QUICKSTART, *twelve, "--local")
     assert isinstance(refused.exception, PlanError)
-    assert "generation_servers.num_instances: 7" in str(refused.exception)
+    assert "--set generation_servers.num_instances=7" in str(refused.exception)
 
 
 def test_more_nodes_than_are_needed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from trtdist.cli.render import command
-from trtdist.errors import InputError, TrtdistError
+from trtdist.errors import InputError
 from trtdist.plan import from_json
 from trtdist.rundir import RunDir
 
@@ -119,7 +119,7 @@ def test_the_site_folder_is_enough_to_import_what_runs(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert "is no folder" in str(render(QUICKSTART, tmp_path / "file").exception)
-    assert isinstance(render(QUICKSTART, "/proc/nothing/out").exception, TrtdistError)
+    assert isinstance(render(QUICKSTART, "/proc/nothing/out").exception, InputError)
 
 
 def test_secrets_stay_where_they_are_needed(tmp_path: Path) -> None:

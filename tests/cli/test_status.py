@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,10 @@ from click.testing import CliRunner
 
 from tests.observe.fake_run import RUN_ID, FakeRun
 from trtdist.cli.status import command
-from trtdist.events import RunState
+from trtdist.errors import InputError
+from trtdist.events import TaskExited
+from trtdist.observe.living import find_live_run
+from trtdist.process import ProcessId
 
 
 @pytest.fixture
@@ -61,18 +67,61 @@ def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:
         assert f'"{key}"' in documented
 
 
-def test_watching_ends_with_the_run(fake: FakeRun) -> None:
-    fake.ready()
+def test_watching_ends_with_the_supervisor(fake: FakeRun) -> None:
+    supervisor = subprocess.Popen(["sleep", "1000"])
+    fake.ready(ProcessId.of(supervisor.pid))
     program = [sys.executable, "-c", "from trtdist.cli.main import main; main()", "status", "--watch", "--json"]
     child = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     try:
         assert json.loads(child.stdout.readline())["state"] == "READY"
-        fake.write("supervisor", RunState("STOPPING"))
-        assert json.loads(child.stdout.readline())["state"] == "STOPPING"
-        fake.verdict()
-        assert json.loads(child.stdout.readline())["state"] == "STOPPED"
+        fake.write("task.gen.0.0", TaskExited("workers", "gen.0.0", os.getpid(), None, signal.SIGKILL))
+        failed = json.loads(child.stdout.readline())
+        assert (failed["state"], failed["times"]["ended"]) == ("FAILED", None)
+        assert failed["failure"]["reason"] == "gen.0.0 (step workers) was killed by SIGKILL"
+        fake.verdict(state="FAILED", reason=failed["failure"]["reason"], time=7.0)
+        assert json.loads(child.stdout.readline())["times"]["ended"] == 7.0
+        supervisor.kill()
+        supervisor.wait()
+        assert json.loads(child.stdout.readline())["supervisor"]["alive"] is False
         assert child.wait(20) == 0
     finally:
         child.kill()
         child.communicate()
+        supervisor.kill()
+        supervisor.wait()
+
+
+def test_all_runs(fake: FakeRun, tmp_path: Path) -> None:
+    fake.ready()
+    newer = FakeRun.create(tmp_path, run_id="other-20261124-101600-0001")
+    newer.verdict(state="FAILED", reason="because", time=7.0)
+    (tmp_path / "broken-20261124-101400-0002").mkdir()
+    lines = [line.split()[:2] for line in status("--all").splitlines()]
+    assert lines == [[newer.run.run_id, "FAILED"], [RUN_ID, "READY"], ["broken-20261124-101400-0002", "UNKNOWN"]]
+    first, second, _ = json.loads(status("--all", "--json"))["runs"]
+    assert (first["state"], first["detail"], first["ended"], first["name"]) == ("FAILED", "because", 7.0, "other")
+    assert second["begun"] == time.mktime((2026, 11, 24, 10, 15, 0, 0, 0, -1))
+    with pytest.raises(InputError, match="neither a RUN nor --watch"):
+        status("--all", "tiny")
+
+
+def test_other_runs_that_are_up_are_named(fake: FakeRun, tmp_path: Path) -> None:
+    fake.ready()
+    newer = FakeRun.create(tmp_path, run_id="other-20261124-101600-0001")
+    newer.verdict()
+    found = CliRunner().invoke(command, [], catch_exceptions=False)
+    assert found.stdout.startswith(f"{newer.run.run_id}  STOPPED")
+    assert found.stderr == f"another run is still up: {RUN_ID}\n"
+    assert find_live_run(None, os.environ).run_id == RUN_ID
+    assert find_live_run("other", os.environ).run_id == newer.run.run_id
+    assert find_live_run("latest", os.environ).run_id == newer.run.run_id
+
+
+def test_a_name_means_its_newest_run_that_is_up(fake: FakeRun, tmp_path: Path) -> None:
+    fake.ready()
+    newer = FakeRun.create(tmp_path, run_id="tiny-20261124-101600-0001")
+    newer.verdict()
+    assert find_live_run("tiny", os.environ).run_id == RUN_ID
+    fake.verdict()
+    assert find_live_run("tiny", os.environ).run_id == newer.run.run_id

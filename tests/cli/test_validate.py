@@ -9,9 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
-from trtdist.cli.main import main
+from trtdist.cli.main import cli, main
 from trtdist.topology.codes import CODES
 
 GOOD = "name: demo\nmodel: org/model\nservers: {}\n"
@@ -97,6 +98,35 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run([TRTDIST, "validate", "a.yaml"], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, b"trtdist: No space left on device\n")
+    # Longer than what is held back, and shorter.
+    for words in (["schema"], ["--version"], ["explain"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([TRTDIST, *words], stdout=full, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (1, b"trtdist: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["statu"], "No such command 'statu'; did you mean 'status'?"),
+        (["zzz"], "No such command 'zzz'; `trtdist --help` tells more"),
+        (["up"], "Missing argument 'FILE'; `trtdist up --help` tells more"),
+        (["client", "--format", "x"], "Invalid value for '--format': 'x' is not one of 'text', 'annotated', 'json'; "),
+    ],
+)
+def test_wrong_words_are_told_in_one_sentence(called: Called, words: list[str], said: str) -> None:
+    code, out, errors = called(*words)
+    assert (code, out) == (2, "")
+    assert errors.startswith(f"trtdist: {said}") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["up", "validate", "plan", "render"])
+def test_a_file_that_may_not_be_read_is_told_as_a_diagnostic(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    assert [each.type.readable for each in command.params if isinstance(each.type, click.Path)] == [False] * (
+        1 + (name == "render")
+    )
 
 
 def test_what_is_no_topology_is_refused_in_time(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -124,7 +125,7 @@ def test_requests_share_the_steps(run_dir: Path) -> None:
     during(monolithic(2), run_dir, work)
 
 
-def test_who_is_quick_overtakes(run_dir: Path) -> None:
+def test_who_is_quick_overtakes(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def work(deployment: Deployment) -> None:
         engine = deployment.engines["srv.0"]
         slow = engine.generate(GenerateRequest("long", Sampling(max_tokens=8000), "x"))
@@ -138,6 +139,11 @@ def test_who_is_quick_overtakes(run_dir: Path) -> None:
             await asyncio.sleep(0.001)
 
     during(monolithic(), run_dir, work)
+    said = capsys.readouterr().err
+    assert re.search(
+        r"^\d\d:\d\d:\d\d reference engine: srv\.0: request 'long': cancelled after \d+ tokens$", said, re.M
+    )
+    assert said.count("cancelled") == 1
 
 
 def test_delays_do_not_block_the_event_loop(run_dir: Path) -> None:

@@ -21,6 +21,21 @@ def test_shell_scripts_are_sound(script: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.parametrize(
+    ("was", "words"),
+    [
+        ("/usr/bin/python3.10 3 10 1 dev F R 1 2", "was made with /usr/bin/python3.10 (3.10.1) and is made anew with"),
+        ("/usr/bin/python3 3 12 1 dev F R 7 7", "pyproject.toml or the place of the checkout has changed"),
+        ("/usr/bin/python3 3 12 1 dev F R 1 2", "its Python does not start any more"),
+    ],
+)
+def test_why_an_environment_is_made_anew(tmp_path: Path, was: str, words: str) -> None:
+    (tmp_path / "trtdist-stamp").write_text(was + "\n")
+    program = f". {ROOT / 'scripts' / 'lib-python.sh'}; why_anew {tmp_path} '/usr/bin/python3 3 12 1 dev F R 1 2'"
+    found = subprocess.run(["bash", "-euc", program], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith(str(tmp_path)) and words in found.stdout
+
+
 def imported_by(code: str) -> set[str]:
     program = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
     found = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)

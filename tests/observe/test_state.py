@@ -92,7 +92,8 @@ def test_the_earliest_exit_is_named_and_those_that_follow_are_not_blamed() -> No
     assert status.state == "FAILED"
     assert status.failure is not None
     assert status.failure.name == "ctx.0.1"
-    assert status.failure.reason == "ctx.0.1 was killed by signal 9 and nobody had asked it to stop"
+    assert status.failure.reason == "ctx.0.1 (step workers) was killed by SIGKILL"
+    assert status.ended is None, "the supervisor still takes the rest down"
     assert states(status)["ctx.0.1"] == "FAILED"
     assert states(status)["gen.0.0"] == "STOPPED"
 
@@ -150,6 +151,26 @@ def test_a_supervisor_that_never_started() -> None:
     assert status.state == "FAILED"
     assert status.failure is not None
     assert "never started" in status.failure.reason
+
+
+def test_a_run_that_was_started_by_hand() -> None:
+    story = Story().start("nats").start("gen.0.0").start("canary")
+    assert story.status().state == "MANUAL"
+    status = story.tell("canary", Rung("gen.0", "canary")).tell("canary", Ready(1)).exit("canary").status()
+    assert (status.state, status.failure) == ("MANUAL", None)
+    found = states(status)
+    assert [found[name] for name in ("nats", "gen.0", "canary", "etcd")] == ["READY", "READY", "DONE", "WAITING"]
+    status = story.exit("gen.0.0", 130).exit("nats", None, 2).status()
+    assert (status.state, status.failure) == ("STOPPED", None)
+    assert states(status)["gen.0"] == "STOPPED"
+
+
+def test_a_failed_run_has_ended_when_its_supervisor_is_gone_or_has_said_so() -> None:
+    story = Story().up().exit("gen.0.0", 1).tell("supervisor", RunState("FAILED", "because"))
+    assert (story.status().state, story.status().ended) == ("FAILED", None)
+    assert story.status({"state": "FAILED", "time": 7.0}).ended == 7.0
+    story.dead.add(SUPERVISOR)
+    assert story.status().ended == story.records[-1].time
 
 
 def test_a_supervisor_on_another_machine_is_believed() -> None:

@@ -111,11 +111,21 @@ def test_the_last_lines_of_a_large_file_are_read_from_its_end(tmp_path: Path) ->
 def test_since(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("0123456789\n" * 10)
-    (tmp_path / "a.idx").write_text("0 100.0\n11 101.5\nnonsense\n22 102\n")
+    (tmp_path / "a.idx").write_text("0 100.0\n11 101.5\nnonsense\n22 104\n")
+    os.utime(log, (104.5, 104.5))
     assert offset_since(log, 99) == 0
     assert offset_since(log, 101.5) == 11
-    assert offset_since(log, 101.9) == 11
-    assert offset_since(log, 200) == 22
+    assert offset_since(log, 102.4) == 11
+    assert offset_since(log, 102.6) == 22, "what was written within a second of 101.5 is older"
+    assert offset_since(log, 200) == 110, "nothing is as young as that"
+
+
+def test_since_with_an_index_that_could_not_be_written_to_the_end(tmp_path: Path) -> None:
+    log = tmp_path / "a.log"
+    log.write_text("0123456789\n" * 10)
+    (tmp_path / "a.idx").write_text("0 100.0\n11 101.5\n")
+    os.utime(log, (300.0, 300.0))
+    assert offset_since(log, 200) == 11
 
 
 def test_since_without_an_index(tmp_path: Path) -> None:

@@ -77,24 +77,25 @@ REFUSED: list[tuple[dict[str, Any], Target, str]] = [
         SLURM,
         (
             "12 ranks, each taking 0.9 of the memory of a GPU, do not fit on 1 node with 8 GPUs (slurm.gpus_per_node): "
-            "set slurm.nodes: 2, or servers.kv_cache_config.free_gpu_memory_fraction: 0.5, or servers.num_instances: 8"
+            "give --set slurm.nodes=2, or --set servers.kv_cache_config.free_gpu_memory_fraction=0.5, or "
+            "--set servers.num_instances=8"
         ),
     ),
     (
         {"servers": section(12)},
         LOCAL,
         (
-            "12 ranks, each taking 0.9 of the memory of a GPU, do not fit on this machine with 8 GPUs "
-            "(slurm.gpus_per_node): set servers.kv_cache_config.free_gpu_memory_fraction: 0.5, or "
-            "servers.num_instances: 8, or oversubscribe: true"
+            "12 ranks, each taking 0.9 of the memory of a GPU, do not fit on this machine with 8 planned GPUs "
+            "(slurm.gpus_per_node): give --set servers.kv_cache_config.free_gpu_memory_fraction=0.5, or "
+            "--set servers.num_instances=8, or --set oversubscribe=true"
         ),
     ),
     (
         {"servers": section(1, 16)},
         LOCAL,
         (
-            "the 16 ranks of one server (servers) need a GPU each and do not fit on this machine with 8 GPUs "
-            "(slurm.gpus_per_node): set servers.tensor_parallel_size: 8"
+            "the 16 ranks of one server (servers) need a GPU each and do not fit on this machine with 8 planned GPUs "
+            "(slurm.gpus_per_node): give --set servers.tensor_parallel_size=8"
         ),
     ),
     (
@@ -102,16 +103,16 @@ REFUSED: list[tuple[dict[str, Any], Target, str]] = [
         SLURM,
         (
             "the 11 ranks of one server (servers) cannot be spread evenly over 2 nodes with 8 GPUs each "
-            "(slurm.gpus_per_node): set slurm.nodes: 11, or servers.tensor_parallel_size: 1"
+            "(slurm.gpus_per_node): give --set slurm.nodes=11, or --set servers.tensor_parallel_size=1"
         ),
     ),
     (
         {"context_servers": section(1, 16), "generation_servers": section(1, 16)},
         LOCAL,
         (
-            "the 16 ranks of one server (context_servers) need a GPU each and do not fit on this machine with 8 GPUs "
-            "(slurm.gpus_per_node): set context_servers.tensor_parallel_size: 4 and "
-            "generation_servers.tensor_parallel_size: 4"
+            "the 16 ranks of one server (context_servers) need a GPU each and do not fit on this machine with 8 "
+            "planned GPUs (slurm.gpus_per_node): give --set context_servers.tensor_parallel_size=4 "
+            "--set generation_servers.tensor_parallel_size=4"
         ),
     ),
     (

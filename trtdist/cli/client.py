@@ -18,7 +18,7 @@ import click
 from trtdist.cli.output import nobody_reads, write
 from trtdist.cli.via import AUTO, DIRECT, STEP, answers
 from trtdist.errors import InputError, TrtdistError
-from trtdist.observe.runs import find_run
+from trtdist.observe.living import find_live_run
 from trtdist.observe.snapshot import RunReader, Snapshot
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 __all__ = ["Printer", "command"]
 
 DEFAULT_PROMPT = "what is the capital of france?"
+_SECONDS = click.FloatRange(0, 1e9, min_open=True)
 PREPARING = ("PREPARING", "STARTING")
 
 
 @click.command("client")
-@click.option("--run", metavar="RUN", help="As for the other commands; without it the newest run.")
+@click.option("--run", metavar="RUN", help="As for the other commands; without it the newest run that is up.")
 @click.option("--prompt", metavar="TEXT", help=f"What is asked.  [default: {DEFAULT_PROMPT}]")
 @click.option("--prompt-file", metavar="FILE", help="Read the prompt from a file, - for standard input.")
 @click.option("--max-tokens", default=10, show_default=True, type=click.IntRange(1, 1 << 20), help="Most new tokens.")
@@ -49,7 +50,7 @@ PREPARING = ("PREPARING", "STARTING")
     type=click.Choice([AUTO, DIRECT, STEP]),
     help="Over the network, or through a step on the run's head node; auto tries the network first.",
 )
-@click.option("--timeout", default=600.0, show_default=True, type=click.FloatRange(0, 1e9), help="Seconds for it all.")
+@click.option("--timeout", default=600.0, show_default=True, type=_SECONDS, help="Seconds for it all.")
 def command(
     run: str | None,
     prompt: str | None,
@@ -67,12 +68,14 @@ def command(
 ) -> None:
     """Send a prompt to a run and print the answer.
 
-    The exit code is 1 when the run is not READY or the request fails; Ctrl-C cancels the request and ends with 130.
+    The exit code is 1 when the run is not READY or the request fails, 2 when the request is wrong; Ctrl-C cancels it
+    and ends with 130.
     """
     text = _prompt(prompt, prompt_file)
-    snapshot = _ready(RunReader(find_run(run, os.environ)).look())
+    snapshot = _ready(RunReader(find_live_run(run, os.environ)).look())
 
     from trtdist.engines.base import Sampling
+    from trtdist.serving.attempt import RequestError
     from trtdist.serving.requester import Ask
 
     ask = Ask(
@@ -88,6 +91,10 @@ def command(
         asyncio.run(_send(answers(snapshot, ask, via), printer, view))
     except BrokenPipeError:
         nobody_reads()
+    except RequestError as error:
+        if error.code == "bad_request":
+            raise InputError(str(error)) from error
+        raise
     except asyncio.CancelledError:
         raise click.exceptions.Exit(130) from None
 
@@ -150,13 +157,19 @@ async def _whole(answers: AsyncIterator[Answer]) -> AsyncIterator[Answer]:
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:
-    if file is None:
-        return DEFAULT_PROMPT if prompt is None else prompt
-    if prompt is not None:
+    if prompt is not None and file is not None:
         raise InputError("--prompt and --prompt-file were both given: give one of them")
+    text = _read(file) if file is not None else DEFAULT_PROMPT if prompt is None else prompt
+    if not text:
+        raise InputError("the prompt is empty: write something to be answered")
+    return text
+
+
+def _read(file: str) -> str:
+    """The text of a file without the end of its last line."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        return data.decode("utf-8")
+        return data.decode("utf-8").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise InputError(f"cannot read the prompt from {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -165,7 +178,8 @@ def _prompt(prompt: str | None, file: str | None) -> str:
 
 def _ready(snapshot: Snapshot) -> Snapshot:
     status = snapshot.status
-    if status.state == "READY":
+    # One that was started by hand has no supervisor that could know.
+    if status.state in ("READY", "MANUAL"):
         return snapshot
     name = snapshot.run.run_id
     reason = status.failure.reason if status.failure is not None else status.detail

@@ -12,10 +12,11 @@ import click
 
 from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean
 from trtdist.cli.job_descent import JobDescent
+from trtdist.cli.others import tell_of_others
 from trtdist.cli.progress import Lines, say
 from trtdist.errors import InputError, TrtdistError
 from trtdist.events import ControlTaken, EventReader, SupervisorStarted
-from trtdist.observe.runs import find_run
+from trtdist.observe.living import find_live_run
 from trtdist.observe.snapshot import job_of
 from trtdist.observe.times import span
 from trtdist.process import ProcessId
@@ -46,10 +47,11 @@ def command(run: str | None, grace: float | None) -> None:
     """Stop a run in order (router, workers, services) and verify that nothing is left.
 
     RUN is a run id, the start of one, a topology's name, or the id of a job of Slurm's; without it the newest run is
-    meant. What a run left behind whose supervisor died is removed, too. A run that has ended already is no error.
+    meant, of those that have not ended if there are any. What a run left behind whose supervisor died is removed, too.
+    A run that has ended already is no error.
     """
     began = time.monotonic()
-    found = find_run(run, os.environ)
+    found = find_live_run(run, os.environ)
     ended_before = verdict.read(found)
     job = job_of(found)
     if job:
@@ -63,6 +65,7 @@ def command(run: str | None, grace: float | None) -> None:
     else:
         reason = f"{ended_before.get('state')}, {ended_before.get('reason')}"
         click.echo(f"{found.run_id} has ended already and nothing is left ({reason})")
+    tell_of_others(found)
 
 
 def _leave_nothing(run: RunDir) -> None:

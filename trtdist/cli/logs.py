@@ -7,12 +7,13 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import click
 
 from trtdist.cli.output import nobody_reads
 from trtdist.errors import InputError
+from trtdist.observe.living import find_live_run
 from trtdist.observe.logs import Line, Read, Start, backlog, follow, matching, merged, select, shown_names
 from trtdist.observe.runs import find_run, list_runs
 from trtdist.observe.snapshot import RunReader
@@ -25,6 +26,7 @@ __all__ = ["command"]
 _POLL_SECONDS = 0.2
 _STATE_SECONDS = 1.0
 
+Find = Callable[["str | None", Mapping[str, str]], RunDir]
 Render = Callable[[Line], str]
 Past = Callable[[Sequence[tuple[str, Tail]], Read], Iterator[Line]]
 
@@ -56,7 +58,7 @@ def command(
     """
     wanted = _expression(grep)
     start = Start(None if since is None else parse_since(since, time.time()), tail)
-    run, selectors = _resolve(words)
+    run, selectors = _resolve(words, find_live_run if following else find_run)
     reader = RunReader(run)
     names = select(reader.plan, run, selectors, rank)
     tails = [(name, Tail(run.log(name), start.offset(run.log(name)))) for name in names]
@@ -82,19 +84,19 @@ class _Ended:
         return self._over
 
 
-def _resolve(words: Sequence[str]) -> tuple[RunDir, tuple[str, ...]]:
+def _resolve(words: Sequence[str], find: Find) -> tuple[RunDir, tuple[str, ...]]:
     """The run and the selectors: the first word is a run's id or folder, else a log of the newest run, else a run."""
     if not words:
-        return find_run(None, os.environ), ()
+        return find(None, os.environ), ()
     first, rest = words[0], tuple(words[1:])
     if "/" in first or any(run.run_id == first for run in list_runs(os.environ)):
-        return find_run(first, os.environ), rest
-    newest = find_run(None, os.environ)
+        return find(first, os.environ), rest
+    newest = find(None, os.environ)
     plan = RunReader(newest).plan
     if matching(plan, newest, first):
         return newest, tuple(words)
     try:
-        return find_run(first, os.environ), rest
+        return find(first, os.environ), rest
     except InputError as error:
         raise InputError(
             f"{first!r} is no log of {newest.run_id} (it has {shown_names(plan, newest)}) and {error}"

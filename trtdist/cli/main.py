@@ -9,6 +9,7 @@ from typing import NoReturn
 import click
 
 from trtdist import __version__
+from trtdist.cli.output import nobody_reads
 from trtdist.errors import TrtdistError
 
 __all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
@@ -63,13 +64,14 @@ def cli() -> None:
 def main() -> NoReturn:
     """Run the command line and exit with the documented code."""
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="trtdist", standalone_mode=False)
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        error.show()
+        click.echo(_usage(error), err=True)
         code = error.exit_code
     except TrtdistError as error:
         click.echo(error.told(), err=True)
@@ -80,6 +82,30 @@ def main() -> NoReturn:
     except OSError as error:
         # The disk is full, the output cannot be written, or a file of a run is not the user's.
         place = f"{error.filename}: " if error.filename is not None else ""
+        _settle_output()
         click.echo(f"trtdist: {place}{error.strerror or error}", err=True)
         code = TrtdistError.exit_code
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.ClickException) -> str:
+    """What is wrong with the words of the command, in one sentence."""
+    said = error.format_message().rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is None:
+        return f"trtdist: {said}"
+    import difflib
+
+    # Known to click 8.4 and newer.
+    name, group = getattr(error, "command_name", ""), context.command
+    near = difflib.get_close_matches(name, group.list_commands(context), n=1) if isinstance(group, click.Group) else []
+    meant = f"; did you mean '{near[0]}'?" if near else f"; `{context.command_path} --help` tells more"
+    return f"trtdist: {said}{meant}"
+
+
+def _settle_output() -> None:
+    """Give up what waits to be written to standard output and cannot be, before the interpreter tries it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nobody_reads()

@@ -16,7 +16,7 @@ def write(text: str) -> None:
 
 
 def nobody_reads() -> None:
-    """Let standard output lead nowhere after a BrokenPipeError.
+    """Let standard output lead nowhere after an error in writing to it.
 
     What is still buffered cannot be written either, and the interpreter would complain at its end.
     """

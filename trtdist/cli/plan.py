@@ -11,7 +11,7 @@ __all__ = ["command"]
 
 
 @click.command("plan")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
 @click.option("--local", is_flag=True, help="Plan for this machine alone, as `up --local` does.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON, as docs/planning.md describes it.")

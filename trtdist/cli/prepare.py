@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 from trtdist.cli.given import Given, chosen_binary, given_local, given_slurm
@@ -16,7 +17,7 @@ from trtdist.errors import InputError, TrtdistError
 from trtdist.plan import Plan, to_json
 from trtdist.rendering import render_local, render_slurm, site_files
 from trtdist.rundir import RunDir, runs_root, write_atomic
-from trtdist.services.binaries import find_binary, find_mpiexec, require_packages
+from trtdist.services.binaries import find_binary, find_mpiexec, require_all, require_packages
 from trtdist.services.envfile import write_env
 from trtdist.topology import dump, redacted
 from trtdist.topology.model import Topology
@@ -58,12 +59,10 @@ def _prepare(
 
 
 def require_programs(topology: Topology, plan: Plan, environ: Mapping[str, str]) -> None:
-    """MissingError names the first program or package that a run on this machine needs and does not find."""
-    for step in plan.steps:
-        if step.kind == "service":
-            find_binary(step.name, environ, chosen_binary(topology, step.name))
-    find_mpiexec(environ)
-    require_packages(_PACKAGES[topology.engine])
+    """MissingError names the programs and packages that a run on this machine needs and does not find."""
+    services = [step.name for step in plan.steps if step.kind == "service"]
+    binaries = [partial(find_binary, name, environ, chosen_binary(topology, name)) for name in services]
+    require_all([*binaries, partial(find_mpiexec, environ), partial(require_packages, _PACKAGES[topology.engine])])
 
 
 def _make(root: Path, name: str, fill: Callable[[RunDir], None]) -> RunDir:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -27,8 +28,8 @@ _MANIFEST = ".rendered.json"
 
 
 @click.command("render")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("out", type=click.Path(path_type=Path, readable=False))
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
 @click.option("--local", is_flag=True, help="For this machine alone, as `up --local` does.")
 def command(file: Path, out: Path, overrides: tuple[str, ...], local: bool) -> None:
@@ -47,7 +48,9 @@ def command(file: Path, out: Path, overrides: tuple[str, ...], local: bool) -> N
         _write(out, files)
         _write_secrets(RunDir(out), given.secrets, made=topology.services.nats.external is None)
     except OSError as error:
-        raise TrtdistError(f"cannot write to {out}: {error.strerror or error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = TrtdistError if full else InputError
+        raise kind(f"cannot write to {out}: {error.strerror or error}") from error
     run = RunDir(out)
     shown = [out / name for name in sorted(files) if run.site not in (out / name).parents]
     click.echo("\n".join(map(str, [*shown, f"{run.secrets}/", f"{run.site}/"])))

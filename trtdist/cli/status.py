@@ -7,11 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import click
 
-from trtdist.observe.runs import find_run
-from trtdist.observe.snapshot import RunReader, Snapshot, to_json
+from trtdist.cli.others import tell_of_others
+from trtdist.errors import InputError
+from trtdist.observe.living import brief
+from trtdist.observe.runs import find_run, list_runs
+from trtdist.observe.snapshot import JSON_VERSION, RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
 from trtdist.observe.times import clock, span
 
@@ -28,12 +32,18 @@ _ENGINES = {"reference": "reference (a tiny numpy transformer, not TensorRT-LLM)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as docs/commands.md describes it.")
 @click.option("--watch", is_flag=True, help="Show it again whenever it changes, until the run ends.")
 @click.option("--gpus", is_flag=True, help="Also ask each node how much memory of its GPUs is used.")
-def command(run: str | None, as_json: bool, watch: bool, gpus: bool) -> None:
+@click.option("--all", "everything", is_flag=True, help="List all runs, the newest first, with the state of each.")
+def command(run: str | None, as_json: bool, watch: bool, gpus: bool, everything: bool) -> None:
     """Show the state of a run, of each server and rank, and where it is reached.
 
     RUN is a run id, the start of one, or a topology's name; without it the newest run is meant. The exit code is 0
     whatever the state is: a script reads the state from --json.
     """
+    if everything:
+        if run is not None or watch:
+            raise InputError("--all lists all runs: give neither a RUN nor --watch with it")
+        _list(as_json)
+        return
     reader = RunReader(find_run(run, os.environ))
     redraw = watch and not as_json and sys.stdout.isatty()
     before = ""
@@ -42,6 +52,19 @@ def command(run: str | None, as_json: bool, watch: bool, gpus: bool) -> None:
         if text != before:
             click.echo(f"{_CLEAR}{text}" if redraw else text)
         before = text
+    tell_of_others(reader.run)
+
+
+def _list(as_json: bool) -> None:
+    """All runs, the newest first."""
+    runs = [brief(run) for run in list_runs(os.environ)]
+    if as_json:
+        click.echo(json.dumps({"version": JSON_VERSION, "runs": [asdict(run) for run in runs]}, ensure_ascii=False))
+        return
+    width = max([len(run.run_id) for run in runs], default=0)
+    states = max([len(run.state) for run in runs], default=0)
+    for run in runs:
+        click.echo(f"{run.run_id:<{width}}  {_state(f'{run.state:<{states}}')}  {run.detail}".rstrip())
 
 
 def _text(snapshot: Snapshot, as_json: bool, gpus: bool) -> str:
@@ -67,7 +90,7 @@ def describe(snapshot: Snapshot) -> str:
 def _looks(reader: RunReader, watch: bool) -> Iterator[Snapshot]:
     snapshot = reader.look()
     yield snapshot
-    while watch and not snapshot.final:
+    while watch and not (snapshot.final and snapshot.status.supervisor_alive is not True):
         time.sleep(_WATCH_SECONDS)
         snapshot = reader.look()
         yield snapshot

@@ -26,7 +26,7 @@ __all__ = ["command", "conclude", "until_ready"]
 
 
 @click.command("up")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--local", is_flag=True, help="Bring it up on this machine alone.")
 @click.option("--detach", is_flag=True, help="Return at READY and let the run live on.")
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")

@@ -18,7 +18,7 @@ __all__ = ["command"]
 
 
 @click.command("validate")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
 @click.option("--resolved", is_flag=True, help="Print the topology with defaults, site profile and overrides in it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")

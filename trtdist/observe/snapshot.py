@@ -63,8 +63,8 @@ class Snapshot:
 
     @property
     def final(self) -> bool:
-        """Whether the run has ended."""
-        return self.status.state in FINAL_STATES
+        """Whether the run has ended; one that has failed and is being taken down has not."""
+        return self.status.state in FINAL_STATES and self.status.ended is not None
 
 
 class RunReader:

@@ -17,6 +17,8 @@ from trtdist.observe.history import History, TaskHistory
 from trtdist.plan import Plan, Rank, Server, Step
 from trtdist.process import ProcessId
 from trtdist.slurm import states
+from trtdist.supervisor import deaths
+from trtdist.supervisor.facts import TaskEnded, TaskGone
 
 __all__ = [
     "FINAL_STATES",
@@ -37,6 +39,7 @@ __all__ = [
 
 RUN_STATES = (
     "PREPARING", "PENDING", "STARTING", "READY", "STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST",
+    "MANUAL",
 )  # fmt: skip
 FINAL_STATES = frozenset({"STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST"})
 # From the worst to the best: a server is in the worst state of its ranks.
@@ -176,6 +179,7 @@ class _Reconciler:
         self.machine = machine
         self.supervisor_alive = self._supervisor_alive()
         self.over = verdict is not None or self.supervisor_alive is False
+        self.by_hand = history.supervisor is None and not history.state and bool(history.tasks)
         self.first = self._first()
 
     def status(self) -> RunStatus:
@@ -224,7 +228,7 @@ class _Reconciler:
 
     def _unasked(self, task: TaskHistory) -> bool:
         """Whether a task ended before anybody asked for it; a canary may end when it has passed."""
-        if task.exit is None:
+        if task.exit is None or self.by_hand:
             return False
         canary_done = task.start.step == "canary" and task.exit.code == 0
         asked = self.history.asked
@@ -242,8 +246,8 @@ class _Reconciler:
             return self._supervisor_died()
         vanished = [task for task in self.history.tasks.values() if self._gone(task)]
         if vanished and self.history.asked is None:
-            name = vanished[0].start.name
-            return Failure(f"{name} is gone", name, vanished[0].start.step, log=f"logs/{name}.log")
+            start = vanished[0].start
+            return _failure_by(deaths.of_gone(TaskGone(start.step, start.name, 0.0)))
         return None
 
     def _outlived(self, task: TaskHistory) -> bool:
@@ -264,6 +268,8 @@ class _Reconciler:
     def _run_state(self) -> tuple[str, str]:
         if self.verdict is not None:
             return str(self.verdict.get("state", "FAILED")), str(self.verdict.get("reason", ""))
+        if self.by_hand:
+            return self._by_hand()
         if self.history.supervisor is None and not self.history.state:
             return self._before_supervisor()
         if self.supervisor_alive is False:
@@ -287,6 +293,12 @@ class _Reconciler:
             return "FAILED", "the supervisor never started; see logs/supervisor.log"
         return "PREPARING", ""
 
+    def _by_hand(self) -> tuple[str, str]:
+        """A person started the steps of the run, one by one."""
+        if all(task.exit is not None or self._gone(task) for task in self.history.tasks.values()):
+            return "STOPPED", "it was started by hand, without a supervisor, and nothing of it runs any more"
+        return "MANUAL", "it was started by hand, without a supervisor"
+
     def _failure(self, state: str, detail: str) -> Failure | None:
         if state not in ("FAILED", "TIMEOUT", "LOST"):
             return None
@@ -295,7 +307,8 @@ class _Reconciler:
     def _ended(self, state: str) -> float | None:
         if self.verdict is not None and isinstance(self.verdict.get("time"), (int, float)):
             return float(self.verdict["time"])
-        return self.history.last or None if state in FINAL_STATES else None
+        over = state in FINAL_STATES and (self.over or self.history.supervisor is None)
+        return self.history.last or self.machine.created or None if over else None
 
     def _task_state(self, name: str, ready: bool, run_state: str) -> str:
         task = self.history.tasks.get(name)
@@ -346,7 +359,11 @@ class _Reconciler:
         name = step.name
         rung = self.history.rung(name)
         answers = rung in RUNGS and RUNGS.index(rung) >= RUNGS.index("answering")
-        ready = answers or name in self.history.endpoints or (step.kind != "service" and self.history.ready is not None)
+        ready = (
+            answers
+            or name in self.history.endpoints
+            or ((step.kind != "service" or self.by_hand) and self.history.ready is not None)
+        )
         return ServiceStatus(
             name=name,
             kind=step.kind,
@@ -368,10 +385,14 @@ class _Reconciler:
 
 def _ended_first(task: TaskHistory) -> Failure:
     assert task.exit is not None
-    end, name = task.exit, task.start.name
-    how = f"was killed by signal {end.signal}" if end.signal is not None else f"ended with exit code {end.code}"
-    reason = f"{name} {how} and nobody had asked it to stop"
-    return Failure(reason, name, task.start.step, end.code, end.signal, task.exited, f"logs/{name}.log")
+    end, start = task.exit, task.start
+    return _failure_by(deaths.of_task(TaskEnded(start.step, start.name, end.code, end.signal, task.exited)))
+
+
+def _failure_by(death: deaths.Death) -> Failure:
+    """In the words of the verdict that is about to come."""
+    reason, log = deaths.failure(death).reason, f"logs/{death.name}.log"
+    return Failure(reason, death.name, death.step, death.code, death.signal, death.at or None, log)
 
 
 def failure_of(verdict: Mapping[str, Any]) -> Failure | None:

@@ -14,6 +14,9 @@ __all__ = ["MAX_LINE", "Tail", "TimeIndex", "last_lines", "offset_since", "tail_
 # A longer line is handed out in pieces, so that a file without newlines cannot fill the memory.
 MAX_LINE = 1 << 20
 
+# What was written within this time of an entry of the index has no entry of its own; the shim's pace.
+_INDEX_SECONDS = 1.0
+
 _CHUNK = 1 << 16
 
 
@@ -124,22 +127,21 @@ def _back(descriptor: int, size: int, count: int) -> int:
 
 
 def offset_since(log: Path, since: float) -> int:
-    """Where in a log the output of a time (seconds since the epoch) and later begins, so that nothing is missed.
+    """Where in a log the output of a time (seconds since the epoch) and later begins, to the second.
 
     Without an index it is the start of the log, or its end when it was last written to before that time.
     """
-    found = None
+    last = 0
     for offset, when in _index_entries(log.with_suffix(".idx")):
-        if when > since:
-            break
-        found = offset
-    if found is not None:
-        return found
+        if when + _INDEX_SECONDS > since:
+            return offset
+        last = offset
     try:
         status = log.stat()
     except OSError:
         return 0
-    return status.st_size if status.st_mtime < since else 0
+    # A log that is newer than its index has lines that the index does not tell of.
+    return status.st_size if status.st_mtime < since else last
 
 
 def _index_entries(path: Path) -> Iterator[tuple[int, float]]:

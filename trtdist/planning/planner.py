@@ -87,7 +87,9 @@ def _problem(sections: Sequence[Section], room: Room, target: Target) -> str:
     """What stands in the way, up to the remedies."""
     assert room.nodes is not None
     where = "this machine" if target is Target.LOCAL else _count(room.nodes, "node")
-    offer = f"{where} with {_count(room.gpus, 'GPU')}{' each' if room.nodes > 1 else ''} (slurm.gpus_per_node)"
+    # On this machine it is a number of the plan, as the engine may need no GPU at all.
+    what = "planned GPU" if target is Target.LOCAL else "GPU"
+    offer = f"{where} with {_count(room.gpus, what)}{' each' if room.nodes > 1 else ''} (slurm.gpus_per_node)"
     for section in sections:
         size = section.demand.size
         if size > room.nodes * room.gpus:

@@ -27,7 +27,7 @@ class Remedy:
         return tuple(f"{path}={str(value).lower()}" for path, value in self.changes)
 
     def __str__(self) -> str:
-        return " and ".join(f"{path}: {str(value).lower()}" for path, value in self.changes)
+        return " ".join(f"--set {override}" for override in self.overrides)
 
 
 class PlanError(InputError):
@@ -36,7 +36,7 @@ class PlanError(InputError):
     def __init__(self, problem: str, remedies: Sequence[Remedy] = ()) -> None:
         self.remedies = tuple(remedies)
         shown = ", or ".join(str(remedy) for remedy in self.remedies[:_MOST_SHOWN])
-        super().__init__(f"{problem}: set {shown}" if shown else problem)
+        super().__init__(f"{problem}: give {shown}" if shown else problem)
 
 
 @dataclass(frozen=True)

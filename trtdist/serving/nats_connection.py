@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Callable
 
@@ -31,8 +32,8 @@ class NatsError(TrtdistError):
 
 
 def report_to_stderr(sentence: str) -> None:
-    """Say it in the program's own log."""
-    print(sentence, file=sys.stderr, flush=True)
+    """Say it in the program's own log, with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
 
 
 async def connect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,8 @@ async def route(config: RunConfig, plan: Plan, events: EventWriter, stop: asynci
             with watcher.calling(desk.changed):
                 await member.serve(router.answer, router.control, router.stats)
                 events.write(Rung("router", "registered", member.instance.key))
-                print(f"the router answers as {member.instance.key}, policy {plan.router_policy}", flush=True)
+                now, key = time.strftime("%H:%M:%S"), member.instance.key
+                print(f"{now} the router answers as {key}, policy {plan.router_policy}", flush=True)
                 reason = await member.must_leave(asked(stop))
         await member.withdraw()
     if reason:

@@ -21,6 +21,7 @@ from trtdist.engines.reference.handle import Handle, parse
 from trtdist.engines.reference.knobs import check_server
 from trtdist.engines.reference.leader import Ask, Cancelled, Leader, Released, Stopped, Submitted
 from trtdist.engines.reference.links import Links
+from trtdist.engines.reference.rank import say
 from trtdist.engines.reference.sampling import check_sampling
 from trtdist.engines.reference.sequence import Job, prompt_digest
 from trtdist.engines.reference.shape import POSITIONS, VOCABULARY
@@ -66,14 +67,19 @@ class ReferenceEngine:
         job = self._job(request)
         self._ask(Submitted(job))
         self._jobs.add(job)
+        told, whole = 0, False
         try:
-            while True:
+            while not whole:
                 output = await job.outputs.get()
                 if isinstance(output, EngineError):
                     raise output
+                told += len(output.token_ids)
+                whole = output.finish_reason is not None
                 yield output
-                if output.finish_reason is not None:
-                    return
+        except (asyncio.CancelledError, GeneratorExit):
+            if not whole:
+                say(f"{self._config.server.name}: request {request.request_id!r}: cancelled after {told} tokens")
+            raise
         finally:
             self._jobs.discard(job)
             with contextlib.suppress(EngineError):
@@ -139,6 +145,9 @@ class ReferenceEngine:
             raise EngineError(f"a token is not in the vocabulary of {VOCABULARY}")
         length = handle.tokens if handle else len(tokens)
         wanted = length + request.sampling.max_tokens
+        if wanted > POSITIONS and request.request_type == CONTEXT_ONLY:
+            # Asked for one token, whatever the user wants of the generation server.
+            raise EngineError(f"{length} prompt tokens are too many: with the answer, {POSITIONS} are the limit")
         if wanted > POSITIONS:
             raise EngineError(
                 f"{length} prompt tokens and {request.sampling.max_tokens} to be generated are {wanted}; the limit is"

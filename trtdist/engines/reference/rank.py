@@ -44,8 +44,8 @@ _CALMING = 4
 
 
 def say(sentence: str) -> None:
-    """One line of the rank's log."""
-    print(f"reference engine: {sentence}", file=sys.stderr, flush=True)
+    """One line of the rank's log, with the time of day."""
+    print(f"{time.strftime('%H:%M:%S')} reference engine: {sentence}", file=sys.stderr, flush=True)
 
 
 class Pace:
