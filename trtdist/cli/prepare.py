@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import secrets
 import shutil
@@ -76,6 +77,12 @@ def given_by(topology: Topology, environ: Mapping[str, str]) -> _Given:
         if (binary := _binary(topology, name))
     }
     hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
+    http = topology.router.http
+    if http is not None:
+        variables["TRTDIST_HTTP_HOST"] = http.host
+        variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
+        if not ipaddress.ip_address(http.host).is_loopback:
+            hidden["http.keys"] = f"sk-{secrets.token_hex(_KEY_BYTES)}"
     services = topology.services
     if services.nats.external is None:
         user, password = f"run-{secrets.token_hex(4)}", secrets.token_hex(_KEY_BYTES)

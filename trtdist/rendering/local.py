@@ -56,7 +56,7 @@ def _refuse_unsupported(topology: Topology) -> None:
 
 
 def _program(plan: Plan, topology: Topology, step: Step) -> tuple[str, str]:
-    """A head service, the router or the canary: one process on this machine."""
+    """A head service, the router, the front end or the canary: one process on this machine."""
     arguments = ["trtdist.services", step.name] if step.kind == "service" else [f"trtdist.serving.{step.kind}"]
     values = {"plan": plan, "step": step, "arguments": arguments}
     return render("program.local.sh.j2", **values), render("program.task.sh.j2", **values)

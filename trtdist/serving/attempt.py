@@ -7,7 +7,6 @@ stopped gets only one for the whole pause, so that it never takes its own absenc
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from trtdist.errors import TrtdistError
 from trtdist.serving.instance import Instance
@@ -63,7 +62,7 @@ class Attempt:
         self.servers: tuple[Instance, ...] = ()
         self._window = window
         self._allowed = window
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: list[Chunk] = []
         self._complete = False
         self._error: RequestError | None = None
         self._asked: Instance | None = None
@@ -162,12 +161,13 @@ class Attempt:
             await self._wait()
         return self._route
 
-    async def take(self) -> Chunk:
-        """The next chunk; RequestError when there will be none."""
+    async def take(self) -> list[Chunk]:
+        """The next chunks, all that are there; RequestError when there will be none."""
         while not self._chunks:
             await self._wait()
-        self.taken += 1
-        return self._chunks.popleft()
+        chunks, self._chunks = self._chunks, []
+        self.taken += len(chunks)
+        return chunks
 
     async def _wait(self) -> None:
         if self._error is not None:
