@@ -41,7 +41,7 @@ def drain(attempt: Attempt) -> tuple[list[int], RequestError | None]:
         taken: list[int] = []
         try:
             while (attempt.ended and not attempt.finished) or attempt.received > attempt.taken:
-                taken.append((await attempt.take()).seq)
+                taken += [chunk.seq for chunk in await attempt.take()]
         except RequestError as error:
             return taken, error
         return taken, None

@@ -14,13 +14,15 @@ silence is noticed. A worker sends chunk N only when a Credit (or the call's win
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Union
+from types import MappingProxyType
+from typing import Any, NamedTuple, Union
 
 from trtdist.engines.base import DisaggregatedParams, Sampling
 from trtdist.errors import InputError
 from trtdist.serving.instance import Instance
-from trtdist.serving.wire import Fields, ProtocolError, encode, split
+from trtdist.serving.wire import Fields, ProtocolError, dumped, encode, parse, quoted
 
 __all__ = [
     "CODES",
@@ -56,6 +58,8 @@ CODES = (
 MAX_ID, MAX_SUBJECT, MAX_SENTENCE = 128, 512, 4096
 MAX_TOKENS, MAX_EXCLUDED, MAX_STOPS = 1 << 20, 4096, 64
 MAX_WINDOW = 1 << 16
+# v, attempt, seq, ids, text: what a chunk in the middle of a stream has, with numbers below this.
+_COMMON_FIELDS, MAX_COMMON = 5, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -151,23 +155,27 @@ class GenerateCall:
         return encode({**header, "disaggregated": where}, kept.opaque_state)
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """New tokens and their text; the last chunk of a stream has a `finish_reason` and the usage."""
+class Chunk(NamedTuple):
+    """New tokens and their text; the last chunk of a stream has a `finish_reason` and the usage.
+
+    A tuple, since it is what is made most often.
+    """
 
     attempt: int
     seq: int
     token_ids: tuple[int, ...]
     text: str
     finish_reason: str | None = None
-    usage: dict[str, Any] = field(default_factory=dict)
+    usage: Mapping[str, Any] = MappingProxyType({})
 
     def encode(self) -> bytes:
-        """The message."""
-        header: dict[str, Any] = {**_head(self.attempt), "seq": self.seq, "ids": self.token_ids, "text": self.text}
+        """The message, as `encode` would write it."""
+        end = "}"
         if self.finish_reason is not None:
-            header |= {"finish_reason": self.finish_reason, "usage": self.usage}
-        return encode(header)
+            end = f',"finish_reason":{quoted(self.finish_reason)},"usage":{dumped(dict(self.usage))}}}'
+        ids = ",".join(map(str, self.token_ids))
+        start = f'{{"v":{VERSION},"attempt":{self.attempt},"seq":{self.seq},"ids":[{ids}],"text":'
+        return f"{start}{quoted(self.text)}{end}".encode("utf-8", "surrogatepass")
 
 
 @dataclass(frozen=True)
@@ -298,7 +306,32 @@ def decode_route(data: bytes) -> Route | Failure:
 
 def decode_stream(data: bytes) -> StreamMessage:
     """What a requester finds in its inbox."""
-    fields, _ = _read(data)
+    raw, _ = parse(data)
+    chunk = _common_chunk(raw)
+    return _strict_stream(_checked(raw)) if chunk is None else chunk
+
+
+def _common_chunk(raw: Mapping[str, Any]) -> Chunk | None:
+    """The chunk that nearly all messages are, if it is one beyond doubt; the strict reader decides on the rest."""
+    ids, text, seq, attempt = raw.get("ids"), raw.get("text"), raw.get("seq"), raw.get("attempt")
+    if (
+        len(raw) == _COMMON_FIELDS
+        and raw.get("v") == VERSION
+        and type(text) is str
+        and type(seq) is type(attempt) is int
+        and 0 <= seq < MAX_COMMON
+        and 0 <= attempt < MAX_COMMON
+        and type(ids) is list
+        and len(ids) == 1
+        and type(ids[0]) is int
+        and 0 <= ids[0] < MAX_COMMON
+        and len(text) < MAX_COMMON
+    ):
+        return Chunk(attempt, seq, (ids[0],), text)
+    return None
+
+
+def _strict_stream(fields: Fields) -> StreamMessage:
     if "error" in fields:
         return _read_failure(fields)
     attempt, seq = fields.integer("attempt"), fields.integer("seq")
@@ -333,12 +366,17 @@ def _head(attempt: int) -> dict[str, Any]:
 
 
 def _read(data: bytes) -> tuple[Fields, bytes]:
-    fields, attachment = split(data)
+    raw, attachment = parse(data)
+    return _checked(raw), attachment
+
+
+def _checked(raw: Mapping[str, Any]) -> Fields:
+    fields = Fields(raw)
     version = fields.raw("v")
     if version != VERSION:
         shown = version if isinstance(version, int) and abs(version) < 2**53 else "none"
         raise ProtocolError(f"protocol version {shown} is not {VERSION}: both sides need the same trtdist")
-    return fields, attachment
+    return fields
 
 
 def _read_failure(fields: Fields) -> Failure:

@@ -112,7 +112,7 @@ class Requester:
         try:
             async for batch in batches:
                 for chunk in batch:
-                    yield Answer(chunk.token_ids, chunk.text, chunk.finish_reason, chunk.usage)
+                    yield Answer(chunk.token_ids, chunk.text, chunk.finish_reason, dict(chunk.usage))
         finally:
             await batches.aclose()
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trtdist.errors import TrtdistError
 
-__all__ = ["Fields", "ProtocolError", "encode", "split"]
+__all__ = ["Fields", "ProtocolError", "dumped", "encode", "parse", "quoted"]
 
 MAX_TEXT = 8 * 1024 * 1024
 
@@ -17,22 +17,31 @@ class ProtocolError(TrtdistError):
     """A message is not what the protocol allows; the message says which field."""
 
 
+# What json.dumps and json.loads would make anew for each message, made once.
+dumped: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+quoted: Callable[[str], str] = json.encoder.encode_basestring
+_decoder: Any = json.JSONDecoder()
+
+
 def encode(header: Mapping[str, Any], attachment: bytes = b"") -> bytes:
     """A message: a JSON object on one line, and after the line break bytes that belong to an engine."""
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    text = dumped(header).encode("utf-8", "surrogatepass")
     return text + b"\n" + attachment if attachment else text
 
 
-def split(data: bytes) -> tuple[Fields, bytes]:
+def parse(data: bytes) -> tuple[Mapping[str, Any], bytes]:
     """The object and the attachment of a message; ProtocolError when it is none."""
     head, _, attachment = data.partition(b"\n")
     try:
-        raw = json.loads(head.decode("utf-8", "surrogatepass"))
-    except (ValueError, RecursionError):
+        text = head.decode("utf-8", "surrogatepass")
+        raw, end = _decoder.scan_once(text, 0)
+        # Space before or after it, and what is wrong with it, is for the decoder proper to see.
+        raw = raw if end == len(text) else _decoder.decode(text)
+    except (StopIteration, ValueError, RecursionError):
         raise ProtocolError("a message is no JSON object") from None
     if not isinstance(raw, dict):
         raise ProtocolError("a message is no JSON object")
-    return Fields(raw), attachment
+    return raw, attachment
 
 
 class Fields:
