@@ -282,7 +282,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: ApiError) -> None:
         """Answer what is no request, and close."""
-        first = head(error.status, self._owner.date(), JSON, len(error.body), error.headers, keep=False)
+        first = _head(error.status, self._owner.date(), JSON, len(error.body), error.headers, keep=False)
         self.write(first + error.body)
         self._linger()
 
@@ -330,7 +330,7 @@ class Reply:
         """The whole answer."""
         self.begun = self.complete = True
         self.status = status
-        first = head(status, self._connection._owner.date(), kind, len(body), headers or {}, self._keep)
+        first = _head(status, self._connection._owner.date(), kind, len(body), headers or {}, self._keep)
         self._connection.write(first if self._silent else first + body)
 
     def begin(self, headers: Mapping[str, str]) -> None:
@@ -338,7 +338,7 @@ class Reply:
         self.begun = True
         self.status = 200
         self._keep = self._keep and self._chunked
-        self._first = head(200, self._connection._owner.date(), EVENTS, None, headers, self._keep, self._chunked)
+        self._first = _head(200, self._connection._owner.date(), EVENTS, None, headers, self._keep, self._chunked)
 
     def write(self, data: bytes) -> None:
         """A piece of the stream."""
@@ -355,7 +355,7 @@ class Reply:
         self.complete = self._keep
 
 
-def head(
+def _head(
     status: int,
     date: str,
     kind: str,

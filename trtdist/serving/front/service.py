@@ -26,16 +26,16 @@ from trtdist.serving.requester import Ask, Requester
 from trtdist.serving.slug import ROUTER, component_of_role
 from trtdist.serving.waiting import end_task
 
-__all__ = ["Service", "Settings"]
+__all__ = ["Exchange", "Service", "Settings"]
 
-TEXT = "text/plain; version=0.0.4; charset=utf-8"
+_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 _NAME = re.compile(r"[0-9A-Za-z._:-]{1,128}")
 _CLIENT_GONE = 499
-# Answers of one request that may wait for the client; more stay with the servers.
+# _Answers of one request that may wait for the client; more stay with the servers.
 _WAITING = 8
 _OPEN_PATHS = ("/live", "/health")
 
-Handler = Callable[["Exchange"], Awaitable[None]]
+_Handler = Callable[["Exchange"], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class Exchange:
 
 
 class Service:
-    """Answers requests for one run through one requester."""
+    """_Answers requests for one run through one requester."""
 
     def __init__(self, requester: Requester, settings: Settings, metrics: Metrics) -> None:
         self._requester = requester
         self._settings = settings
         self._metrics = metrics
         self._active = 0
-        self._routes: dict[str, tuple[str, str, Handler]] = {
+        self._routes: dict[str, tuple[str, str, _Handler]] = {
             "/v1/chat/completions": ("POST", "chat", self._chat),
             "/v1/completions": ("POST", "completions", self._completion),
             "/v1/models": ("GET", "models", self._models),
@@ -144,7 +144,7 @@ class Service:
         exchange.send(200, b'{"status": "healthy"}')
 
     async def _scrape(self, exchange: Exchange) -> None:
-        exchange.send(200, self._metrics.text().encode("ascii"), TEXT)
+        exchange.send(200, self._metrics.text().encode("ascii"), _TEXT)
 
     async def _models(self, exchange: Exchange) -> None:
         asked = exchange.request.path.removeprefix("/v1/models").lstrip("/")
@@ -206,7 +206,7 @@ class Service:
             await answers.aclose()
         self._count(choices, call.n, begun)
 
-    async def _timed(self, answers: Answers, begun: float) -> Answers:
+    async def _timed(self, answers: _Answers, begun: float) -> _Answers:
         first = True
         try:
             async for index, chunks in answers:
@@ -224,11 +224,11 @@ class Service:
 
 
 # The number of a choice, and what came for it.
-Answers = AsyncGenerator["tuple[int, list[Chunk]]", None]
+_Answers = AsyncGenerator["tuple[int, list[Chunk]]", None]
 
 
 async def _stream(
-    exchange: Exchange, answers: Answers, events: Events, choices: Sequence[Choice], prompts: int
+    exchange: Exchange, answers: _Answers, events: Events, choices: Sequence[Choice], prompts: int
 ) -> None:
     """The status is known with the first chunk: until then an error is an error of its own."""
     reply = exchange.reply
@@ -262,7 +262,7 @@ def _asks(call: Call, name: str, timeout: float) -> list[Ask]:
     return asks
 
 
-async def _together(requester: Requester, asks: Sequence[Ask]) -> Answers:
+async def _together(requester: Requester, asks: Sequence[Ask]) -> _Answers:
     """The streams of several asks as they come; the first error ends all."""
     if len(asks) == 1:
         batches = requester.batches(asks[0])
