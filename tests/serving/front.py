@@ -62,8 +62,9 @@ class Front:
 
 def raw_request(method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
     """A request as bytes; `_` in names of headers stands for `-`."""
-    given = {"host": "x", "content-type": "application/json", "content-length": str(len(body)), **(headers or {})}
-    lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in given.items())]
+    given = {"host": "x", "content-type": "application/json", "content-length": str(len(body))}
+    given |= {name.replace("_", "-"): value for name, value in (headers or {}).items()}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 

@@ -16,11 +16,17 @@ from tests.serving.deployment import Deployment, Running, deployment, scripted_p
 from tests.serving.front import MODEL, Front, fronting, raw_request
 from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer
+from trtdist.serving.front.chat import Messages
 from trtdist.serving.front.connection import Limits
 
 Scene = Callable[[Front, Deployment, dict[str, Running]], Awaitable[None]]
 Play = Callable[..., None]
 COUNT = {"model": MODEL, "prompt": "count 3"}
+
+
+def last_message(messages: Messages) -> str:
+    """A template under which a chat follows the engine's script."""
+    return messages[-1]["content"]
 
 
 @pytest.fixture
@@ -31,9 +37,7 @@ def play(tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer) -> Pl
         async def main() -> None:
             async with deployment(tmp_path, nats_server, etcd_server, scripted_plan(contexts, 1)) as deployed:
                 running = await deployed.all()
-                async with fronting(
-                    deployed, **{"template": lambda messages: messages[-1]["content"], **settings}
-                ) as front:
+                async with fronting(deployed, **{"template": last_message, **settings}) as front:
                     await scene(front, deployed, running)
 
         asyncio.run(main())
@@ -219,7 +223,8 @@ def test_large_bodies_and_prompts_are_refused_before_they_are_kept(play: Play) -
         ten.writer.write(b"a" * 1_000_000)
         found = await ten.answer()
         assert (found.status, found.headers["connection"]) == (413, "close") and found.error
-        assert front.connections.buffered == 0
+        ten.close()
+        await until(lambda: front.connections.buffered == 0)
         assert (await front.post("/v1/completions", COUNT)).status == 200
 
     play(scene, limits=Limits(body=100_000), prompt=4000)
@@ -238,6 +243,8 @@ def test_slow_and_silent_clients_are_let_go(play: Play) -> None:
             assert found.status == 408 and found.error
             assert await one.closed() == b""
         assert await silent.closed() == b""
+        for one in (slow, half, silent):
+            one.close()
         await until(lambda: len(front.connections) == 0)
 
     play(scene, limits=Limits(head_s=0.3, body_s=0.3, idle_s=0.3, linger_s=0.3))
@@ -245,9 +252,8 @@ def test_slow_and_silent_clients_are_let_go(play: Play) -> None:
 
 def test_too_much_at_once_is_told_to_come_back(play: Play) -> None:
     async def scene(front: Front, deployed: Deployment, running: dict[str, Running]) -> None:
-        first = await front.raw(
-            raw_request("POST", "/v1/completions", json.dumps({**COUNT, "prompt": "wait", "stream": True}).encode())
-        )
+        body = json.dumps({**COUNT, "prompt": "wait", "stream": True}).encode()
+        first = await front.raw(raw_request("POST", "/v1/completions", body))
         assert (await first.head())[0] == 200
         found = await front.post("/v1/completions", COUNT)
         assert (found.status, found.headers["retry-after"], found.error["code"]) == (429, "1", "overloaded")
@@ -275,7 +281,7 @@ def test_a_client_that_goes_away_frees_the_engine(play: Play, stream: bool) -> N
 def test_a_client_that_stops_reading_stops_its_own_stream_alone(play: Play) -> None:
     async def scene(front: Front, deployed: Deployment, running: dict[str, Running]) -> None:
         body = json.dumps({**COUNT, "prompt": "count 100000 200", "stream": True}).encode()
-        reader, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1024)
+        _, writer = await asyncio.open_connection("127.0.0.1", front.port, limit=1024)
         writer.write(raw_request("POST", "/v1/completions", body))
         engine = running["srv.0"].engine
         last = -1
