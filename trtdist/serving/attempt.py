@@ -67,7 +67,7 @@ class Attempt:
         self._error: RequestError | None = None
         self._asked: Instance | None = None
         self._route: Route | None = None
-        self._speaker = ""
+        self._speaker = self._generator = ""
         self._quiet_ticks = 0
         self._waiter: asyncio.Future[None] | None = None
 
@@ -110,6 +110,7 @@ class Attempt:
     def call(self, context: Instance | None, generation: Instance) -> None:
         """These servers were chosen; the first of them is called."""
         self.servers = (generation,) if context is None else (context, generation)
+        self._generator = generation.lease_hex
         self._asked = self.servers[0]
         self._quiet_ticks = 0
 
@@ -211,7 +212,7 @@ class Attempt:
         elif message.seq >= self._allowed:
             self.fail(RequestError("internal", f"{self._name(generation)} sends more than it was allowed to"))
         else:
-            self._speaker = generation.lease_hex
+            self._speaker = self._generator
             self.received += 1
             self._complete = message.finish_reason is not None
             self._chunks.append(message)

@@ -8,7 +8,7 @@ from typing import Any
 
 from trtdist.errors import TrtdistError
 
-__all__ = ["Fields", "ProtocolError", "dumped", "encode", "parse", "quoted"]
+__all__ = ["Fields", "ProtocolError", "dumped", "encode", "quoted", "split"]
 
 MAX_TEXT = 8 * 1024 * 1024
 
@@ -17,10 +17,9 @@ class ProtocolError(TrtdistError):
     """A message is not what the protocol allows; the message says which field."""
 
 
-# What json.dumps and json.loads would make anew for each message, made once.
+# What json.dumps would make anew for each message, made once.
 dumped: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 quoted: Callable[[str], str] = json.encoder.encode_basestring
-_decoder: Any = json.JSONDecoder()
 
 
 def encode(header: Mapping[str, Any], attachment: bytes = b"") -> bytes:
@@ -29,19 +28,16 @@ def encode(header: Mapping[str, Any], attachment: bytes = b"") -> bytes:
     return text + b"\n" + attachment if attachment else text
 
 
-def parse(data: bytes) -> tuple[Mapping[str, Any], bytes]:
+def split(data: bytes) -> tuple[Fields, bytes]:
     """The object and the attachment of a message; ProtocolError when it is none."""
     head, _, attachment = data.partition(b"\n")
     try:
-        text = head.decode("utf-8", "surrogatepass")
-        raw, end = _decoder.scan_once(text, 0)
-        # Space before or after it, and what is wrong with it, is for the decoder proper to see.
-        raw = raw if end == len(text) else _decoder.decode(text)
-    except (StopIteration, ValueError, RecursionError):
+        raw = json.loads(head.decode("utf-8", "surrogatepass"))
+    except (ValueError, RecursionError):
         raise ProtocolError("a message is no JSON object") from None
     if not isinstance(raw, dict):
         raise ProtocolError("a message is no JSON object")
-    return raw, attachment
+    return Fields(raw), attachment
 
 
 class Fields:

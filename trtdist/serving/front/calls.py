@@ -61,10 +61,17 @@ class Call:
     messages: tuple[Mapping[str, str], ...] | None = None
 
 
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
+
+
 def parse_body(body: bytes) -> dict[str, Any]:
     """The JSON object of a body, without what is null; ApiError when it is none."""
     try:
-        raw = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        raw = _DECODER.decode(body.decode("utf-8"))
     except RecursionError:
         raise invalid("the body is nested too deeply") from None
     except UnicodeDecodeError:
@@ -86,10 +93,6 @@ def read_completion(raw: Mapping[str, Any]) -> Call:
     """A body of /v1/completions; ApiError says what is wrong with it."""
     _refuse_unsupported(raw, {"prompt"})
     return _call(raw, DEFAULT_TOKENS, prompts=_prompts(raw.get("prompt")))
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
 
 
 def _refuse_unsupported(raw: Mapping[str, Any], own: set[str]) -> None:

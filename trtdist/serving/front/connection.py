@@ -23,6 +23,7 @@ JSON, EVENTS = "application/json", "text/event-stream; charset=utf-8"
 SWEEP_S = 1.0
 # How long answers that are cut off have to tell the servers.
 CUT_S = 1.0
+_DEFECT = ApiError(500, "the front end failed: its log has more", "server_error", code="internal")
 _REASONS = {status.value: status.phrase for status in http.HTTPStatus}
 
 
@@ -49,8 +50,14 @@ class Limits:
 class Connections:
     """All connections of one process: what they hold together, and their deadlines, looked at once a second."""
 
-    def __init__(self, handle: Callable[[Request, Reply], Awaitable[None]], limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        handle: Callable[[Request, Reply], Awaitable[None]],
+        limits: Limits | None = None,
+        counted: Callable[[int], None] = lambda count: None,
+    ) -> None:
         self.handle = handle
+        self._counted = counted
         self.limits = limits or Limits()
         self.buffered = 0
         self._all: set[Connection] = set()
@@ -68,12 +75,14 @@ class Connections:
     def add(self, connection: Connection) -> None:
         """Take a connection on."""
         self._all.add(connection)
+        self._counted(len(self._all))
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(SWEEP_S, self._look)
 
     def discard(self, connection: Connection) -> None:
         """A connection is gone."""
         self._all.discard(connection)
+        self._counted(len(self._all))
 
     @property
     def full(self) -> bool:
@@ -245,6 +254,9 @@ class Connection(asyncio.Protocol):
             await self._owner.handle(request, reply)
             await self.drained()
         finally:
+            if not reply.begun:
+                # A defect, whose traceback the event loop prints.
+                reply.send(500, _DEFECT.body)
             self.answered(reply.complete and request.keep_alive)
 
     def _count(self, waiting: int) -> None:

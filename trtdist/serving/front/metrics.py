@@ -20,7 +20,7 @@ class Metrics:
 
     def __init__(self, processes: int = 1) -> None:
         self._names = [f"requests:{endpoint}:{status}" for endpoint in ENDPOINTS for status in STATUSES]
-        self._names += ["in_flight", "prompt_tokens", "completion_tokens", "chunks", "connections"]
+        self._names += ["in_flight", "prompt_tokens", "completion_tokens", "connections"]
         for name in ("first", "whole"):
             self._names += [f"{name}:{bound}" for bound in (*BOUNDS, "+Inf")] + [f"{name}:sum"]
         self._places = {name: place for place, name in enumerate(self._names)}
@@ -33,7 +33,7 @@ class Metrics:
         self._row = number * len(self._names)
 
     def add(self, name: str, value: float = 1.0) -> None:
-        """Count: `in_flight`, `prompt_tokens`, `completion_tokens` or `chunks`."""
+        """Count: `in_flight`, `prompt_tokens` or `completion_tokens`."""
         self._cells[self._row + self._places[name]] += value
 
     def put(self, name: str, value: float) -> None:
@@ -65,7 +65,6 @@ class Metrics:
         lines += _single("connections", "gauge", "Open connections.", total["connections"])
         lines += _single("prompt_tokens_total", "counter", "Tokens of prompts.", total["prompt_tokens"])
         lines += _single("completion_tokens_total", "counter", "Tokens generated.", total["completion_tokens"])
-        lines += _single("chunks_total", "counter", "Parts of answers taken from servers.", total["chunks"])
         for name, title, about in (
             ("first", "time_to_first_token_seconds", "From the request to its first token."),
             ("whole", "request_seconds", "From the request to its last token."),

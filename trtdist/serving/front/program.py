@@ -43,7 +43,8 @@ async def serve(
 ) -> None:
     """Answer what comes to a socket until `stop`; RunFailedError says why it had to end before."""
     async with Requester.open(config, "front") as requester:
-        connections = Connections(Service(requester, settings, metrics).handle)
+        handle = Service(requester, settings, metrics).handle
+        connections = Connections(handle, counted=lambda count: metrics.put("connections", count))
         server = await asyncio.get_running_loop().create_server(connections.accept, sock=listener, backlog=BACKLOG)
         try:
             reason = await first_of(requester.ended(), asked(stop))

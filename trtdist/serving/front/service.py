@@ -92,7 +92,7 @@ class Service:
         exchange = Exchange(request, reply, given if _NAME.fullmatch(given) else secrets.token_hex(16))
         path = request.path
         endpoint = self._routes[path][1] if path in self._routes else "other"
-        status = _CLIENT_GONE
+        status = 0
         try:
             await self._dispatch(exchange, path)
             status = reply.status
@@ -102,7 +102,7 @@ class Service:
                 headers = {**error.headers, "x-request-id": exchange.name}
                 reply.send(error.status, error.body, headers=headers)
         finally:
-            self._metrics.answered(endpoint, status)
+            self._metrics.answered(endpoint, _CLIENT_GONE if reply.lost else status or 500)
 
     async def _dispatch(self, exchange: Exchange, path: str) -> None:
         request = exchange.request
