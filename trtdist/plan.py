@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Allocation", "Canary", "GpuLoad", "Plan", "Rank", "Server", "Step", "from_json", "to_json"]
+__all__ = ["Allocation", "Canary", "GpuLoad", "Http", "Plan", "Rank", "Server", "Step", "from_json", "to_json"]
 
 PLAN_VERSION = 1
 
@@ -62,11 +62,11 @@ class Server:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that is started: a head service, MPI ranks, the router or the canary.
+    """One thing that is started: a head service, MPI ranks, the router, the HTTP front end or the canary.
 
-    `kind` is `service`, `workers`, `router` or `canary`. `number` orders the start and the files under `scripts/`.
-    `servers` names the servers whose ranks run in it, in rank order; `tasks` is the number of processes, `nodes` the
-    node of each task in task order. Steps are stopped by `tier`, lowest first.
+    `kind` is `service`, `workers`, `router`, `front` or `canary`. `number` orders the start and the files under
+    `scripts/`. `servers` names the servers whose ranks run in it, in rank order; `tasks` is the number of processes,
+    `nodes` the node of each task in task order. Steps are stopped by `tier`, lowest first.
     """
 
     number: int
@@ -115,6 +115,16 @@ class Canary:
 
 
 @dataclass(frozen=True)
+class Http:
+    """The HTTP front end: where it listens (port 0 for a free one), and how many requests a process answers at once."""
+
+    host: str
+    port: int
+    processes: int
+    max_requests: int
+
+
+@dataclass(frozen=True)
 class Plan:
     """A whole deployment, placed. Ranks are contiguous, context servers first, then generation servers."""
 
@@ -130,6 +140,7 @@ class Plan:
     steps: tuple[Step, ...]
     gpus: tuple[GpuLoad, ...]
     canary: Canary
+    http: Http | None = None
     version: int = PLAN_VERSION
 
     def server(self, name: str) -> Server:
@@ -184,5 +195,6 @@ def from_json(text: str) -> Plan:
             "steps": steps,
             "gpus": gpus,
             "canary": Canary(**raw["canary"]),
+            "http": Http(**raw["http"]) if raw.get("http") else None,
         }
     )

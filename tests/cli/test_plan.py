@@ -57,7 +57,8 @@ steps         what                    tasks  nodes  stopped
   02-etcd     head service            1      0      third
   03-workers  ctx.0, gen.0            2      0      second
   04-router   chooses servers         1      0      first
-  05-canary   proves that all answer  1      0      first
+  05-front    speaks HTTP             1      0      first
+  06-canary   proves that all answer  1      0      first
 
 allocation
   1 node, each with no GPU, 2 tasks of 1 CPU, all memory
@@ -79,7 +80,7 @@ def test_json_is_the_plan() -> None:
 
 @pytest.mark.parametrize(
     ("servers", "tp", "launch", "lines", "nodes"),
-    [(12, 16, "mpi_world", 62, 36), (12, 8, "per_server", 65, 24), (500, 4, "per_server", 45, 750)],
+    [(12, 16, "mpi_world", 63, 36), (12, 8, "per_server", 66, 24), (500, 4, "per_server", 46, 750)],
 )
 def test_large_deployments_stay_readable(
     tmp_path: Path, servers: int, tp: int, launch: str, lines: int, nodes: int

@@ -37,21 +37,22 @@ def test_steps_of_one_world() -> None:
         ("02-etcd", "service", 2, 1, ()),
         ("03-workers", "workers", 1, 3, ("ctx.0", "gen.0")),
         ("04-router", "router", 0, 1, ()),
-        ("05-canary", "canary", 0, 1, ()),
+        ("05-front", "front", 0, 1, ()),
+        ("06-canary", "canary", 0, 1, ()),
     ]
 
 
 def test_steps_of_a_world_for_each_server() -> None:
     found = plan(topology(launch="per_server", servers=section(2)), LOCAL)
     assert [step.stem for step in found.steps] == [
-        "01-nats", "02-etcd", "03-srv.0", "04-srv.1", "05-router", "06-canary",
+        "01-nats", "02-etcd", "03-srv.0", "04-srv.1", "05-router", "06-front", "07-canary",
     ]  # fmt: skip
 
 
 def test_services_that_run_already_have_no_step() -> None:
     services = {"nats": {"external": "nats://host:4222"}, "etcd": {}}
     found = plan(topology(services=services, canary={"interval": 30.0}), LOCAL)
-    assert [step.stem for step in found.steps] == ["01-etcd", "02-workers", "03-router", "04-canary"]
+    assert [step.stem for step in found.steps] == ["01-etcd", "02-workers", "03-router", "04-front", "05-canary"]
     assert found.canary.interval == 30
 
 

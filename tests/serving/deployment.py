@@ -24,7 +24,7 @@ from tests.planning.topologies import section, topology
 from tests.serving import scripted_engine
 from tests.serving.scripted import greedy, until
 from tests.serving.scripted_engine import ScriptedEngine
-from tests.serving.servers import EtcdServer, NatsServer, die_with_parent
+from tests.serving.servers import EtcdServer, NatsServer, die_with_parent, free_ports
 from trtdist.events import Event, EventReader, EventWriter
 from trtdist.plan import Plan, to_json
 from trtdist.planning import Target, plan
@@ -53,15 +53,17 @@ __all__ = ["Caller", "Deployment", "Process", "Running", "deployment", "fill_sit
 SECONDS = 20.0
 
 
-def scripted_plan(contexts: int, generations: int, policy: str = "round_robin", **changes: Any) -> Plan:
-    """A plan of servers with the scripted engine; monolithic without context servers."""
+def scripted_plan(
+    contexts: int, generations: int, policy: str = "round_robin", http: dict[str, Any] | None = None, **changes: Any
+) -> Plan:
+    """A plan of servers with the scripted engine; monolithic without context servers, `http` for a front end."""
     servers: dict[str, Any] = {"servers": section(generations, fraction=0.05)}
     if contexts:
         servers = {
             "context_servers": section(contexts, fraction=0.05),
             "generation_servers": section(generations, fraction=0.05),
         }
-    made = plan(topology(router={"policy": policy}, engine="reference", **servers), Target.LOCAL)
+    made = plan(topology(router={"policy": policy, "http": http}, engine="reference", **servers), Target.LOCAL)
     return replace(made, engine="scripted", **changes)
 
 
@@ -268,6 +270,9 @@ def _run_dir(folder: Path, nats_server: NatsServer, etcd_server: EtcdServer, mad
         made_folder.mkdir()
     run.plan.write_text(to_json(made))
     values = {"NATS_SERVER": nats_server.url, "ETCD_ENDPOINTS": etcd_server.endpoint}
+    if made.http is not None:
+        port = made.http.port or free_ports(1)[0]
+        values |= {"TRTDIST_HTTP_PORT": str(port), "TRTDIST_HTTP_URL": f"http://127.0.0.1:{port}"}
     run.resolved_env.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items()))
     (run.secrets / "nats.user").write_text(nats_server.user)
     (run.secrets / "nats.password").write_text(nats_server.password)

@@ -68,7 +68,7 @@ CALLS = st.builds(
     disaggregated=st.none() | STATES,
     notify=st.text(max_size=512),
 )
-CHUNKS = st.builds(protocol.Chunk, NUMBERS, NUMBERS, TOKENS, TEXTS) | st.builds(
+CHUNKS = st.tuples(NUMBERS, NUMBERS, TOKENS, TEXTS).map(lambda fields: protocol.Chunk(*fields)) | st.builds(
     protocol.Chunk, NUMBERS, NUMBERS, TOKENS, TEXTS, IDS, st.dictionaries(TEXTS, JSON, max_size=3)
 )
 FAILURES = st.builds(protocol.Failure, st.sampled_from(protocol.CODES), st.text(max_size=4096), NUMBERS, NUMBERS)

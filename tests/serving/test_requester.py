@@ -417,7 +417,8 @@ def test_credits_follow_what_was_taken(play: Play) -> None:
         assert [one.token_ids[0] for one in await collect(stage.requester, direct())] == list(range(1000))
         half = WINDOW // 2
         granted = [one.until for one in worker.credits]
-        assert granted == [WINDOW + half * count for count in range(1, len(granted) + 1)]
+        steps = [after - before for before, after in zip([WINDOW, *granted], granted)]
+        assert all(half <= step <= WINDOW for step in steps), granted
         assert 1000 <= granted[-1] <= 1000 + WINDOW
 
     play(scene)
@@ -437,7 +438,8 @@ def test_a_slow_taker_holds_up_nobody_else(play: Play) -> None:
         taken = [await slow.__anext__()]
         assert len(await collect(stage.requester, direct())) == 3000
         (waiting,) = stage.requester._inbox.attempts
-        assert waiting.received == WINDOW
+        # A window that was taken at once and not read yet, and one behind it.
+        assert WINDOW <= waiting.received <= 2 * WINDOW
         taken += [one async for one in slow]
         assert [one.token_ids[0] for one in taken] == list(range(3000))
         assert worker.cancels == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import secrets
 import sys
 from collections.abc import Mapping
@@ -69,7 +70,12 @@ def _common(topology: Topology) -> Given:
     server of our own."""
     variables = {}
     hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
-    services, ports = topology.services, topology.network.port_range
+    services, ports, http = topology.services, topology.network.port_range, topology.router.http
+    if http is not None:
+        variables["TRTDIST_HTTP_HOST"] = http.host
+        variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
+        if not ipaddress.ip_address(http.host).is_loopback:
+            hidden["http.keys"] = f"sk-{secrets.token_hex(_KEY_BYTES)}"
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
     if services.nats.external is None:

@@ -43,6 +43,8 @@ class Endpoints:
     nats_user_file: str | None
     nats_password_file: str | None
     etcd_url: str | None
+    http_url: str | None = None
+    http_keys_file: str | None = None
 
     @property
     def instance_prefix(self) -> str:
@@ -179,6 +181,8 @@ def _endpoints_json(ends: Endpoints) -> dict[str, Any]:
             "component": ends.component,
             "endpoint": ends.endpoint,
             "instance_prefix": ends.instance_prefix,
+            "url": ends.http_url,
+            "keys_file": ends.http_keys_file,
         },
         "nats": {
             "url": ends.nats_url,
@@ -217,6 +221,8 @@ def _endpoints(run: RunDir, plan: Plan) -> Endpoints:
         nats_user_file=_if_there(run.secrets / "nats.user"),
         nats_password_file=_if_there(run.secrets / "nats.password"),
         etcd_url=env.get("ETCD_ENDPOINTS") or None,
+        http_url=env.get("TRTDIST_HTTP_URL") or None,
+        http_keys_file=_if_there(run.secrets / "http.keys"),
     )
 
 

@@ -105,7 +105,12 @@ def _step(step: Step, stopped: str) -> tuple[str, ...]:
 
 def _what(step: Step) -> str:
     if step.kind != "workers":
-        return {"service": "head service", "router": "chooses servers", "canary": "proves that all answer"}[step.kind]
+        return {
+            "service": "head service",
+            "router": "chooses servers",
+            "front": "speaks HTTP",
+            "canary": "proves that all answer",
+        }[step.kind]
     names = step.servers
     return names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}" if len(names) > 3 else ", ".join(names)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import Enum
 
-from trtdist.plan import Canary, GpuLoad, Plan, Rank, Server
+from trtdist.plan import Canary, GpuLoad, Http, Plan, Rank, Server
 from trtdist.planning.packing import FULL, Demand, Seat, nodes_spanned
 from trtdist.planning.placement import Room, place
 from trtdist.planning.refusal import PlanError, Section, remedies
@@ -55,7 +55,15 @@ def plan(topology: Topology, target: Target) -> Plan:
         steps=planned,
         gpus=_loads(servers),
         canary=Canary(**topology.canary.model_dump()),
+        http=_http(topology),
     )
+
+
+def _http(topology: Topology) -> Http | None:
+    http = topology.router.http
+    if http is None:
+        return None
+    return Http(http.host, 0 if http.port == "auto" else http.port, http.processes, http.max_requests)
 
 
 def _section(role: str, section: ServerSection) -> Section:

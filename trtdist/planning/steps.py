@@ -20,7 +20,7 @@ _MEGABYTES = {"K": 1 / 1024, "M": 1, "G": 1024, "T": 1024 * 1024}
 
 
 def steps(topology: Topology, servers: Sequence[Server]) -> tuple[Step, ...]:
-    """The steps, numbered from 1: services, workers, router, canary."""
+    """The steps, numbered from 1: services, workers, router, HTTP front end, canary."""
     return tuple(
         Step(number, name, kind, tier, len(nodes), nodes, members)
         for number, (name, kind, tier, nodes, members) in enumerate(_unnumbered(topology, servers), 1)
@@ -40,6 +40,8 @@ def _unnumbered(topology: Topology, servers: Sequence[Server]) -> Iterator[_Unnu
         nodes = tuple(rank.node for server in members for rank in server.ranks)
         yield name, "workers", WORKERS_TIER, nodes, tuple(server.name for server in members)
     yield "router", "router", FRONT_TIER, _HEAD, ()
+    if topology.router.http is not None:
+        yield "front", "front", FRONT_TIER, _HEAD, ()
     yield "canary", "canary", FRONT_TIER, _HEAD, ()
 
 

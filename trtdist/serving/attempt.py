@@ -7,7 +7,6 @@ stopped gets only one for the whole pause, so that it never takes its own absenc
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 
 from trtdist.errors import TrtdistError
 from trtdist.serving.instance import Instance
@@ -63,12 +62,12 @@ class Attempt:
         self.servers: tuple[Instance, ...] = ()
         self._window = window
         self._allowed = window
-        self._chunks: deque[Chunk] = deque()
+        self._chunks: list[Chunk] = []
         self._complete = False
         self._error: RequestError | None = None
         self._asked: Instance | None = None
         self._route: Route | None = None
-        self._speaker = ""
+        self._speaker = self._generator = ""
         self._quiet_ticks = 0
         self._waiter: asyncio.Future[None] | None = None
 
@@ -111,6 +110,7 @@ class Attempt:
     def call(self, context: Instance | None, generation: Instance) -> None:
         """These servers were chosen; the first of them is called."""
         self.servers = (generation,) if context is None else (context, generation)
+        self._generator = generation.lease_hex
         self._asked = self.servers[0]
         self._quiet_ticks = 0
 
@@ -162,12 +162,13 @@ class Attempt:
             await self._wait()
         return self._route
 
-    async def take(self) -> Chunk:
-        """The next chunk; RequestError when there will be none."""
+    async def take(self) -> list[Chunk]:
+        """The next chunks, all that are there; RequestError when there will be none."""
         while not self._chunks:
             await self._wait()
-        self.taken += 1
-        return self._chunks.popleft()
+        chunks, self._chunks = self._chunks, []
+        self.taken += len(chunks)
+        return chunks
 
     async def _wait(self) -> None:
         if self._error is not None:
@@ -211,7 +212,7 @@ class Attempt:
         elif message.seq >= self._allowed:
             self.fail(RequestError("internal", f"{self._name(generation)} sends more than it was allowed to"))
         else:
-            self._speaker = generation.lease_hex
+            self._speaker = self._generator
             self.received += 1
             self._complete = message.finish_reason is not None
             self._chunks.append(message)

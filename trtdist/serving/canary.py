@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from trtdist.plan import Canary, Plan
 from trtdist.rundir import RunDir
 from trtdist.serving.discovery import Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient
+from trtdist.serving.http1 import HttpError
+from trtdist.serving.http_canary import Front
 from trtdist.serving.nats_connection import connect, disconnect
 from trtdist.serving.program import asked, run_program, run_until_stopped
 from trtdist.serving.requester import Ask, Requester
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import instance_prefix
-from trtdist.serving.waiting import first_of
+from trtdist.serving.waiting import first_of, within
 from trtdist.supervisor.journal import Journal
 
 __all__ = ["Pair", "Prover", "pairs_of", "prove"]
@@ -39,7 +41,7 @@ ANSWER_WITHIN_S = 0.5
 # The router may learn of a server a moment after us: the first try again comes soon.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 AT_ONCE = 8
-ROUTER = "router"
+ROUTER, FRONT = "router", "front"
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,18 @@ def pairs_of(plan: Plan) -> tuple[Pair, ...]:
 class Prover:
     """Sends canaries and tells what came of them."""
 
-    def __init__(self, requester: Requester, canary: Canary, journal: Journal) -> None:
+    def __init__(self, requester: Requester, canary: Canary, journal: Journal, front: Front | None = None) -> None:
         self._requester = requester
+        self._front = front
         self._canary = canary
         self._journal = journal
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def prove_all(self, pairs: Sequence[Pair]) -> None:
-        """Returns when each pair has answered a canary."""
+        """Returns when each pair has answered a canary, and one has come back over HTTP where that is spoken."""
         await asyncio.gather(*(self._until_passed(pair) for pair in pairs))
+        if self._front is not None:
+            await self._until_passed_over_http(self._front)
         self._journal.write(Ready(len(pairs)))
 
     async def repeat(self, pairs: Sequence[Pair]) -> None:
@@ -88,12 +93,20 @@ class Prover:
             await asyncio.gather(*(self._try(pair) for pair in pairs))
 
     async def _until_passed(self, pair: Pair) -> None:
-        pause = FIRST_PAUSE_S
-        while not await self._try(pair):
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        await _until(lambda: self._try(pair))
         for name in pair.servers:
             self._journal.write(Rung(name, "canary"))
+
+    async def _until_passed_over_http(self, front: Front) -> None:
+        await _until(lambda: self._try_over_http(front))
+        self._journal.write(Rung(FRONT, "canary"))
+
+    async def _try_over_http(self, front: Front) -> bool:
+        try:
+            text = await within(self._canary.timeout, front.ask(self._canary))
+        except (HttpError, OSError, asyncio.TimeoutError) as error:
+            return self._failed(Pair("", FRONT), str(error) or f"no answer within {self._canary.timeout:g} s")
+        return bool(text) or self._failed(Pair("", FRONT), "the answer is empty")
 
     async def _try(self, pair: Pair) -> bool:
         async with self._slots:
@@ -125,6 +138,14 @@ class Prover:
         return False
 
 
+async def _until(passed: Callable[[], Awaitable[bool]]) -> None:
+    """Return when a try has passed; the pauses between them grow."""
+    pause = FIRST_PAUSE_S
+    while not await passed():
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
 async def prove(config: RunConfig, plan: Plan, journal: Journal, stop: asyncio.Event) -> None:
     """Send canaries until all have passed, or for ever where the plan says so, or until `stop`."""
     cut_off = asyncio.Event()
@@ -148,7 +169,7 @@ async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) 
         await _all_registered(watcher, names, journal)
         await _all_answer(nats, watcher, names, journal)
     async with Requester.open(config, "canary") as requester:
-        prover = Prover(requester, plan.canary, journal)
+        prover = Prover(requester, plan.canary, journal, Front.of(config, plan))
         await prover.prove_all(pairs_of(plan))
         if journal.broken:
             raise RunFailedError(journal.broken)

@@ -1,4 +1,4 @@
-"""As much of HTTP/1.1 as etcd's JSON gateway needs: POST and GET, kept-alive connections, streamed answers."""
+"""As much of HTTP/1.1 as etcd's gateway and our front end need: POST and GET, kept-alive connections, streams."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -96,9 +97,11 @@ class Connection:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
-    async def exchange(self, method: str, path: str, body: bytes, limit: int) -> Reply:
+    async def exchange(
+        self, method: str, path: str, body: bytes, limit: int, headers: Mapping[str, str] | None = None
+    ) -> Reply:
         """Send a request and read all of its answer, at most `limit` bytes of body."""
-        status = await self.request(method, path, body)
+        status = await self.request(method, path, body, headers)
         parts: list[bytes] = []
         size = 0
         while True:
@@ -110,10 +113,11 @@ class Connection:
                 raise TooLargeError(f"its answer is larger than {limit} bytes")
             parts.append(piece)
 
-    async def request(self, method: str, path: str, body: bytes) -> int:
+    async def request(self, method: str, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> int:
         """Send a request and read the head of the answer; gives its status."""
         host = str(self.url).partition("//")[2]
         head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\n"
+        head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         self._complete = False
         self._writer.write(head.encode("ascii") + body)

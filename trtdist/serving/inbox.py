@@ -44,12 +44,12 @@ class Inbox:
     def receiving(self, attempt: Attempt) -> Iterator[str]:
         """The subject of an attempt, received while in `with`."""
         self._count += 1
-        number = str(self._count)
-        self._attempts[number] = attempt
+        subject = f"{self._prefix}.{self._count}"
+        self._attempts[subject] = attempt
         try:
-            yield f"{self._prefix}.{number}"
+            yield subject
         finally:
-            del self._attempts[number]
+            del self._attempts[subject]
 
     async def nats_answered(self) -> bool:
         """Whether NATS has brought back what this sent at its last call; sends the next."""
@@ -71,9 +71,11 @@ class Inbox:
             raise RequestError("unavailable", f"the connection to NATS takes no message ({error})") from None
 
     async def _arrived(self, message: Msg) -> None:
-        number, _, kind = message.subject[len(self._prefix) + 1 :].partition(".")
-        if number == ECHO:
-            self._answered = True
-        attempt = self._attempts.get(number)
+        # Nearly all are of a stream, whose subject is the attempt's own.
+        attempt, kind = self._attempts.get(message.subject), ""
+        if attempt is None:
+            subject, _, kind = message.subject.rpartition(".")
+            self._answered = self._answered or (subject, kind) == (self._prefix, ECHO)
+            attempt = self._attempts.get(subject)
         if attempt is not None:
             attempt.deliver(kind, message.data, (message.headers or {}).get("Status", ""))

@@ -29,9 +29,12 @@ def run_program(arguments: Sequence[str], work: Callable[[Path], None]) -> int:
     return 0
 
 
-def run_until_stopped(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-    """Run `work` in an event loop of its own; TERM and INT set its event."""
-    asyncio.run(_with_signals(work))
+def run_until_stopped(
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    run: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
+) -> None:
+    """Run `work` in an event loop of its own, as `run` makes it; TERM and INT set its event."""
+    run(_with_signals(work))
 
 
 async def asked(stop: asyncio.Event) -> str:

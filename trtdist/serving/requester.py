@@ -16,12 +16,12 @@ from typing import Any
 
 from trtdist.engines.base import Sampling
 from trtdist.serving.attempt import TICK_S, WINDOW, Attempt, ElsewhereError, RequestError
-from trtdist.serving.discovery import Change, Instance, Watcher
+from trtdist.serving.discovery import Change, Instance, Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
 from trtdist.serving.front_door import FrontDoor, component_name
 from trtdist.serving.inbox import Inbox
 from trtdist.serving.nats_connection import connect, disconnect
-from trtdist.serving.protocol import Cancel, Credit, GenerateCall, RouteCall
+from trtdist.serving.protocol import Cancel, Chunk, Credit, GenerateCall, RouteCall
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import MONOLITHIC, instance_prefix
 from trtdist.serving.waiting import end_task
@@ -73,6 +73,7 @@ class Requester:
         self._etcd = etcd
         self._door = FrontDoor(namespace)
         self._closed = ""
+        self._ended = asyncio.Event()
         self._doubted: tuple[Instance, ...] = ()
         self._checks: set[asyncio.Task[None]] = set()
 
@@ -98,8 +99,28 @@ class Requester:
             finally:
                 await disconnect(client)
 
+    @property
+    def snapshot(self) -> Snapshot:
+        """Who serves now."""
+        return self._watcher.snapshot
+
+    async def ended(self) -> str:
+        """Returns, with the reason, when no request can be sent any more."""
+        await self._ended.wait()
+        return self._closed
+
     async def stream(self, ask: Ask) -> AsyncGenerator[Answer, None]:
         """The answer as it comes; closing the iterator cancels the request. RequestError when it fails."""
+        batches = self.batches(ask)
+        try:
+            async for batch in batches:
+                for chunk in batch:
+                    yield Answer(chunk.token_ids, chunk.text, chunk.finish_reason, dict(chunk.usage))
+        finally:
+            await batches.aclose()
+
+    async def batches(self, ask: Ask) -> AsyncGenerator[list[Chunk], None]:
+        """As `stream`, but all that has come at once: what a reader that is slower than the servers should take."""
         request_id = ask.request_id or secrets.token_hex(16)
         deadline = asyncio.get_running_loop().time() + ask.timeout
         exclude: list[str] = []
@@ -152,11 +173,11 @@ class Requester:
         )
         await self._inbox.send(called.subject, call.encode(), f"{inbox}.accept")
 
-    async def _next(self, attempt: Attempt) -> Answer:
-        chunk = await attempt.take()
+    async def _next(self, attempt: Attempt) -> list[Chunk]:
+        chunks = await attempt.take()
         if attempt.credit_due:
             await self._give_credit(attempt)
-        return Answer(chunk.token_ids, chunk.text, chunk.finish_reason, chunk.usage)
+        return chunks
 
     @contextlib.asynccontextmanager
     async def _receiving(self, attempt: Attempt, ask: Ask, deadline: float) -> AsyncIterator[str]:
@@ -200,6 +221,7 @@ class Requester:
 
     def _close(self, reason: str) -> None:
         self._closed = self._closed or reason
+        self._ended.set()
         for attempt in self._inbox.attempts:
             attempt.fail(RequestError("unavailable", reason))
 

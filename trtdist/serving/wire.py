@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from trtdist.errors import TrtdistError
 
-__all__ = ["Fields", "ProtocolError", "encode", "split"]
+__all__ = ["Fields", "ProtocolError", "dumped", "encode", "quoted", "split"]
 
 MAX_TEXT = 8 * 1024 * 1024
 
@@ -17,9 +17,14 @@ class ProtocolError(TrtdistError):
     """A message is not what the protocol allows; the message says which field."""
 
 
+# What json.dumps would make anew for each message, made once.
+dumped: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+quoted: Callable[[str], str] = json.encoder.encode_basestring
+
+
 def encode(header: Mapping[str, Any], attachment: bytes = b"") -> bytes:
     """A message: a JSON object on one line, and after the line break bytes that belong to an engine."""
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    text = dumped(header).encode("utf-8", "surrogatepass")
     return text + b"\n" + attachment if attachment else text
 
 

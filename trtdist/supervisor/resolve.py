@@ -29,6 +29,7 @@ from trtdist.supervisor.ports import PortClaims
 __all__ = ["Node", "main", "resolve", "service_ports"]
 
 _LOOPBACK = "127.0.0.1"
+_EVERYWHERE = ("0.0.0.0", "::")
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,26 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
             continue
         values[service.binary] = find_binary(name, environ, given.get(service.binary, ""))
         values.update(_ports(name, values, claims))
-    return values
+    return {**values, **_http(given, nodes[0].address, claims)}
+
+
+def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, str]:
+    """Where the HTTP front end listens and is found; nothing without one. The claim lasts as long as the run."""
+    host = given.get("TRTDIST_HTTP_HOST", "")
+    if not host:
+        return {}
+    wanted = int(given.get("TRTDIST_HTTP_PORT", "0"))
+    if wanted:
+        try:
+            claims.claim(host, 1, [wanted])
+        except TrtdistError:
+            raise TrtdistError(
+                f"port {wanted} of {host} is in other hands: end what uses it, or set router.http.port to another"
+            ) from None
+    port = wanted or claims.claim(host, 1)[0]
+    named = head if host in _EVERYWHERE else host
+    url = f"http://[{named}]:{port}" if ":" in named else f"http://{named}:{port}"
+    return {"TRTDIST_HTTP_HOST": host, "TRTDIST_HTTP_PORT": str(port), "TRTDIST_HTTP_URL": url}
 
 
 def _with_new_ports(run: RunDir, name: str, claims: PortClaims) -> dict[str, str]:

@@ -18,6 +18,7 @@ __all__ = [
     "Environment",
     "EtcdUrl",
     "Fraction",
+    "HostAddress",
     "Limit",
     "Line",
     "Lines",
@@ -141,6 +142,13 @@ def _port_range(value: Any) -> Any:
     return (low, high)
 
 
+def _host_address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        raise _malformed(f"{text!r} is no IP address: write 127.0.0.1, or 0.0.0.0 for all of a machine") from None
+
+
 def _subnet(text: str) -> str:
     try:
         ipaddress.ip_network(text, strict=False)
@@ -235,6 +243,7 @@ Memory = Annotated[Union[int, str], BeforeValidator(_memory), WithJsonSchema(_ME
 AutoCount = Annotated[Union[int, Literal["auto"]], BeforeValidator(_auto_count), WithJsonSchema(_AUTO_SCHEMA)]
 AutoPort = Annotated[Union[int, Literal["auto"]], BeforeValidator(_auto_port), WithJsonSchema(_PORT_SCHEMA)]
 PortRange = Annotated[tuple[int, int], BeforeValidator(_port_range), WithJsonSchema(_PORTS_SCHEMA)]
+HostAddress = Annotated[str, AfterValidator(_host_address)]
 Subnet = Annotated[str, AfterValidator(_subnet)]
 NatsUrl = Annotated[str, AfterValidator(_nats_url)]
 EtcdUrl = Annotated[str, AfterValidator(_etcd_url)]

@@ -15,6 +15,7 @@ from trtdist.topology.fields import (
     Environment,
     EtcdUrl,
     Fraction,
+    HostAddress,
     Limit,
     Line,
     Lines,
@@ -168,6 +169,14 @@ class HttpSection(Section):
     """The HTTP front end."""
 
     port: Annotated[AutoPort, Field(description="Port, or `auto` for a free one.")] = "auto"
+    host: Annotated[
+        HostAddress,
+        Field(description="Address to listen on. Beyond this machine (not 127.0.0.1 or ::1) API keys are required."),
+    ] = "127.0.0.1"
+    processes: Annotated[int, Field(ge=1, le=64, description="Processes that share the port.")] = 1
+    max_requests: Annotated[
+        Count, Field(description="Answers that one process works on at once; more are refused with status 429.")
+    ] = 4096
 
 
 class RouterSection(Section):
@@ -176,7 +185,7 @@ class RouterSection(Section):
     policy: Annotated[Literal["round_robin", "least_loaded"], Field(description="How a server is chosen.")] = (
         "round_robin"
     )
-    http: Annotated[HttpSection, Field(description="The HTTP front end.")] = HttpSection()
+    http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = HttpSection()
 
 
 class ContainerSection(Section):

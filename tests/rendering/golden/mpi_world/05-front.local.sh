@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test, step 05-canary: the launch line.
+# test, step 05-front: the launch line.
 set -euo pipefail
 
 # What was found for the run lies one folder above this file, whichever way the file was named.
@@ -13,4 +13,4 @@ set -a
 . "$TRTDIST_FOUND"
 set +a
 
-exec bash "$TRTDIST_RUN_DIR/scripts/"05-canary.task.sh </dev/null
+exec bash "$TRTDIST_RUN_DIR/scripts/"05-front.task.sh </dev/null

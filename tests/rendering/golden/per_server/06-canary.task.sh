@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test, step 05-canary: what its process does.
+# test, step 06-canary: what its process does.
 set -euo pipefail
 
 # What was found for the run lies one folder above this file, whichever way the file was named.

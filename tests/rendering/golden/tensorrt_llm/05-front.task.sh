@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test, step 05-canary: what its process does.
+# tinyllama, step 05-front: what its process does.
 set -euo pipefail
 
 # What was found for the run lies one folder above this file, whichever way the file was named.
@@ -14,11 +14,11 @@ set -a
 set +a
 
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-export TRTDIST_STEP=canary
+export TRTDIST_STEP=front
 
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
 exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
-    --run-dir "$TRTDIST_RUN_DIR" --step canary --name canary \
-    -- "$TRTDIST_PYTHON" -m trtdist.serving.canary "$TRTDIST_RUN_DIR"
+    --run-dir "$TRTDIST_RUN_DIR" --step front --name front \
+    -- "$TRTDIST_PYTHON" -m trtdist.serving.front "$TRTDIST_RUN_DIR"

@@ -1,0 +1,51 @@
+"""A canary that takes the way of the users: one prompt through the HTTP front end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+from trtdist.plan import Canary, Plan
+from trtdist.serving.http1 import Connection, HttpError, Url, parse_url
+from trtdist.serving.run_config import RunConfig, read_assignments
+
+__all__ = ["Front"]
+
+_LIMIT = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Front:
+    """Where the front end of a run is, and a key for it ("" where none is needed)."""
+
+    url: Url
+    key: str = field(repr=False)
+    model: str
+
+    @classmethod
+    def of(cls, config: RunConfig, plan: Plan) -> Front | None:
+        """The front end of a run, None when it has none."""
+        if plan.http is None:
+            return None
+        url = read_assignments(config.run.resolved_env.read_text(encoding="utf-8"))["TRTDIST_HTTP_URL"]
+        keys = config.run.secrets / "http.keys"
+        lines = keys.read_text(encoding="utf-8").split() if keys.exists() else []
+        return cls(parse_url(url), lines[0] if lines else "", plan.model)
+
+    async def ask(self, canary: Canary) -> str:
+        """The answer to a canary; HttpError or OSError when there is none."""
+        asked = {"model": self.model, "prompt": canary.prompt, "max_tokens": canary.max_tokens, "temperature": 0}
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        connection = await Connection.open(self.url, None)
+        try:
+            body = json.dumps(asked).encode("ascii")
+            reply = await connection.exchange("POST", "/v1/completions", body, _LIMIT, headers)
+        finally:
+            await connection.close()
+        try:
+            found = json.loads(reply.body)
+            if reply.status == 200:
+                return str(found["choices"][0]["text"])
+            raise HttpError(f"status {reply.status}: {found['error']['message']}")
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise HttpError(f"{self.url} answers with status {reply.status}, but not as the front end does") from None
