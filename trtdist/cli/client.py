@@ -23,7 +23,7 @@ from trtdist.observe.snapshot import RunReader, Snapshot
 if TYPE_CHECKING:
     from trtdist.serving.requester import Answer, Ask
 
-__all__ = ["Printer", "command"]
+__all__ = ["Printer", "command", "ready"]
 
 DEFAULT_PROMPT = "what is the capital of france?"
 PREPARING = ("PREPARING", "STARTING")
@@ -61,7 +61,7 @@ def command(
     The exit code is 1 when the run is not READY or the request fails; Ctrl-C cancels the request and ends with 130.
     """
     text = _prompt(prompt, prompt_file)
-    snapshot = _ready(RunReader(find_run(run, os.environ)).look())
+    snapshot = ready(RunReader(find_run(run, os.environ)).look())
 
     from trtdist.engines.base import Sampling
     from trtdist.serving.requester import Ask
@@ -154,7 +154,8 @@ def _prompt(prompt: str | None, file: str | None) -> str:
         raise InputError(f"the prompt in {file} is no UTF-8: byte {error.start} is the first that is not") from error
 
 
-def _ready(snapshot: Snapshot) -> Snapshot:
+def ready(snapshot: Snapshot) -> Snapshot:
+    """The snapshot of a run that answers; TrtdistError says why it does not."""
     status = snapshot.status
     if status.state == "READY":
         return snapshot
