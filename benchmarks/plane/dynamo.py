@@ -48,13 +48,15 @@ int accept(int socket, struct sockaddr *address, socklen_t *length) {
 """
 
 # Makes the smallest model that its front end takes: run by the environment's Python, which has `tokenizers`.
-MAKE_MODEL = """
+MAKE_MODEL = r"""
 import json, sys
 from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, decoders
 folder = Path(sys.argv[1])
 alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", *alphabet])}
+# The mocker's tokens are any numbers up to some thousands, and each must have a text.
+fillers = [f"\u0120token{number}" for number in range(8192)]
+vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", *alphabet, *fillers])}
 made = Tokenizer(models.BPE(vocabulary, []))
 made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 made.decoder = decoders.ByteLevel()
