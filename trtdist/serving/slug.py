@@ -8,6 +8,7 @@ slug     "{namespace}|{component}" in lower case, other characters than [a-z0-9_
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Sequence
@@ -137,6 +138,7 @@ def parse_lease(text: str) -> int:
     return int(text, 16)
 
 
+@functools.lru_cache(maxsize=64)
 def service_slug(namespace: str, component: str) -> str:
     """The name of a component on NATS, unique for each namespace."""
     text = f"{namespace}|{component}"
