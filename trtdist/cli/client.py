@@ -24,7 +24,7 @@ from trtdist.observe.snapshot import RunReader, Snapshot
 if TYPE_CHECKING:
     from trtdist.serving.requester import Answer
 
-__all__ = ["Printer", "command"]
+__all__ = ["Printer", "command", "ready"]
 
 DEFAULT_PROMPT = "what is the capital of france?"
 _SECONDS = click.FloatRange(0, 1e9, min_open=True)
@@ -72,7 +72,7 @@ def command(
     and ends with 130.
     """
     text = _prompt(prompt, prompt_file)
-    snapshot = _ready(RunReader(find_live_run(run, os.environ)).look())
+    snapshot = ready(RunReader(find_live_run(run, os.environ)).look())
 
     from trtdist.engines.base import Sampling
     from trtdist.serving.attempt import RequestError
@@ -176,7 +176,8 @@ def _read(file: str) -> str:
         raise InputError(f"the prompt in {file} is no UTF-8: byte {error.start} is the first that is not") from error
 
 
-def _ready(snapshot: Snapshot) -> Snapshot:
+def ready(snapshot: Snapshot) -> Snapshot:
+    """The snapshot of a run that answers; TrtdistError says why it does not."""
     status = snapshot.status
     # One that was started by hand has no supervisor that could know.
     if status.state in ("READY", "MANUAL"):

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from typing import NoReturn
 
 import click
 
 from trtdist import __version__
+from trtdist.cli.lazy import LazyGroup
 from trtdist.cli.output import nobody_reads
 from trtdist.errors import TrtdistError
 
-__all__ = ["COMMANDS", "LazyGroup", "cli", "main"]
+__all__ = ["COMMANDS", "cli", "main"]
 
 COMMANDS = {
     "up": "Bring a deployment up and stay with it until Ctrl-C.",
@@ -26,6 +26,7 @@ COMMANDS = {
     "exec": "Run a command beside a rank of a run.",
     "init": "Ask Slurm and write a site profile and a first topology.",
     "model": "Copy a model to where jobs read it, and check it.",
+    "bench": "Measure a deployment under load, and compare results.",
     "validate": "Check a topology and report every problem.",
     "plan": "Show where every server and rank goes.",
     "render": "Write all scripts of a deployment to a folder.",
@@ -34,28 +35,12 @@ COMMANDS = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that knows its commands' names and imports only the one that runs."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """All command names, in the order of a user's work."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command from `trtdist.cli.<name>`, an object named `command`."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"trtdist.cli.{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(
+    cls=LazyGroup,
+    offered=COMMANDS,
+    modules="trtdist.cli.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="trtdist")
 def cli() -> None:
     """Launch TensorRT-LLM on Slurm or on this machine, from one topology file."""

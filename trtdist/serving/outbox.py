@@ -17,7 +17,9 @@ __all__ = ["Outbox", "Publish"]
 Publish = Callable[[str, bytes], Awaitable[None]]
 
 # An engine that never waits, and a NATS client that only fills a buffer, would keep the event loop for themselves.
-CHUNKS_IN_A_ROW = 32
+OUTPUTS_IN_A_ROW = 32
+# Far below what NATS takes, and so large that a message costs little beside its text.
+MERGED_CHARACTERS = 16 * 1024
 
 
 class Outbox:
@@ -25,6 +27,10 @@ class Outbox:
 
     `sent` counts chunks, `tokens` what was in them. `heard` is when the requester last gave a sign of life.
     `finish_reason` says how the stream ended, "" while it is open; `usage` is the engine's.
+
+    The first output goes out at once. Those that the engine gives before the event loop had another turn were there
+    already: they go out together, as one chunk, when it has. So nothing is held back to wait for more, and a message
+    costs less per token the more there is to say.
     """
 
     def __init__(self, publish: Publish, call: GenerateCall, sender: str, now: float) -> None:
@@ -34,6 +40,11 @@ class Outbox:
         self._sender = sender
         self._until = call.window
         self._credit = asyncio.Event()
+        self._sending = asyncio.Lock()
+        self._waiting: list[EngineOutput] = []
+        self._characters = 0
+        self._same_turn = False
+        self._later: asyncio.Task[None] | None = None
         self._quiet = True
         self.finish_reason = ""
         self.usage: dict[str, Any] = {}
@@ -54,22 +65,17 @@ class Outbox:
 
     async def chunk(self, output: EngineOutput) -> None:
         """Send what the engine gave, as soon as there is credit for it; nothing once the stream has ended."""
-        while self.sent >= self._until:
-            self._credit.clear()
-            await self._credit.wait()
-        if self.closed:
+        self._waiting.append(output)
+        self._characters += len(output.text)
+        full = len(self._waiting) >= OUTPUTS_IN_A_ROW or self._characters >= MERGED_CHARACTERS
+        if self._same_turn and not full and output.finish_reason is None:
             return
-        reason = output.finish_reason
-        if reason is not None:
-            self.usage = {"completion_tokens": self.tokens + len(output.token_ids), **output.usage}
-        message = Chunk(self._attempt, self.sent, output.token_ids, output.text, reason, self.usage)
-        self.sent += 1
-        self.tokens += len(output.token_ids)
-        self._quiet = False
-        await self._publish(self._inbox, message.encode())
-        self.finish_reason = self.finish_reason or reason or ""
-        if self.sent % CHUNKS_IN_A_ROW == 0:
+        await self._send()
+        if full:
             await asyncio.sleep(0)
+        elif not self._same_turn:
+            self._same_turn = True
+            asyncio.get_running_loop().call_soon(self._next_turn)
 
     async def beat(self) -> None:
         """Say that the attempt is being worked on, unless a chunk has said so since the last time."""
@@ -86,7 +92,47 @@ class Outbox:
         """End the stream with a failure, unless it has ended; whether it arrives is not known."""
         if self.closed:
             return
+        last = self._merged() if self._waiting and self.sent < self._until else None
         self.finish_reason = code
+        self._credit.set()
         failure = Failure(code, message[:MAX_SENTENCE], self._attempt, self.sent)
         with contextlib.suppress(errors.Error, OSError):
+            if last is not None:
+                await self._publish(self._inbox, last.encode())
             await self._publish(self._inbox, failure.encode())
+
+    def _next_turn(self) -> None:
+        self._same_turn = False
+        if self._waiting and (self._later is None or self._later.done()):
+            self._later = asyncio.ensure_future(self._send_later())
+
+    async def _send_later(self) -> None:
+        # Who gives the next output meets the same error.
+        with contextlib.suppress(errors.Error, OSError):
+            await self._send()
+
+    async def _send(self) -> None:
+        """Send what waits as one chunk, once there is credit."""
+        async with self._sending:
+            while self.sent >= self._until and not self.closed:
+                self._credit.clear()
+                await self._credit.wait()
+            if self.closed or not self._waiting:
+                return
+            message = self._merged()
+            await self._publish(self._inbox, message.encode())
+            self.finish_reason = self.finish_reason or message.finish_reason or ""
+
+    def _merged(self) -> Chunk:
+        """What waits, as the next chunk."""
+        outputs, self._waiting, self._characters = self._waiting, [], 0
+        ids, text, last = outputs[0].token_ids, outputs[0].text, outputs[-1]
+        if len(outputs) > 1:
+            ids = tuple(number for output in outputs for number in output.token_ids)
+            text = "".join(output.text for output in outputs)
+        self.tokens += len(ids)
+        if last.finish_reason is not None:
+            self.usage = {"completion_tokens": self.tokens, **last.usage}
+        self.sent += 1
+        self._quiet = False
+        return Chunk(self._attempt, self.sent - 1, ids, text, last.finish_reason, self.usage)

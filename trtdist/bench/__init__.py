@@ -1,0 +1,1 @@
+"""Load generation, measurement and reports: what a deployment does under load, and how two results differ."""
