@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import time
 from collections.abc import Mapping
@@ -22,8 +21,9 @@ from trtdist.observe.tail import last_lines
 from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
+from trtdist.services.envfile import read_env_or_nothing
 
-__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "read_env", "to_json"]
+__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "to_json"]
 
 JSON_VERSION = 1
 
@@ -127,25 +127,6 @@ class RunReader:
         return replace(status, failure=replace(failure, last_lines=tuple(lines)))
 
 
-def read_env(path: Path) -> dict[str, str]:
-    """The assignments of a `resolved.env`; empty while the file is not there."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            continue
-        for word in words:
-            name, equals, value = word.partition("=")
-            if equals:
-                found[name] = value
-    return found
-
-
 def to_json(snapshot: Snapshot) -> dict[str, Any]:
     """A snapshot as the object that `trtdist status --json` prints; keys are only ever added."""
     status, plan, run = snapshot.status, snapshot.plan, snapshot.run
@@ -205,7 +186,7 @@ def _failure_json(run: RunDir, failure: Failure) -> dict[str, Any]:
 
 
 def _endpoints(run: RunDir, plan: Plan) -> Endpoints:
-    env = read_env(run.resolved_env)
+    env = read_env_or_nothing(run.resolved_env)
     monitor = env.get("TRTDIST_NATS_MONITOR_PORT")
     router = any(step.kind == "router" for step in plan.steps)
     return Endpoints(
