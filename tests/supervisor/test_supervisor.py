@@ -304,7 +304,8 @@ def _share_of_a_core(process: subprocess.Popen[bytes], seconds: float) -> float:
 
 
 def _cpu_seconds(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
 
 
 def _taken(made: HandMade) -> int:
