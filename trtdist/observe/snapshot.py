@@ -17,11 +17,11 @@ from trtdist.events import EventReader, SupervisorStarted
 from trtdist.observe.history import History
 from trtdist.observe.jobs import JobWatcher
 from trtdist.observe.state import FINAL_STATES, Failure, JobLook, Machine, RunStatus, reconcile_history
-from trtdist.observe.tail import last_lines
 from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing
+from trtdist.supervisor.verdict import tail
 
 __all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "to_json"]
 
@@ -123,7 +123,7 @@ class RunReader:
         failure = status.failure
         if failure is None or failure.last_lines or not failure.log:
             return status
-        lines = [line[:_LINE_WIDTH] for line in last_lines(self.run.path / failure.log, _LAST_LINES)]
+        lines = [line[:_LINE_WIDTH] for line in tail(self.run.path / failure.log, _LAST_LINES)]
         return replace(status, failure=replace(failure, last_lines=tuple(lines)))
 
 
