@@ -16,6 +16,7 @@ import pytest
 from tests.supervisor.runs import DEAF, HandMade, wait_for
 from trtdist.events import StepStarted, SupervisorStarted, TaskStarted
 from trtdist.process import ProcessId
+from trtdist.supervisor.remains import recorded_remains
 
 HERE = socket.gethostname()
 
@@ -193,3 +194,11 @@ def test_no_run_at_all(tmp_path: Path) -> None:
     done = subprocess.run(program, env=environ, capture_output=True, text=True, timeout=40, check=False)
     assert done.returncode == 2
     assert "there is no run under" in done.stderr
+
+
+def test_what_runs_on_other_nodes_is_not_looked_for_here(made: HandMade) -> None:
+    """A pid of another node is nobody's here."""
+    made.say("supervisor", SupervisorStarted("node1", 1, 1, "7"))
+    made.say("supervisor", StepStarted("nats", 2, 1))
+    made.say("task.nats", TaskStarted("nats", "nats", "", 0, "node1", 3, 1, 4, 1, "7.0"))
+    assert recorded_remains(made.run).processes == ()

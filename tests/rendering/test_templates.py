@@ -13,7 +13,7 @@ def printed(template: str, **values: object) -> str:
 
 
 def test_every_value_is_quoted() -> None:
-    assert printed("echo {{ a }} {{ b.c }}", a="$(x)", b={"c": "two words"}) == "echo '$(x)' 'two words'"
+    assert printed("echo {{ a }} {{ b.c }}", a="$(x)", b={"c": "two words"}) == "echo $'$(x)' 'two words'"
 
 
 def test_a_value_that_is_missing_is_an_error() -> None:
