@@ -47,6 +47,10 @@ class User:
         listed = self.cluster.run(*argv.squeue_jobs((job,))).stdout
         return parse.jobs(listed)[0].state if listed else "gone"
 
+    def crashes(self) -> str:
+        """What the logs of the newest run tell of a program that crashed."""
+        return self.cluster.run("bash", "-c", f"grep -A16 Signal: {self.runs}/latest/logs/*.log").stdout
+
     def left(self) -> list[str]:
         """Local folders of this user's runs, and processes that name one, on any node."""
         found = []
@@ -64,7 +68,7 @@ def user(cluster: Cluster) -> User:
 
 def test_submit_shows_up_serves_and_goes(user: User) -> None:
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + user.crashes()
     told = json.loads(done.stdout)
     run, job = Path(told["run_dir"]), told["job_id"]
     assert (run.name, run.parent) == (told["run_id"], user.runs)
@@ -176,7 +180,7 @@ def test_a_run_directory_that_one_node_does_not_see_is_named(user: User) -> None
 def test_other_layouts(user: User, overrides: list[str]) -> None:
     chosen = [word for override in overrides for word in ("--set", override)]
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *chosen)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + user.crashes()
     assert user.trtdist("down").returncode == 0
     assert user.left() == []
 

@@ -13,7 +13,7 @@ import pytest
 from tests.observe.fake_run import FakeRun, dead_process
 from trtdist.errors import InputError
 from trtdist.events import RunState
-from trtdist.observe.snapshot import RunReader, read_env, to_json
+from trtdist.observe.snapshot import RunReader, to_json
 from trtdist.process import ProcessId
 
 
@@ -166,10 +166,3 @@ def test_no_plan(fake: FakeRun) -> None:
     fake.run.plan.unlink()
     with pytest.raises(InputError, match="still being written"):
         RunReader(fake.run)
-
-
-def test_shell_quoting_in_the_environment_file(tmp_path: Path) -> None:
-    path = tmp_path / "env"
-    path.write_text("A=1\nexport B='x y'\n# C=3\nD='unfinished\nE=\"$5\"\n")
-    assert read_env(path) == {"A": "1", "B": "x y", "E": "$5"}
-    assert read_env(tmp_path / "none") == {}

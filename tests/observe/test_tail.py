@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trtdist.observe.tail import MAX_LINE, Tail, TimeIndex, last_lines, offset_since, tail_offset
+from trtdist.observe.tail import MAX_LINE, Tail, TimeIndex, offset_since, tail_offset
+
+
+def last_lines(path: Path, count: int) -> list[str]:
+    """What lies from the offset of the last lines on."""
+    return [text for _, text in Tail(path, tail_offset(path, count)).read_all()]
 
 
 def texts(tail: Tail) -> list[str]:

@@ -247,6 +247,13 @@ def test_the_files_name_no_run(two_nodes: SlurmRun) -> None:
         assert str(two_nodes.path) not in text, name
 
 
+def test_the_network_of_mpi_is_a_choice_of_the_topology(tmp_path: Path) -> None:
+    run = made(tmp_path, topology(engine="reference", container={"env": {"OMPI_MCA_btl": "self,tcp"}}))
+    assert run.on_node("workers", 0, "n0").returncode == 0
+    environ = run.seen("srv.0.0")["environ"]
+    assert (environ["OMPI_MCA_pml"], environ["OMPI_MCA_btl"]) == ("ob1", "self,tcp")
+
+
 def test_a_failing_setup_line_ends_the_task(tmp_path: Path) -> None:
     run = made(tmp_path, topology(engine="reference", slurm={"setup": ["echo $UNSET_THING", "false"]}))
     assert run.on_node("workers", 0, "n0").returncode == 1

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trtdist.errors import TrtdistError
-from trtdist.services.envfile import format_env, parse_env, read_env, write_env
+from trtdist.services.envfile import format_env, parse_env, read_env, read_env_or_nothing, write_env
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0"))
 NASTY = """$(touch x) `id` 'a' "b" \\ ; & | # * ? ~ ! {a,b} é 漢 \t \r \n end """
@@ -52,9 +52,12 @@ def test_files(tmp_path: Path) -> None:
     path = tmp_path / "x.env"
     write_env(path, {"A": NASTY})
     assert read_env(path) == {"A": NASTY}
+    assert read_env_or_nothing(path) == {"A": NASTY}
     assert path.stat().st_mode & 0o777 == 0o600
     path.write_bytes(b"A=\xff\n")
     with pytest.raises(TrtdistError, match="is damaged"):
         read_env(path)
     with pytest.raises(TrtdistError, match="cannot be read"):
         read_env(tmp_path)
+    assert read_env_or_nothing(path) == {}
+    assert read_env_or_nothing(tmp_path / "none") == {}

@@ -17,7 +17,7 @@ import pytest
 
 from trtdist.supervisor import nodeprobe
 from trtdist.supervisor.job_nodes import Greeter, problems_of
-from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, look
+from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, look, mounted, private_folder
 
 
 @pytest.fixture
@@ -126,3 +126,39 @@ def test_small_differences_of_clocks_are_none() -> None:
     assert problems_of("n1", {"problems": [], "skew": 1.5, "round_trip": 0.0, "python": [3, 9]}, "") == []
     # What took long cannot be told from a clock that is wrong.
     assert problems_of("n1", {"problems": [], "skew": 8.0, "round_trip": 6.0, "python": [3, 9]}, "") == []
+
+
+MOUNTINFO = """\
+22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
+30 22 0:44 / /home rw - nfs4 server:/home rw
+31 30 8:2 / /home/me/own\\040disk rw master:1 - xfs /dev/sdb1 rw
+32 22 0:50 / /tmp rw - nfs server:/tmp rw
+33 22 0:51 / /tmp rw - tmpfs tmpfs rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/tmp/x", "ext4"),
+        ("/home", "nfs4"),
+        ("/home/me/x", "nfs4"),
+        ("/homes/x", "ext4"),
+        ("/home/me/own disk/x", "xfs"),
+        ("/tmp/x", "tmpfs"),
+    ],
+)
+def test_the_file_system_of_a_path(path: str, kind: str) -> None:
+    assert mounted(path, MOUNTINFO) == kind
+
+
+def test_the_file_systems_of_this_machine_are_told_as_by_df(tmp_path: Path) -> None:
+    told = subprocess.run(["df", "--output=fstype", tmp_path], capture_output=True, text=True, check=True)
+    assert mounted(str(tmp_path.resolve()), Path("/proc/self/mountinfo").read_text()) == told.stdout.split()[1]
+
+
+def test_a_local_folder_on_a_shared_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = mounted(str(tmp_path.resolve()), Path("/proc/self/mountinfo").read_text())
+    monkeypatch.setattr("trtdist.supervisor.nodeprobe._SHARED", frozenset({kind}))
+    with pytest.raises(Unusable, match="set TMPDIR to a folder on a disk of its own"):
+        private_folder(str(tmp_path / "trtdist-0" / "run"))

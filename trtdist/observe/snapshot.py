@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import socket
 import time
 from collections.abc import Mapping
@@ -18,12 +17,13 @@ from trtdist.events import EventReader, SupervisorStarted
 from trtdist.observe.history import History
 from trtdist.observe.jobs import JobWatcher
 from trtdist.observe.state import FINAL_STATES, Failure, JobLook, Machine, RunStatus, reconcile_history
-from trtdist.observe.tail import last_lines
 from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
+from trtdist.services.envfile import read_env_or_nothing
+from trtdist.supervisor.verdict import tail
 
-__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "read_env", "to_json"]
+__all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "to_json"]
 
 JSON_VERSION = 1
 
@@ -125,27 +125,8 @@ class RunReader:
         failure = status.failure
         if failure is None or failure.last_lines or not failure.log:
             return status
-        lines = [line[:_LINE_WIDTH] for line in last_lines(self.run.path / failure.log, _LAST_LINES)]
+        lines = [line[:_LINE_WIDTH] for line in tail(self.run.path / failure.log, _LAST_LINES)]
         return replace(status, failure=replace(failure, last_lines=tuple(lines)))
-
-
-def read_env(path: Path) -> dict[str, str]:
-    """The assignments of a `resolved.env`; empty while the file is not there."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    found: dict[str, str] = {}
-    for line in text.splitlines():
-        try:
-            words = shlex.split(line, comments=True)
-        except ValueError:
-            continue
-        for word in words:
-            name, equals, value = word.partition("=")
-            if equals:
-                found[name] = value
-    return found
 
 
 def to_json(snapshot: Snapshot) -> dict[str, Any]:
@@ -209,7 +190,7 @@ def _failure_json(run: RunDir, failure: Failure) -> dict[str, Any]:
 
 
 def _endpoints(run: RunDir, plan: Plan) -> Endpoints:
-    env = read_env(run.resolved_env)
+    env = read_env_or_nothing(run.resolved_env)
     monitor = env.get("TRTDIST_NATS_MONITOR_PORT")
     router = any(step.kind == "router" for step in plan.steps)
     return Endpoints(

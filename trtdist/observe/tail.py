@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["MAX_LINE", "Tail", "TimeIndex", "last_lines", "offset_since", "tail_offset"]
+__all__ = ["MAX_LINE", "Tail", "TimeIndex", "offset_since", "tail_offset"]
 
 # A longer line is handed out in pieces, so that a file without newlines cannot fill the memory.
 MAX_LINE = 1 << 20
@@ -93,13 +93,6 @@ class TimeIndex:
             self._now = max(self._now, self._next[1])
             self._next = next(self._entries, None)
         return self._now
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """The last `count` lines of a file; none when it cannot be read."""
-    tail = Tail(path, tail_offset(path, count))
-    lines = [text for _, text in tail.read_all()]
-    return lines[-count:] if count else []
 
 
 def tail_offset(path: Path, count: int) -> int:

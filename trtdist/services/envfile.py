@@ -10,7 +10,7 @@ from pathlib import Path
 from trtdist.errors import TrtdistError
 from trtdist.rundir import write_atomic
 
-__all__ = ["format_env", "parse_env", "read_env", "write_env"]
+__all__ = ["format_env", "parse_env", "read_env", "read_env_or_nothing", "write_env"]
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
@@ -44,6 +44,14 @@ def read_env(path: Path) -> dict[str, str]:
         raise TrtdistError(f"{path} cannot be read: {error.strerror}; bring the run up again") from error
     except ValueError as error:
         raise TrtdistError(f"{path} is damaged ({error}); bring the run up again") from error
+
+
+def read_env_or_nothing(path: Path) -> dict[str, str]:
+    """The same for a file that may not be there yet, or that somebody damaged: empty then."""
+    try:
+        return read_env(path)
+    except TrtdistError:
+        return {}
 
 
 def write_env(path: Path, values: Mapping[str, str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trtdist.rundir import RunDir, write_atomic
+from trtdist.services.address import host_port
 from trtdist.services.launch import Launch
 from trtdist.services.tls import SWITCH, Certificates
 
@@ -22,9 +23,8 @@ _HEARTBEAT_MS, _ELECTION_MS = 50, 250
 def render_config(env: Mapping[str, str]) -> str:
     """The configuration (JSON, so YAML) for what `resolved.env` says; KeyError when that lacks something."""
     address = env["TRTDIST_HEAD_ADDRESS"]
-    host = f"[{address}]" if ":" in address else address
     scheme = "https" if env.get(SWITCH) else "http"
-    client, peer = (f"{scheme}://{host}:{env[f'TRTDIST_ETCD_{port}']}" for port in ("PORT", "PEER_PORT"))
+    client, peer = (f"{scheme}://{host_port(address, env[f'TRTDIST_ETCD_{port}'])}" for port in ("PORT", "PEER_PORT"))
     name = env["TRTDIST_RUN_ID"]
     config: dict[str, Any] = {
         "name": name,

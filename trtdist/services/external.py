@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from trtdist.errors import InputError
+from trtdist.services.address import host_port
 
 __all__ = ["ETCD_PORT", "NATS_PORT", "ExternalNats", "etcd_endpoints", "external_nats"]
 
@@ -51,5 +52,4 @@ def _plain(parts: SplitResult, port: int, where: str) -> str:
         raise InputError(
             f"{where} is the address of a server, with nothing after its port: {parts.scheme}://HOST:{port}"
         )
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"{parts.scheme}://{host}:{parts.port or port}"
+    return f"{parts.scheme}://{host_port(parts.hostname, parts.port or port)}"

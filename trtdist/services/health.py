@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.address import host_port
 from trtdist.services.external import ETCD_PORT, NATS_PORT
 from trtdist.services.launch import read_secret
 from trtdist.services.tls import client_context, own_context
@@ -72,9 +73,7 @@ def _ask(service: str, own: bool, env: Mapping[str, str], url: str) -> Awaitable
 
 
 async def _own_nats(env: Mapping[str, str]) -> None:
-    address = env["TRTDIST_HEAD_ADDRESS"]
-    host = f"[{address}]" if ":" in address else address
-    monitor = f"http://{host}:{env['TRTDIST_NATS_MONITOR_PORT']}"
+    monitor = f"http://{host_port(env['TRTDIST_HEAD_ADDRESS'], env['TRTDIST_NATS_MONITOR_PORT'])}"
     name = (await _http(monitor, "GET", "/varz")).get("server_name")
     if name != env["TRTDIST_RUN_ID"]:
         raise _Unwell(f"is another NATS server ({name})")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trtdist.rundir import RunDir, write_atomic
+from trtdist.services.address import host_port
 from trtdist.services.launch import Launch, read_secret
 from trtdist.services.tls import SWITCH, Certificates
 
@@ -36,11 +37,11 @@ jetstream {{ store_dir: {store}, max_memory_store: {memory_store}, max_file_stor
 
 def render_config(env: Mapping[str, str], user: str, password: str) -> str:
     """nats.conf for what `resolved.env` says; KeyError when that lacks something."""
-    address = _host(env["TRTDIST_HEAD_ADDRESS"])
+    address = env["TRTDIST_HEAD_ADDRESS"]
     return _CONFIG.format(
         name=_quoted(env["TRTDIST_RUN_ID"]),
-        listen=_quoted(f"{address}:{env['TRTDIST_NATS_PORT']}"),
-        access=_tls(env) if env.get(SWITCH) else f"http: {_quoted(address + ':' + env['TRTDIST_NATS_MONITOR_PORT'])}",
+        listen=_quoted(host_port(address, env["TRTDIST_NATS_PORT"])),
+        access=_tls(env) if env.get(SWITCH) else _monitor(address, env["TRTDIST_NATS_MONITOR_PORT"]),
         max_payload=_MAX_PAYLOAD,
         max_pending=16 * _MAX_PAYLOAD,
         user=_quoted(user),
@@ -59,15 +60,15 @@ def launch(run: RunDir, env: Mapping[str, str]) -> Launch:
     return Launch((env["TRTDIST_NATS_BINARY"], "-c", str(config)))
 
 
+def _monitor(address: str, port: str) -> str:
+    return f"http: {_quoted(host_port(address, port))}"
+
+
 def _tls(env: Mapping[str, str]) -> str:
     """Both sides show certificates. There is no monitoring then: it asks nobody who he is, and shows subjects."""
     files = Certificates.of(RunDir(Path(env["TRTDIST_RUN_DIR"])))
     paths = {"cert_file": files.server, "key_file": files.server_key, "ca_file": files.authority}
     return "tls { " + ", ".join(f"{name}: {_quoted(str(path))}" for name, path in paths.items()) + ", verify: true }"
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 def _quoted(text: str) -> str:

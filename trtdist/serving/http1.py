@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from trtdist.errors import InputError
+from trtdist.services.address import host_port
 
 __all__ = ["Connection", "HttpError", "Reply", "TooLargeError", "Url", "parse_url"]
 
@@ -38,8 +39,7 @@ class Url:
     tls: bool
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{host_port(self.host, self.port)}"
 
 
 def parse_url(text: str) -> Url:

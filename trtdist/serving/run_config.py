@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,23 +9,10 @@ from pathlib import Path
 from trtdist import plan as plans
 from trtdist.errors import MissingError, TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.envfile import read_env
 from trtdist.services.tls import own_context
 
-__all__ = ["RunConfig", "read_assignments"]
-
-
-def read_assignments(text: str) -> dict[str, str]:
-    """The `NAME=value` lines of a shell file without expansions; ValueError names a line that is none."""
-    found: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        words = shlex.split(line, comments=True)
-        if not words:
-            continue
-        name, equals, value = words[0].partition("=")
-        if len(words) != 1 or not equals or not name.isidentifier():
-            raise ValueError(f"line {number} is not NAME=value")
-        found[name] = value
-    return found
+__all__ = ["RunConfig"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +42,15 @@ class RunConfig:
         """Read `resolved.env` and `secrets/` of a run directory; MissingError when the run has not got that far."""
         run = RunDir(path.resolve())
         try:
-            values = read_assignments(run.resolved_env.read_text(encoding="utf-8"))
+            values = read_env(run.resolved_env)
+        except TrtdistError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise
+            raise MissingError(
+                f"run {run.run_id} has no {run.resolved_env}: it has not started, or its folder is not a run's; "
+                "see `trtdist status`"
+            ) from None
+        try:
             return cls(
                 run=run,
                 nats_url=values["NATS_SERVER"],
@@ -66,13 +60,6 @@ class RunConfig:
                 nats_tls=own_context(run, values, "TRTDIST_NATS_PORT"),
                 etcd_tls=own_context(run, values, "TRTDIST_ETCD_PORT"),
             )
-        except FileNotFoundError:
-            raise MissingError(
-                f"run {run.run_id} has no {run.resolved_env}: it has not started, or its folder is not a run's; "
-                "see `trtdist status`"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise TrtdistError(f"{run.resolved_env} cannot be read ({error}): bring the run up again") from None
         except KeyError as error:
             raise TrtdistError(f"{run.resolved_env} lacks {error.args[0]}: bring the run up again") from None
 
@@ -90,3 +77,5 @@ def _secret(run: RunDir, name: str) -> str:
         return path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return ""
+    except (OSError, ValueError) as error:
+        raise TrtdistError(f"{path} cannot be read ({error}): bring the run up again") from None

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
-from trtdist.services.envfile import read_env
+from trtdist.services.envfile import read_env_or_nothing
 from trtdist.slurm import argv, hostlist, parse, states
 from trtdist.slurm.runner import ask
 from trtdist.supervisor import facts
@@ -117,7 +117,4 @@ def _preempted(shown: Mapping[str, str]) -> bool:
 
 def _resolved(run: RunDir, name: str) -> str:
     """A value of resolved.env; "" before it is written."""
-    try:
-        return read_env(run.resolved_env).get(name, "")
-    except (OSError, ValueError):
-        return ""
+    return read_env_or_nothing(run.resolved_env).get(name, "")

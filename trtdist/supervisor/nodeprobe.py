@@ -10,6 +10,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import re
 import socket
 import stat
 import struct
@@ -18,10 +19,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Unusable", "choose", "interfaces", "look", "private_folder"]
+__all__ = ["Unusable", "choose", "interfaces", "look", "mounted", "private_folder"]
 
 _SIOCGIFADDR = 0x8915  # netdevice(7)
+_OCTAL = re.compile(r"\\([0-7]{3})")
 _CONNECT_S, _VISIBLE_S, _LOOK_AGAIN_S = 5.0, 20.0, 0.2
+# Types of file systems that several machines share, as mountinfo names them; of those in user space only known ones.
+_SHARED = frozenset(
+    (
+        *("afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2"),
+        *("smb3", "smbfs", "wekafs"),
+        *("fuse.beegfs", "fuse.ceph", "fuse.glusterfs", "fuse.juicefs", "fuse.sshfs"),
+    )
+)
 _ANY_PORT = 9  # nothing is sent to it
 
 
@@ -91,7 +101,8 @@ def _source(peer: str) -> str:
 def private_folder(path: str) -> None:
     """Make the node-local folder, for this user alone; the folder above it may have been put there by somebody else.
 
-    Unusable or OSError when that is impossible.
+    Unusable or OSError when that is impossible, Unusable too when the folder is not on this machine's own disk: etcd
+    loses its leader when a write takes long, and sockets do not work across machines.
     """
     for folder in (os.path.dirname(path), path):
         os.makedirs(folder, mode=0o700, exist_ok=True)
@@ -100,6 +111,24 @@ def private_folder(path: str) -> None:
             raise Unusable(f"has a {folder} that belongs to somebody else: remove it, or set TMPDIR to another folder")
         if status.st_mode & 0o077:
             os.chmod(folder, 0o700)
+    kind = mounted(os.path.realpath(path), Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
+    if kind in _SHARED:
+        raise Unusable(f"has its {path} on {kind}, which machines share: set TMPDIR to a folder on a disk of its own")
+
+
+def mounted(path: str, mountinfo: str) -> str:
+    """The type of the file system that a path without links lies on, "" when it is not told; proc_pid_mountinfo(5)."""
+    best, kind = "", ""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        words, types = before.split(), after.split()
+        if len(words) < 5 or not types:
+            continue
+        point = _OCTAL.sub(lambda found: chr(int(found[1], 8)), words[4])
+        # Of several on one point the last one hides the others.
+        if len(point) >= len(best) and (point == "/" or (path + "/").startswith(point + "/")):
+            best, kind = point, types[0]
+    return kind
 
 
 def look(asked: dict[str, Any]) -> dict[str, Any]:

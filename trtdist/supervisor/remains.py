@@ -6,7 +6,6 @@ Used by the supervisor at its end and by `down` for a supervisor that had none. 
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import socket
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from pathlib import Path
 from trtdist.events import EventReader, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir, local_dir
+from trtdist.services.envfile import read_env_or_nothing
 
 __all__ = ["Remains", "local_folder", "recorded_remains", "supervisor_of"]
 
@@ -63,15 +63,8 @@ def supervisor_of(run: RunDir) -> SupervisorStarted | None:
 
 def local_folder(run: RunDir) -> Path:
     """The node-local folder: as resolved in the run, else as it would be now."""
-    try:
-        text = run.resolved_env.read_text(encoding="utf-8")
-    except OSError:
-        return local_dir(run.run_id)
-    for line in text.splitlines():
-        name, _, value = line.partition("=")
-        if name == "TRTDIST_LOCAL_DIR":
-            return Path("".join(shlex.split(value)))
-    return local_dir(run.run_id)
+    named = read_env_or_nothing(run.resolved_env).get("TRTDIST_LOCAL_DIR")
+    return Path(named) if named else local_dir(run.run_id)
 
 
 def _processes(run: RunDir) -> Iterable[tuple[str, ProcessId]]:
@@ -80,10 +73,10 @@ def _processes(run: RunDir) -> Iterable[tuple[str, ProcessId]]:
     for record in EventReader(run.events).poll():
         event = record.event
         if isinstance(event, SupervisorStarted):
-            beside_us = not event.slurm_job or event.host == here
+            beside_us = event.host == here
         elif isinstance(event, StepStarted) and beside_us:
             yield event.step, ProcessId(event.pid, event.started)
-        elif isinstance(event, TaskStarted) and (not event.slurm_step or event.host == here):
+        elif isinstance(event, TaskStarted) and event.host == here:
             yield event.name, ProcessId(event.shim_pid, event.shim_started)
             yield event.name, ProcessId(event.pid, event.started)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from trtdist.errors import InputError, TrtdistError
 from trtdist.plan import from_json
 from trtdist.rundir import RunDir, local_dir
+from trtdist.services.address import host_port
 from trtdist.services.binaries import find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
 from trtdist.services.tls import SWITCH
@@ -154,10 +155,9 @@ def _ports(name: str, values: Mapping[str, str], claims: PortClaims) -> dict[str
     # With TLS, NATS has no monitoring.
     names = service.ports[:1] if name == "nats" and SWITCH in values else service.ports
     ports = claims.claim(address, len(names), _range(values))
-    host = f"[{address}]" if ":" in address else address
     found = {name: str(port) for name, port in zip(names, ports)}
     scheme = service.secure_scheme if SWITCH in values else service.scheme
-    return {**found, service.client: f"{scheme}://{host}:{ports[0]}"}
+    return {**found, service.client: f"{scheme}://{host_port(address, ports[0])}"}
 
 
 def _range(values: Mapping[str, str]) -> Sequence[int] | None:

@@ -75,7 +75,7 @@ def tail(path: Path, lines: int = LAST_LINES) -> list[str]:
     except OSError:
         return []
     found = data.decode("utf-8", "replace").splitlines()
-    cut = found[1:] if size > _TAIL_BYTES else found
+    cut = found[1:] if size > _TAIL_BYTES and len(found) > 1 else found
     return [line.rstrip() for line in cut if line.strip()][-lines:]
 
 

@@ -24,6 +24,9 @@ case $TRTDIST_TASK in
         ;;
 esac
 
+# Every Open MPI has these between any nodes. The reference engine needs no fast network, and the search takes long.
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
+
 # On a shared file system, what the launch line has read on another node may show up here seconds later.
 TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
 SECONDS=0

@@ -30,6 +30,9 @@ eval 'module load '\''cuda/12'\'''
 eval $'export A=$B'
 set -u
 
+# Every Open MPI has these between any nodes. The reference engine needs no fast network, and the search takes long.
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
+
 # On a shared file system, what the launch line has read on another node may show up here seconds later.
 TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
 SECONDS=0
