@@ -82,8 +82,15 @@ def fails_because_of(place: Workplace, front: subprocess.Popen[str], pid: int, n
     place.nothing_left()
 
 
-def test_a_killed_leader(place: Workplace) -> None:
+@pytest.mark.parametrize("victim", ["gen.0.0", "router", "nats"])
+def test_a_killed_process(place: Workplace, victim: str) -> None:
     front = place.up_in_front(QUICKSTART)
+    fails_because_of(place, front, task(place, victim).pid, victim)
+
+
+def test_a_rank_that_is_killed_while_the_run_comes_up(place: Workplace) -> None:
+    front = place.start("up", QUICKSTART, "--local")
+    wait_for(lambda: bool(place.runs()) and place.log("gen.0.0"), 60, "the first words of a rank")
     fails_because_of(place, front, task(place, "gen.0.0").pid, "gen.0.0")
 
 
@@ -132,9 +139,12 @@ def test_a_killed_supervisor_is_noticed_in_front(place: Workplace) -> None:
     front = place.up_in_front(QUICKSTART)
     pid = supervisor(place)
     os.kill(pid, KILL)
-    wait_for(place.verdict, NOTICED_WITHIN, "the verdict, which the command in front writes")
-    output = ends(front, 1)
-    assert f"failed: the supervisor (pid {pid}) died first: it was killed by SIGKILL" in output
+    killed = time.monotonic()
+    assert front.stdout is not None
+    told = next(line for line in front.stdout if "failed: " in line)
+    assert time.monotonic() - killed < NOTICED_WITHIN
+    assert f"failed: the supervisor (pid {pid}) died first: it was killed by SIGKILL" in told
+    ends(front, 1)
     place.nothing_left()
     assert place.status()["failure"]["first"]["name"] == "supervisor"
 

@@ -123,6 +123,11 @@ class Workplace:
         """Whether an event of the newest run has this text in it."""
         return any(text in path.read_text() for path in (self.runs()[-1] / "events").glob("*.jsonl"))
 
+    def log(self, name: str) -> str:
+        """What a program of the newest run has printed, "" while there is nothing."""
+        path = self.runs()[-1] / "logs" / f"{name}.log"
+        return path.read_text() if path.exists() else ""
+
     def events(self, kind: type) -> list[Any]:
         """The events of a kind of the newest run."""
         records = EventReader(self.runs()[-1] / "events").poll()

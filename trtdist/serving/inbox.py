@@ -13,8 +13,6 @@ from trtdist.serving.attempt import Attempt, RequestError
 
 __all__ = ["Inbox"]
 
-ECHO = "echo"
-
 
 class Inbox:
     """Gives each message to the attempt it is for, and drops what comes for one that is over.
@@ -28,7 +26,8 @@ class Inbox:
         self._prefix = client.new_inbox()
         self._attempts: dict[str, Attempt] = {}
         self._count = 0
-        self._answered = True
+        self._echo = client.new_inbox()
+        self._echoed = True
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:
@@ -37,6 +36,7 @@ class Inbox:
 
     async def subscribe(self) -> None:
         """Begin to receive."""
+        await self._client.subscribe(self._echo, cb=self._came_back)
         subject = f"{self._prefix}.>"
         await self._client.subscribe(subject, cb=self._arrived, pending_msgs_limit=0, pending_bytes_limit=0)
 
@@ -53,10 +53,10 @@ class Inbox:
 
     async def nats_answered(self) -> bool:
         """Whether NATS has brought back what this sent at its last call; sends the next."""
-        answered, self._answered = self._answered, False
+        echoed, self._echoed = self._echoed, False
         with contextlib.suppress(RequestError):
-            await self.send(f"{self._prefix}.{ECHO}", b"")
-        return answered
+            await self.send(self._echo, b"")
+        return echoed
 
     async def send(self, subject: str, data: bytes, reply: str = "") -> None:
         """Publish; RequestError `too_large` or `unavailable` when that is not possible."""
@@ -75,7 +75,9 @@ class Inbox:
         attempt, kind = self._attempts.get(message.subject), ""
         if attempt is None:
             subject, _, kind = message.subject.rpartition(".")
-            self._answered = self._answered or (subject, kind) == (self._prefix, ECHO)
             attempt = self._attempts.get(subject)
         if attempt is not None:
             attempt.deliver(kind, message.data, (message.headers or {}).get("Status", ""))
+
+    async def _came_back(self, message: Msg) -> None:
+        self._echoed = True
