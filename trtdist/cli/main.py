@@ -19,6 +19,7 @@ COMMANDS = {
     "down": "Stop a run in order and verify that nothing is left.",
     "status": "Show each server and rank of a run.",
     "logs": "Show or follow the logs of a run.",
+    "prune": "Remove the folders of runs that have ended.",
     "client": "Send a prompt to a run and stream the answer.",
     "validate": "Check a topology and report every problem.",
     "plan": "Show where every server and rank goes.",
