@@ -56,6 +56,14 @@ def test_what_the_launcher_printed(fake: FakeRun) -> None:
     assert "mpiexec says" in logs("workers").output
 
 
+def test_an_empty_log_is_said_to_be_empty(fake: FakeRun) -> None:
+    fake.run.log("etcd").write_text("")
+    found = logs("etcd", "router")
+    assert found.stderr == "nothing has been written to etcd\n"
+    assert "first of router" in found.stdout
+    assert logs("router").stderr == ""
+
+
 def test_without_selector_everything(fake: FakeRun) -> None:
     names = {line.split(" | ")[0].strip() for line in logs().output.splitlines()}
     assert {"nats", "ctx.0.0", "ctx.0.1", "gen.0.0", "router", "supervisor"} < names

@@ -41,7 +41,9 @@ def test_for_a_person(fake: FakeRun) -> None:
     assert "component router, endpoint generate" in text
     rows = [line.split() for line in text.splitlines() if line.startswith(("ctx", "gen"))]
     assert [row[0] for row in rows] == ["ctx.0.0", "ctx.0.1", "gen.0.0"]
-    assert rows[0][2] == "yes" and rows[0][-1] == "logs/ctx.0.0.log"
+    assert rows[0][2] == "yes" and rows[0][-1] == "READY"
+    run = len(str(fake.run.path))
+    assert max(len(line) for line in text.splitlines()) <= max(80, run + 14), "it fits on a terminal"
     assert "\x1b" not in text
 
 
@@ -50,6 +52,13 @@ def test_a_failure_says_who_and_shows_the_last_lines(fake: FakeRun) -> None:
     first = {"name": "gen.0.0", "step": "workers", "code": None, "signal": 9, "time": 5.0, "log": "logs/gen.0.0.log"}
     fake.verdict(state="FAILED", reason="gen.0.0 was killed by SIGKILL", first=first, last_lines=["what it said"])
     assert status("tiny").endswith("gen.0.0 was killed by SIGKILL\nthe end of logs/gen.0.0.log:\n  what it said\n")
+
+
+def test_a_run_that_has_ended_is_not_reached_any_more(fake: FakeRun) -> None:
+    fake.ready()
+    assert "front door" in status() and "NATS" in status()
+    fake.verdict()
+    assert "front door" not in status() and "NATS" not in status()
 
 
 def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:

@@ -136,6 +136,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("servers: {num_instances: true}", "needs a whole number, not true"),
         ("servers: {num_instances: [1]}", "needs a whole number, not a list"),
         ("servers: {num_instances: 010}", "3:26: error[TRT026]: 010 is 8 to some readers of YAML and 10 to others"),
+        ("servers: {num_instances: 08}", "3:26: error[TRT026]: 08 is a text to some readers of YAML and 8 to others"),
+        ('servers: {}\nslurm: {account: "a}\n', "4:18: error[TRT004]: is not YAML: found unexpected end of stream"),
         ("servers: {num_instances: 1:30}", "needs a whole number, not the text '1:30'"),
         ("servers: {num_instances: " + "9" * 5000 + "}", "3:26: error[TRT016]"),
         ("servers: {max_num_tokens: .nan}", "3:27: error[TRT016]"),

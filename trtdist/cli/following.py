@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from trtdist.cli.aftermath import AFTER_GRACE
 from trtdist.cli.bringup import Supervised
-from trtdist.cli.progress import Display
+from trtdist.cli.progress import Display, say
 from trtdist.cli.stopsignals import StopSignals
 from trtdist.events import EventReader, Record, RunState
 from trtdist.rundir import RunDir
@@ -16,6 +16,11 @@ from trtdist.supervisor.facts import Death, Settings
 __all__ = ["Following", "Waiting"]
 
 _BUSY, _QUIET = 0.05, 0.5
+_ACKNOWLEDGED = (
+    "stopping; Ctrl-C again shortens it",
+    "what has not stopped within {:g} s is killed",
+    "what is left is killed",
+)
 
 
 class Following:
@@ -65,7 +70,9 @@ class Following:
             self._supervised.kill()
 
     def _ask(self, number: int) -> None:
-        grace = self._grace[min(self._asked, len(self._grace) - 1)]
+        place = min(self._asked, len(self._grace) - 1)
+        grace = self._grace[place]
+        say(_ACKNOWLEDGED[place].format(grace))
         self._asked += 1
         give_up_at = time.monotonic() + grace + AFTER_GRACE
         self._give_up_at = give_up_at if self._give_up_at is None else min(self._give_up_at, give_up_at)

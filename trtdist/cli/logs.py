@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import click
 
@@ -66,7 +67,17 @@ def command(
     lines: Iterable[Line | None] = past(tails, Tail.read_all)
     if following:
         lines = _chain(past(tails, Tail.read), follow(tails, _Ended(reader), lambda: time.sleep(_POLL_SECONDS)))
+    empty = [name for name in names if not _has_lines(run.log(name))]
+    if empty and selectors and not following:
+        click.echo(f"nothing has been written to {', '.join(empty)}", err=True)
     _print(lines, wanted, _json if as_json else _renderer(names))
+
+
+def _has_lines(log: Path) -> bool:
+    try:
+        return log.stat().st_size > 0
+    except OSError:
+        return False
 
 
 class _Ended:

@@ -20,6 +20,7 @@ COMMANDS = {
     "down": "Stop a run in order and verify that nothing is left.",
     "status": "Show each server and rank of a run.",
     "logs": "Show or follow the logs of a run.",
+    "prune": "Remove the folders of runs that have ended.",
     "client": "Send a prompt to a run and stream the answer.",
     "url": "Print what to point clients of a run at.",
     "forward": "Open a local port that leads to a service of a run.",

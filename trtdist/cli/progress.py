@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from trtdist.events import (
     CanaryFailed,
     CanaryPassed,
     EndpointUp,
+    Event,
     Record,
     Rung,
     RunState,
@@ -41,8 +43,11 @@ RUNG_WORDS = {
     "answering": "answers on NATS",
     "canary": "answered a prompt",
 }
+_ON_ITS_WAY_DOWN = ("STOPPING", "STOPPED", "FAILED", "TIMEOUT", "INTERRUPTED")
 _REDRAW_SECONDS = 0.1
 _ROWS = 24
+# Lines of the terminal that are not rows: the run's own, the headings, the rest of a long table, what comes after.
+_OTHER_LINES = 7
 
 
 class Display(Protocol):
@@ -69,15 +74,33 @@ class Lines:
 
     def __init__(self, began: float) -> None:
         self._began = began
-        self._ready = False
+        self._state = ""
+        self._rungs: set[tuple[str, str]] = set()
 
     def tell(self, records: Sequence[Record]) -> None:
         for record in records:
-            describe = _LINES.get(type(record.event))
-            text = describe(record.event) if describe else ""
-            if text and not (self._ready and isinstance(record.event, CanaryPassed)):
+            text = self._text(record.event)
+            if text:
                 say(f"{max(0.0, record.time - self._began):6.1f} s  {text}")
-            self._ready |= isinstance(record.event, RunState) and record.event.state == "READY"
+
+    def _text(self, event: Event) -> str:
+        """What is said of an event, "" for nothing."""
+        if isinstance(event, RunState):
+            self._state = event.state
+        elif isinstance(event, Rung):
+            # A step of one server has its name, and both climb.
+            told = (event.name, event.rung) in self._rungs
+            self._rungs.add((event.name, event.rung))
+            if told:
+                return ""
+        elif isinstance(event, TaskExited):
+            if self._state in _ON_ITS_WAY_DOWN and _as_asked(event):
+                return f"{event.name} stopped"
+            self._rungs.clear()
+        elif isinstance(event, CanaryPassed) and self._state == "READY":
+            return ""
+        describe = _LINES.get(type(event))
+        return describe(event) if describe else ""
 
 
 def _run_state(event: RunState) -> str:
@@ -94,6 +117,12 @@ def _exited(event: TaskExited) -> str:
     return f"{event.name} ended ({how})"
 
 
+def _as_asked(event: TaskExited) -> bool:
+    """Whether a task ended as one does that is asked to, with INT or TERM."""
+    asked = (signal.SIGINT, signal.SIGTERM)
+    return event.signal in asked or event.code == 0 or event.code in [128 + number for number in asked]
+
+
 def _passed(event: CanaryPassed) -> str:
     return f"a prompt crossed {_path(event)} in {event.seconds:.2f} s: {event.text!r}"
 
@@ -108,7 +137,7 @@ def _path(event: CanaryPassed | CanaryFailed) -> str:
 
 _LINES: Mapping[type, Callable[[Any], str]] = {
     RunState: _run_state,
-    StepStarted: lambda event: f"{event.step} started (pid {event.pid})",
+    StepStarted: lambda event: f"{event.step} started",
     EndpointUp: lambda event: f"{event.service} is healthy at {event.url}",
     Rung: _rung,
     TaskExited: _exited,
@@ -127,7 +156,9 @@ class LiveTable:
         self._reader = reader
         self._began = began
         self._next = 0.0
-        self._live = Live(console=Console(stderr=True, highlight=False), auto_refresh=False, redirect_stdout=False)
+        console = Console(stderr=True, highlight=False)
+        self._rows = max(1, min(_ROWS, console.height - _OTHER_LINES))
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
 
     def __enter__(self) -> LiveTable:
         self._live.start()
@@ -145,18 +176,18 @@ class LiveTable:
         """Show the run as it is now."""
         self._next = time.monotonic() + _REDRAW_SECONDS
         with suppress(OSError):
-            self._live.update(_picture(self._reader.look(), time.time() - self._began), refresh=True)
+            self._live.update(_picture(self._reader.look(), time.time() - self._began, self._rows), refresh=True)
 
 
-def _picture(snapshot: Snapshot, seconds: float) -> Group:
-    """The run as it is now: a line and a table."""
+def _picture(snapshot: Snapshot, seconds: float, rows: int) -> Group:
+    """The run as it is now: a line and a table of so many rows at most."""
     from rich.console import Group
 
     state = snapshot.status.state
-    return Group(f"{snapshot.run.run_id}  {_coloured(state)}  {span(seconds)}", _table(snapshot.status))
+    return Group(f"{snapshot.run.run_id}  {_coloured(state)}  {span(seconds)}", _table(snapshot.status, rows))
 
 
-def _table(status: RunStatus) -> Table:
+def _table(status: RunStatus, most: int) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -165,12 +196,12 @@ def _table(status: RunStatus) -> Table:
         table.add_column(heading)
     rows = [(each.name, each.kind, each.state, _service_words(each.rung)) for each in status.services]
     rows += [(each.name, each.role, each.state, RUNG_WORDS.get(each.rung, each.rung)) for each in status.servers]
-    rows.sort(key=lambda row: (row[2] == "READY") if len(rows) > _ROWS else False)
-    for name, role, state, words in rows[:_ROWS]:
+    rows.sort(key=lambda row: (row[2] == "READY") if len(rows) > most else False)
+    for name, role, state, words in rows[:most]:
         table.add_row(name, role, _coloured(state), words)
-    if len(rows) > _ROWS:
-        ready = sum(row[2] == "READY" for row in rows[_ROWS:])
-        table.add_row(f"and {len(rows) - _ROWS} more", "", "", f"{ready} of them READY")
+    if len(rows) > most:
+        ready = sum(row[2] == "READY" for row in rows[most:])
+        table.add_row(f"and {len(rows) - most} more", "", "", f"{ready} of them READY")
     return table
 
 

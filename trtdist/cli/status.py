@@ -81,7 +81,8 @@ def _text(snapshot: Snapshot, as_json: bool, gpus: bool) -> str:
 
 def describe(snapshot: Snapshot) -> str:
     """A snapshot as text for a person."""
-    parts = [_head(snapshot), _where(snapshot), _table(snapshot)]
+    # What has ended cannot be reached any more.
+    parts = [_head(snapshot), *([] if snapshot.final else [_where(snapshot)]), _table(snapshot)]
     if snapshot.status.failure is not None:
         parts.append(describe_failure(snapshot.status.failure))
     return "\n\n".join(parts)
@@ -113,6 +114,7 @@ def _head(snapshot: Snapshot) -> str:
         f"  launch      {plan.launch}, {plan.world_size} ranks, runtime {plan.runtime}",
         f"  supervisor  {supervisor}",
         f"  run         {snapshot.run.path}",
+        "  logs        logs/NAME.log in it, or `trtdist logs NAME`",
     ]
     return "\n".join(lines)
 
@@ -132,7 +134,7 @@ def _where(snapshot: Snapshot) -> str:
     ends = snapshot.endpoints
     nats = ends.nats_url or "not known yet"
     if ends.nats_user_file and ends.nats_password_file:
-        nats += f"  (user and password in {ends.nats_user_file} and {ends.nats_password_file})"
+        nats += "  (secrets/nats.user, secrets/nats.password)"
     return "\n".join(
         [
             f"  front door  component {ends.component}, endpoint {ends.endpoint}, namespace {ends.namespace}",
@@ -144,13 +146,13 @@ def _where(snapshot: Snapshot) -> str:
 
 def _table(snapshot: Snapshot) -> str:
     status = snapshot.status
-    rows = [("NAME", "ROLE", "LEADER", "NODE", "GPU", "PID", "STATE", "LOG")]
+    rows = [("NAME", "ROLE", "LEADER", "NODE", "GPU", "PID", "STATE")]
     for each in status.services:
-        rows.append((each.name, each.kind, "", each.node, "", str(each.pid or "-"), each.state, each.log))
+        rows.append((each.name, each.kind, "", each.node, "", str(each.pid or "-"), each.state))
     for rank in status.ranks:
         leader = "yes" if rank.leader else ""
         pid = str(rank.pid or "-")
-        rows.append((rank.name, rank.role, leader, rank.node, str(rank.gpu), pid, rank.state, rank.log))
+        rows.append((rank.name, rank.role, leader, rank.node, str(rank.gpu), pid, rank.state))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(_row(row, widths) for row in rows)
 

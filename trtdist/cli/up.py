@@ -137,8 +137,8 @@ def until_ready(following: Following) -> bool:
     from trtdist.cli.progress import Lines, LiveTable, on_terminal, say
     from trtdist.observe.snapshot import RunReader
 
+    say(f"{following.run.run_id} in {following.run.path}")
     if not on_terminal():
-        say(f"{following.run.run_id} in {following.run.path}")
         return following.until_ready(Lines(following.began))
     with LiveTable(RunReader(following.run), following.began) as table:
         ready = following.until_ready(table)
@@ -147,10 +147,13 @@ def until_ready(following: Following) -> bool:
 
 
 def _tell_ready(following: Following, end: str) -> None:
+    from trtdist.observe.snapshot import RunReader
     from trtdist.observe.times import span
 
+    status = RunReader(following.run).look().status
+    took = (status.ready or time.time()) - (status.begun or following.began)
     _out(
-        f"{following.run.run_id} is READY after {span(time.time() - following.began)}\n"
+        f"{following.run.run_id} is READY after {span(took)}\n"
         '  ask it    trtdist client --prompt "The capital of France is"\n'
         "  watch it  trtdist status, trtdist logs -f\n"
         f"  end it    {end}"

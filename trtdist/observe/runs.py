@@ -16,7 +16,7 @@ __all__ = ["LATEST", "find_run", "list_runs", "topology_name"]
 LATEST = "latest"
 
 _RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>\d{8}-\d{6})-[0-9a-f]{4}")
-_SHOWN = 8
+_SHOWN = 3
 
 
 def topology_name(run_id: str) -> str:

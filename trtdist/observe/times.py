@@ -15,7 +15,7 @@ _EPOCH = re.compile(r"\d{1,12}(?:\.\d+)?")
 _PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 
 
-def parse_since(text: str, now: float) -> float:
+def parse_since(text: str, now: float, option: str = "--since") -> float:
     """Seconds since the epoch of `5m` or `1h30m` (ago), `2026-11-24T10:15` (local if without offset), `1795512900`."""
     if _AGO.fullmatch(text):
         return now - sum(float(count) * _UNITS[unit] for count, unit in _PART.findall(text))
@@ -23,7 +23,7 @@ def parse_since(text: str, now: float) -> float:
         return float(text) if _EPOCH.fullmatch(text) else _timestamp(text)
     except (ValueError, OverflowError) as error:
         raise InputError(
-            f"--since {text!r} is no time: write how long ago (30s, 5m, 1h30m, 2d), a date and time "
+            f"{option} {text!r} is no time: write how long ago (30s, 5m, 1h30m, 2d), a date and time "
             "(2026-11-24T10:15:00) or seconds since the epoch"
         ) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
@@ -30,7 +31,19 @@ def ask(run: RunDir, action: str, grace: float | None = None) -> str:
     """Put a request where the supervisor finds it; returns the request's name. OSError when that is impossible."""
     name = f"{time.time_ns()}-{os.getpid()}.json"
     run.control.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(run.control / name, json.dumps({"action": action, "grace": grace}) + "\n")
+    try:
+        write_atomic(run.control / name, json.dumps({"action": action, "grace": grace}) + "\n")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return _ask_by_name(run, action)
+    return name
+
+
+def _ask_by_name(run: RunDir, action: str) -> str:
+    """A file without content, whose name ends with what is asked: it fits on a full disk."""
+    name = f"{time.time_ns()}-{os.getpid()}-{action}.json"
+    os.close(os.open(run.control / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     return name
 
 
@@ -52,8 +65,10 @@ class ControlReader:
         return [request for request in map(self._read, fresh) if request is not None]
 
     def _read(self, name: str) -> Request | None:
+        by_name = name[: -len(".json")].rpartition("-")[2]
         try:
-            raw = json.loads((self._folder / name).read_text(encoding="utf-8"))
+            text = (self._folder / name).read_text(encoding="utf-8")
+            raw = json.loads(text) if text else {"action": by_name}
         except (OSError, ValueError):
             return None
         if not isinstance(raw, Mapping) or not isinstance(raw.get("action"), str):

@@ -164,7 +164,8 @@ class Supervisor:
             self._journal.say(f"{task.name} vanished")
             return [facts.TaskGone(task.step, task.name, end.at)]
         self._journal.write(StepExited(end.step, end.code, end.signal))
-        self._journal.say(f"step {end.step} ended: code {end.code}, signal {end.signal}")
+        how = f"code {end.code}" if end.signal is None else f"signal {end.signal}"
+        self._journal.say(f"step {end.step} ended: {how}")
         self._stop_asking(end.step)
         return [facts.StepEnded(end.step, end.code, end.signal, end.at)]
 

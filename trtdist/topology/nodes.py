@@ -120,7 +120,9 @@ def read(text: str, source: Source, problems: Problems, *, positions: bool = Tru
     try:
         return _Builder(source, problems, positions).build(yaml.parse(text, Loader=_LOADER))
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        # What never ends is found at the end of the file and is wrong where it begins.
+        endless = "end of stream" in (error.problem or "") and error.context_mark is not None
+        mark = error.context_mark if endless else error.problem_mark or error.context_mark
         origin = _origin(source, mark) if positions else Origin(source)
         if "nesting depth" in (error.problem or ""):
             problems.fatal("TRT002", _TOO_DEEP, origin)

@@ -68,6 +68,9 @@ def resolve(event: Any, origin: Origin, problems: Problems) -> Scalar:
 def _tag(text: str) -> str:
     if _EXPONENT.fullmatch(text):
         return _TAG + "float"
+    if _OCTAL.fullmatch(text):
+        # Also 08, which YAML 1.1 takes for a text: whoever writes it means a number.
+        return _TAG + "int"
     for tag, pattern in (*_RESOLVERS.get(text[:1], ()), *_RESOLVERS.get(None, ())):
         if pattern.match(text):
             number = tag in (_TAG + "int", _TAG + "float")
@@ -115,4 +118,5 @@ def _trap(tag: str, text: str) -> str:
     if tag != _TAG + "int" or not _OCTAL.fullmatch(digits) or not digits.strip("0"):
         return ""
     plain = digits.lstrip("0")
-    return f"{text} is {int(digits, 8)} to some readers of YAML and {plain} to others; write {plain} or quote a text"
+    octal = "a text" if set(digits) & {"8", "9"} else int(digits, 8)
+    return f"{text} is {octal} to some readers of YAML and {plain} to others; write {plain} or quote a text"

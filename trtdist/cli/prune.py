@@ -1,0 +1,54 @@
+"""`trtdist prune`: remove the folders of runs that have ended."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+
+import click
+
+from trtdist.errors import TrtdistError
+from trtdist.observe.runs import list_runs
+from trtdist.observe.times import parse_since
+from trtdist.rundir import RunDir
+from trtdist.supervisor import verdict
+from trtdist.supervisor.remains import recorded_remains
+
+__all__ = ["command"]
+
+
+@click.command("prune")
+@click.option("--older-than", metavar="TIME", help="Only runs that ended before a time: 7d, 12h (ago) or 2026-11-24.")
+@click.option("--dry-run", is_flag=True, help="Name what would be removed and remove nothing.")
+def command(older_than: str | None, dry_run: bool) -> None:
+    """Remove the folders, logs included, of runs that have ended and left nothing running.
+
+    A run that is up, or whose supervisor died before it could say how it ended, stays; `trtdist down` ends it.
+    """
+    now = time.time()
+    before = now if older_than is None else parse_since(older_than, now, "--older-than")
+    for run in reversed(list_runs(os.environ)):
+        if _ended_before(run, before):
+            if not dry_run:
+                _remove(run)
+            click.echo(run.run_id)
+
+
+def _ended_before(run: RunDir, moment: float) -> bool:
+    found = verdict.read(run)
+    if found is None or recorded_remains(run).alive():
+        return False
+    ended = found.get("time")
+    return not isinstance(ended, (int, float)) or ended < moment
+
+
+def _remove(run: RunDir) -> None:
+    """Take the folder out of sight first, so that half a run is never seen."""
+    gone = run.path.with_name(f".{run.run_id}-{secrets.token_hex(8)}.part")
+    try:
+        run.path.rename(gone)
+        shutil.rmtree(gone)
+    except OSError as error:
+        raise TrtdistError(f"cannot remove {run.path}: {error.strerror or error}") from error
