@@ -104,12 +104,15 @@ def _until_ready(following: Following) -> bool:
 
 
 def _tell_ready(following: Following, end: str) -> None:
+    from trtdist.observe.snapshot import read_env
     from trtdist.observe.times import span
 
+    url = read_env(following.run.resolved_env).get("TRTDIST_HTTP_URL")
     _out(
         f"{following.run.run_id} is READY after {span(time.time() - following.began)}\n"
         '  ask it    trtdist client --prompt "The capital of France is"\n'
-        "  watch it  trtdist status, trtdist logs -f\n"
+        + (f"  over HTTP {url}/v1, as OpenAI's clients do\n" if url else "")
+        + "  watch it  trtdist status, trtdist logs -f\n"
         f"  end it    {end}"
     )
 
