@@ -3,6 +3,7 @@
 count N [BYTES]   N outputs of one token each, of BYTES characters (default 2), without ever waiting
 wait              one output, then nothing
 fail              EngineError
+refuse            RefusedError
 crash             a defect
 end               ends without a reason
 state N           as a context server: a KV state of N bytes; as another: like `count 2`
@@ -24,6 +25,7 @@ from trtdist.engines.base import (
     EngineError,
     EngineOutput,
     GenerateRequest,
+    RefusedError,
 )
 
 __all__ = ["ScriptedEngine", "create"]
@@ -65,6 +67,8 @@ class ScriptedEngine:
         verb, *numbers = request.prompt.split()
         if verb == "fail":
             raise EngineError("this engine fails")
+        if verb == "refuse":
+            raise RefusedError("this engine takes no such thing")
         if verb == "crash":
             raise ZeroDivisionError("a defect")
         if verb == "block":

@@ -301,6 +301,8 @@ def test_errors_of_the_servers_have_their_own_status(play: Play) -> None:
     async def scene(front: Front, deployed: Deployment, running: dict[str, Running]) -> None:
         failed = await front.post("/v1/completions", {**COUNT, "prompt": "fail"})
         assert (failed.status, failed.error["code"]) == (500, "engine")
+        refused = await front.post("/v1/completions", {**COUNT, "prompt": "refuse", "stream": True})
+        assert (refused.status, refused.error["code"]) == (400, "bad_request")
         streamed = await front.post("/v1/completions", {**COUNT, "prompt": "fail", "stream": True})
         assert (streamed.status, streamed.error["code"]) == (500, "engine")
         late = await front.post("/v1/completions", {**COUNT, "prompt": "wait"})

@@ -184,6 +184,7 @@ def test_silent_requester_is_given_up(play: Play, monkeypatch: pytest.MonkeyPatc
     ("prompt", "code", "says"),
     [
         ("fail", "engine", "this engine fails"),
+        ("refuse", "bad_request", "this engine takes no such thing"),
         ("end", "engine", "without saying why"),
         ("crash", "internal", "a defect"),
         ("count 1 9000000", "too_large", "larger than NATS takes"),

@@ -135,8 +135,10 @@ def _where(snapshot: Snapshot) -> str:
     nats = ends.nats_url or "not known yet"
     if ends.nats_user_file and ends.nats_password_file:
         nats += "  (secrets/nats.user, secrets/nats.password)"
+    http = "  (API keys in secrets/http.keys)" if ends.http_keys_file else ""
     return "\n".join(
         [
+            *([f"  HTTP        {ends.http_url}/v1{http}"] if ends.http_url else []),
             f"  front door  component {ends.component}, endpoint {ends.endpoint}, namespace {ends.namespace}",
             f"  NATS        {nats}",
             f"  etcd        {ends.etcd_url or 'not known yet'}",

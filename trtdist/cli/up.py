@@ -150,12 +150,14 @@ def _tell_ready(following: Following, end: str) -> None:
     from trtdist.observe.snapshot import RunReader
     from trtdist.observe.times import span
 
-    status = RunReader(following.run).look().status
-    took = (status.ready or time.time()) - (status.begun or following.began)
+    look = RunReader(following.run).look()
+    took = (look.status.ready or time.time()) - (look.status.begun or following.began)
+    url = look.endpoints.http_url
     _out(
         f"{following.run.run_id} is READY after {span(took)}\n"
         '  ask it    trtdist client --prompt "The capital of France is"\n'
-        "  watch it  trtdist status, trtdist logs -f\n"
+        + (f"  over HTTP {url}/v1, as OpenAI's clients do\n" if url else "")
+        + "  watch it  trtdist status, trtdist logs -f\n"
         f"  end it    {end}"
     )
 

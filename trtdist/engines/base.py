@@ -22,6 +22,7 @@ __all__ = [
     "EngineError",
     "EngineOutput",
     "GenerateRequest",
+    "RefusedError",
     "Sampling",
 ]
 
@@ -32,6 +33,10 @@ CONTEXT_AND_GENERATION = "context_and_generation"
 
 class EngineError(Exception):
     """The engine refused or failed one request; the message goes to whoever asked."""
+
+
+class RefusedError(EngineError):
+    """The engine does not take one request, whose sender must change it: a prompt that is too long, say."""
 
 
 @dataclass(frozen=True)

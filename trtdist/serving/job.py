@@ -10,7 +10,7 @@ from typing import Any
 
 from nats import errors
 
-from trtdist.engines.base import EngineError
+from trtdist.engines.base import EngineError, RefusedError
 from trtdist.serving.outbox import Outbox
 from trtdist.serving.phases import PhaseFailed, Station, generate, prefill
 from trtdist.serving.protocol import GenerateCall, Notice
@@ -107,6 +107,8 @@ def _problem(error: BaseException | None) -> tuple[str, str] | None:
         return None
     if isinstance(error, PhaseFailed):
         return error.code, str(error)
+    if isinstance(error, RefusedError):
+        return "bad_request", str(error)
     if isinstance(error, EngineError):
         return "engine", str(error)
     if isinstance(error, errors.MaxPayloadError):

@@ -15,6 +15,7 @@ from trtdist.engines.base import (
     EngineError,
     EngineOutput,
     GenerateRequest,
+    RefusedError,
 )
 from trtdist.engines.reference.follower import follow
 from trtdist.engines.reference.handle import Handle, parse
@@ -142,14 +143,14 @@ class ReferenceEngine:
         handle = _handle(request, self._config.plan) if request.request_type == GENERATION_ONLY else None
         tokens = () if handle else request.token_ids or tokenize(request.prompt)
         if any(not 0 <= token < VOCABULARY for token in tokens):
-            raise EngineError(f"a token is not in the vocabulary of {VOCABULARY}")
+            raise RefusedError(f"a token is not in the vocabulary of {VOCABULARY}")
         length = handle.tokens if handle else len(tokens)
         wanted = length + request.sampling.max_tokens
         if wanted > POSITIONS and request.request_type == CONTEXT_ONLY:
             # Asked for one token, whatever the user wants of the generation server.
             raise EngineError(f"{length} prompt tokens are too many: with the answer, {POSITIONS} are the limit")
         if wanted > POSITIONS:
-            raise EngineError(
+            raise RefusedError(
                 f"{length} prompt tokens and {request.sampling.max_tokens} to be generated are {wanted}; the limit is"
                 f" {POSITIONS} together"
             )

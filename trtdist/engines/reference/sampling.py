@@ -8,7 +8,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from trtdist.engines.base import EngineError, Sampling
+from trtdist.engines.base import RefusedError, Sampling
 from trtdist.engines.reference.model import LOGIT_BITS
 from trtdist.engines.reference.text import FIRST_WORD
 
@@ -21,11 +21,11 @@ __all__ = ["chain", "check_sampling", "choose"]
 def check_sampling(sampling: Sampling) -> None:
     """EngineError when no token can be chosen in this way."""
     if sampling.max_tokens < 1:
-        raise EngineError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
+        raise RefusedError(f"max_tokens is {sampling.max_tokens}; ask for at least one token")
     if not (math.isfinite(sampling.temperature) and sampling.temperature >= 0):
-        raise EngineError(f"temperature is {sampling.temperature}; it must be 0 or more")
+        raise RefusedError(f"temperature is {sampling.temperature}; it must be 0 or more")
     if not 0 <= sampling.top_p <= 1:
-        raise EngineError(f"top_p is {sampling.top_p}; it must lie between 0 and 1")
+        raise RefusedError(f"top_p is {sampling.top_p}; it must lie between 0 and 1")
 
 
 def choose(logits: Array, sampling: Sampling, seed: int, index: int) -> int:

@@ -192,7 +192,7 @@ class Service:
         begun = time.monotonic()
         choices = [Choice() for _ in asks]
         made = (chat, name, self._settings.model, int(time.time()))
-        answers = self._timed(_together(self._requester, asks), begun)
+        answers = _together(self._requester, asks, lambda: self._metrics.took("first", time.monotonic() - begun))
         try:
             if call.stream:
                 await _stream(exchange, answers, Events(*made, call.include_usage), choices, len(call.prompts))
@@ -205,17 +205,6 @@ class Service:
         finally:
             await answers.aclose()
         self._count(choices, call.n, begun)
-
-    async def _timed(self, answers: _Answers, begun: float) -> _Answers:
-        first = True
-        try:
-            async for index, chunks in answers:
-                if first:
-                    self._metrics.took("first", time.monotonic() - begun)
-                    first = False
-                yield index, chunks
-        finally:
-            await answers.aclose()
 
     def _count(self, choices: Sequence[Choice], n: int, begun: float) -> None:
         self._metrics.took("whole", time.monotonic() - begun)
@@ -262,12 +251,15 @@ def _asks(call: Call, name: str, timeout: float) -> list[Ask]:
     return asks
 
 
-async def _together(requester: Requester, asks: Sequence[Ask]) -> _Answers:
-    """The streams of several asks as they come; the first error ends all."""
+async def _together(requester: Requester, asks: Sequence[Ask], begun: Callable[[], None] | None) -> _Answers:
+    """The streams of several asks as they come; the first error ends all. `begun` is called before the first of it."""
     if len(asks) == 1:
         batches = requester.batches(asks[0])
         try:
             async for chunks in batches:
+                if begun is not None:
+                    begun()
+                    begun = None
                 yield 0, chunks
         finally:
             await batches.aclose()
@@ -282,8 +274,11 @@ async def _together(requester: Requester, asks: Sequence[Ask]) -> _Answers:
                 raise found
             if found is None:
                 left -= 1
-            else:
-                yield index, found
+                continue
+            if begun is not None:
+                begun()
+                begun = None
+            yield index, found
     finally:
         for task in tasks:
             await end_task(task)
