@@ -1,6 +1,6 @@
 """From an engine to a client: what each way costs, side by side on one machine.
 
-    python benchmarks/data_plane.py [--rounds N] [--only NAME,...] [--dynamo-env DIR] [--no-dynamo] [--json]
+    python benchmarks/data_plane.py [--rounds N] [--share S] [--only NAME,...] [--dynamo-env DIR] [--no-dynamo] [--json]
 
 The engine pretends: it computes nothing, so that the way is all there is. The load client is `trtdist bench`'s, in this
 process. The ways take turns, so that whatever else the machine does meets all of them; figures are medians over the
@@ -145,7 +145,7 @@ async def one(way: Way, concurrency: int, count: int, output_tokens: int) -> dic
     return row
 
 
-async def measure_all(found: list[Way], rounds: int) -> dict[str, Any]:
+async def measure_all(found: list[Way], rounds: int, share: float) -> dict[str, Any]:
     """Medians over the rounds, by way and load, and the router's CPU by length of the answer."""
     for way in found:
         await ready(way)
@@ -153,11 +153,13 @@ async def measure_all(found: list[Way], rounds: int) -> dict[str, Any]:
     lengths: dict[tuple[str, int], list[dict[str, float]]] = {}
     for number in range(rounds):
         for way in found:
-            for concurrency, count in CONCURRENCY.items():
-                print(f"round {number + 1}: {way.name}, {concurrency} streams", file=sys.stderr, flush=True)
-                loads.setdefault((way.name, concurrency), []).append(await one(way, concurrency, count, OUTPUT_TOKENS))
-            for length, count in LENGTHS.items() if "router" in way.programs else ():
-                lengths.setdefault((way.name, length), []).append(await one(way, 8, count, length))
+            for streams, most in CONCURRENCY.items():
+                print(f"round {number + 1}: {way.name}, {streams} streams", file=sys.stderr, flush=True)
+                row = await one(way, streams, max(streams, round(most * share)), OUTPUT_TOKENS)
+                loads.setdefault((way.name, streams), []).append(row)
+            for length, most in LENGTHS.items() if "router" in way.programs else ():
+                row = await one(way, 8, max(8, round(most * share)), length)
+                lengths.setdefault((way.name, length), []).append(row)
     return {
         "machine": {"cores": os.cpu_count(), "rounds": rounds, "output_tokens": OUTPUT_TOKENS},
         "loads": _medians(loads, "streams"),
@@ -199,6 +201,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--share", type=float, default=1.0, help="of the requests, for a quick look")
     parser.add_argument("--only", default="", help="names of ways, with commas between them")
     parser.add_argument("--dynamo-env", default=str(dynamo.ENVIRONMENT), help="made when it is not there")
     parser.add_argument("--no-dynamo", action="store_true")
@@ -221,7 +224,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="trtdist-plane.") as folder, contextlib.ExitStack() as stack:
         at = stack.enter_context(services(Path(folder)))
         found = [way for way in ways(stack, at, options) if not only or way.name in only]
-        measured = asyncio.run(measure_all(found, options.rounds))
+        measured = asyncio.run(measure_all(found, options.rounds, options.share))
     if options.json:
         print(json.dumps(measured, indent=1))
     else:

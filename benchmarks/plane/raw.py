@@ -13,12 +13,14 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from benchmarks.plane.pretend import TEXT
 from trtdist.bench.record import Reply
 from trtdist.bench.workload import Request
+from trtdist.errors import TrtdistError
 from trtdist.serving.nats_connection import connection
 from trtdist.serving.program import run_until_stopped
 from trtdist.serving.protocol import Chunk
@@ -26,7 +28,7 @@ from trtdist.serving.run_config import RunConfig
 
 __all__ = ["RawTarget", "raw_target"]
 
-SUBJECT = "benchmark.raw"
+SUBJECT, PING = "benchmark.raw", "benchmark.ping"
 CHUNK = Chunk(0, 100, (100,), TEXT).encode()
 # As the worker does, so that several answers advance together.
 IN_A_ROW = 32
@@ -66,8 +68,12 @@ class RawTarget:
 
 @contextlib.asynccontextmanager
 async def raw_target(config: RunConfig) -> AsyncIterator[RawTarget]:
-    """A subscriber with a connection of its own."""
+    """A subscriber with a connection of its own; TrtdistError while there is no publisher."""
     async with connection(config.nats_url, config.nats_user, config.nats_password, "raw subscriber") as client:
+        try:
+            await client.request(PING, b"", 5)
+        except errors.Error:
+            raise TrtdistError("the publisher does not answer") from None
         target = RawTarget(client)
         await target.listen()
         yield target
@@ -88,9 +94,12 @@ async def _publish(config: RunConfig, stop: asyncio.Event) -> None:
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
+        async def pong(message: Msg) -> None:
+            await message.respond(b"")
+
         await client.subscribe(SUBJECT, cb=take)
+        await client.subscribe(PING, cb=pong)
         await client.flush()
-        print("ready", flush=True)
         await stop.wait()
 
 

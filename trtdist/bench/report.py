@@ -33,7 +33,8 @@ def text(result: Result) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
     lines = ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
     doubts = [f"{_load(point)}: {point.client.saturated}" for point in result.points if point.client.saturated]
-    return "\n".join([f"{result.name}: {result.target}, {_gpus(result)}", *lines, *doubts])
+    target = f", {result.target}" if result.target != result.name else ""
+    return "\n".join([f"{result.name}{target}, {_gpus(result)}", *lines, *doubts])
 
 
 def html(results: Sequence[Result]) -> str:

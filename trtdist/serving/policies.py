@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from array import array
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trtdist.errors import InputError
 from trtdist.serving.instance import Instance
 
-__all__ = ["Load", "Policy", "View", "least_loaded", "policy_named", "round_robin"]
+__all__ = [
+    "POLICIES",
+    "Load",
+    "Policy",
+    "Prompt",
+    "View",
+    "block_hashes",
+    "kv_prefix",
+    "least_loaded",
+    "policy_named",
+    "round_robin",
+]
+
+# Chosen with `trtdist bench route`: less leaves servers uneven under little load, more gives up held prefixes.
+RECENT_WEIGHT = 0.1
 
 
 @dataclass(frozen=True)
@@ -20,11 +36,30 @@ class Load:
 
 
 @dataclass(frozen=True)
+class Prompt:
+    """What is to be computed: the number of tokens, and a hash for each whole block of `block_tokens` of them.
+
+    A block's hash covers everything before it, too, so that equal hashes mean equal prefixes.
+    """
+
+    tokens: int = 0
+    blocks: tuple[int, ...] = ()
+    block_tokens: int = 1
+
+
+@dataclass(frozen=True)
 class View:
-    """What a policy may know: how many choices were made before, and the load by lease id (hex)."""
+    """What a policy may know: how many choices were made before, the load by lease id (hex), and the prompt.
+
+    `held` has the hashes of the blocks whose KV cache each instance holds, `recent` the tokens that each has computed
+    of late (older ones count less), both by lease id.
+    """
 
     turn: int = 0
     loads: Mapping[str, Load] = field(default_factory=dict)
+    prompt: Prompt = Prompt()
+    held: Mapping[str, Container[int]] = field(default_factory=dict)
+    recent: Mapping[str, float] = field(default_factory=dict)
 
 
 # Chooses one of the instances, of which there is at least one, in key order.
@@ -44,12 +79,49 @@ def least_loaded(instances: Sequence[Instance], view: View) -> Instance:
     return min(zip(in_turn, loads), key=lambda pair: (pair[1].tokens, pair[1].requests))[0]
 
 
-_POLICIES: dict[str, Policy] = {"round_robin": round_robin, "least_loaded": least_loaded}
+def kv_prefix(instances: Sequence[Instance], view: View) -> Instance:
+    """The one that would have computed the prompt first: least tokens before it and in it that are not held.
+
+    All counts in tokens, so a held prefix draws a request only as far as its server is not behind by more than that
+    prefix would cost elsewhere, and a popular one comes to be held by several. What each did of late counts a little:
+    without load, the first server to hold a prefix would get all that begins with it. In turn among equals.
+    """
+    first = view.turn % len(instances)
+    in_turn = [*instances[first:], *instances[:first]]
+    return min(in_turn, key=lambda one: _tokens_until_computed(one, view))
+
+
+def block_hashes(token_ids: Sequence[int], block_tokens: int) -> tuple[int, ...]:
+    """The hashes of the whole blocks of a prompt, as `Prompt.blocks` has them; the rest is in none."""
+    found = []
+    before = b""
+    for end in range(block_tokens, len(token_ids) + 1, block_tokens):
+        block = array("q", token_ids[end - block_tokens : end]).tobytes()
+        before = hashlib.blake2b(block, digest_size=8, key=before).digest()
+        found.append(int.from_bytes(before, "big"))
+    return tuple(found)
+
+
+def _tokens_until_computed(instance: Instance, view: View) -> float:
+    held = view.held.get(instance.lease_hex, ())
+    hits = 0
+    for block in view.prompt.blocks:
+        if block not in held:
+            break
+        hits += 1
+    load = view.loads.get(instance.lease_hex, Load())
+    recent = RECENT_WEIGHT * view.recent.get(instance.lease_hex, 0.0)
+    return recent + load.tokens + view.prompt.tokens - hits * view.prompt.block_tokens
+
+
+POLICIES: Mapping[str, Policy] = {"round_robin": round_robin, "least_loaded": least_loaded, "kv_prefix": kv_prefix}
+# Nobody tells a router yet which blocks a server holds.
+_NOT_YET = frozenset({"kv_prefix"})
 
 
 def policy_named(name: str) -> Policy:
-    """The policy of that name; InputError for one that is not there."""
-    try:
-        return _POLICIES[name]
-    except KeyError:
-        raise InputError(f"router.policy {name} is not there yet: use {' or '.join(_POLICIES)}") from None
+    """The policy of that name for a router; InputError for one that is not there."""
+    usable = [each for each in POLICIES if each not in _NOT_YET]
+    if name not in usable:
+        raise InputError(f"router.policy {name} is not there yet: use {' or '.join(usable)}")
+    return POLICIES[name]
