@@ -17,16 +17,16 @@ from tests.serving.servers import EtcdServer, NatsServer, answers
 from trtdist.errors import InputError
 from trtdist.events import CanaryFailed, Ready, Rung
 from trtdist.plan import Canary
+from trtdist.services.envfile import read_env
 from trtdist.serving.canary import prove
 from trtdist.serving.front.program import read_keys
-from trtdist.serving.run_config import read_assignments
 from trtdist.supervisor.journal import Journal
 
 CANARY = Canary("count 3", 3, 0.0, 10.0)
 
 
 def port_of(deployed: Deployment) -> int:
-    return int(read_assignments(deployed.run.resolved_env.read_text())["TRTDIST_HTTP_PORT"])
+    return int(read_env(deployed.run.resolved_env)["TRTDIST_HTTP_PORT"])
 
 
 async def listening(deployed: Deployment, front: Process) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtdist.errors import InputError, TrtdistError
-from trtdist.observe.snapshot import Snapshot, read_env
+from trtdist.observe.snapshot import Snapshot
+from trtdist.services.envfile import read_env_or_nothing
 from trtdist.slurm import states
 from trtdist.slurm.argv import srun_beside, without_outer_task
 
@@ -52,7 +53,7 @@ def environment(snapshot: Snapshot, environ: Mapping[str, str]) -> dict[str, str
     """The environment that the programs of a run have: its addresses and ports, and the Python that they import."""
     site = str(snapshot.run.site)
     path = environ.get("PYTHONPATH")
-    found = {**without_outer_task(environ), **read_env(snapshot.run.resolved_env)}
+    found = {**without_outer_task(environ), **read_env_or_nothing(snapshot.run.resolved_env)}
     return {**found, "PYTHONPATH": f"{site}:{path}" if path else site}
 
 
@@ -67,7 +68,7 @@ async def ended(process: asyncio.subprocess.Process) -> None:
 
 def _place(snapshot: Snapshot, choose: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Place:
     run, status = snapshot.run, snapshot.status
-    nodes = tuple(read_env(run.resolved_env).get("TRTDIST_NODES", "").split())
+    nodes = tuple(read_env_or_nothing(run.resolved_env).get("TRTDIST_NODES", "").split())
     if snapshot.final or not nodes:
         raise InputError(f"run {run.run_id} is {status.state}: nothing can be run beside it; see `trtdist status`")
     if snapshot.job_id is None:

@@ -18,7 +18,8 @@ from trtdist.cli.beside import Place, ended, environment, head
 from trtdist.cli.progress import say
 from trtdist.errors import InputError, TrtdistError
 from trtdist.observe.runs import find_run
-from trtdist.observe.snapshot import RunReader, Snapshot, read_env
+from trtdist.observe.snapshot import RunReader, Snapshot
+from trtdist.services.envfile import read_env_or_nothing
 from trtdist.supervisor.relay import CONNECTED, FAILED
 
 __all__ = ["Forwarder", "command"]
@@ -57,7 +58,7 @@ class Forwarder:
     def of(cls, snapshot: Snapshot, service: str) -> Forwarder:
         """To a service of a run; InputError when the run is not up, or the service is not its own."""
         place = head(snapshot)
-        env = read_env(snapshot.run.resolved_env)
+        env = read_env_or_nothing(snapshot.run.resolved_env)
         url = env.get("NATS_SERVER" if service == "nats" else "ETCD_ENDPOINTS", "")
         parts = urlsplit(url)
         if f"TRTDIST_{service.upper()}_PORT" not in env or parts.hostname is None:

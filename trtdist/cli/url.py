@@ -9,7 +9,8 @@ import click
 
 from trtdist.errors import TrtdistError
 from trtdist.observe.runs import find_run
-from trtdist.observe.snapshot import RunReader, Snapshot, read_env
+from trtdist.observe.snapshot import RunReader, Snapshot
+from trtdist.services.envfile import read_env_or_nothing
 from trtdist.services.tls import SWITCH, Certificates
 
 __all__ = ["command"]
@@ -33,7 +34,7 @@ def _found(snapshot: Snapshot) -> dict[str, str | None]:
     ends, run = snapshot.endpoints, snapshot.run
     if snapshot.final or ends.nats_url is None:
         raise TrtdistError(f"run {run.run_id} is {snapshot.status.state}: it has no address; see `trtdist status`")
-    env = read_env(run.resolved_env)
+    env = read_env_or_nothing(run.resolved_env)
     files = Certificates.of(run) if SWITCH in env and "TRTDIST_NATS_PORT" in env else None
     return {
         "nats": ends.nats_url,

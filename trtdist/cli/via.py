@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 
 from trtdist.cli.beside import ended, environment, head
 from trtdist.errors import InputError, TrtdistError
-from trtdist.observe.snapshot import Snapshot, read_env
+from trtdist.observe.snapshot import Snapshot
+from trtdist.services.envfile import read_env_or_nothing
 
 if TYPE_CHECKING:
     from trtdist.serving.requester import Answer, Ask
@@ -59,7 +60,7 @@ async def _direct(snapshot: Snapshot, ask: Ask) -> AsyncIterator[AsyncIterator[A
 async def _through_step(snapshot: Snapshot, ask: Ask) -> AsyncIterator[AsyncIterator[Answer]]:
     from trtdist.serving.asking import encode_ask
 
-    python = read_env(snapshot.run.resolved_env)["TRTDIST_PYTHON"]
+    python = read_env_or_nothing(snapshot.run.resolved_env)["TRTDIST_PYTHON"]
     program = [python, "-m", "trtdist.serving.asking", str(snapshot.run.path)]
     process = await asyncio.create_subprocess_exec(
         *head(snapshot).command(program, name="client"),

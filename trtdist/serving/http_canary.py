@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass, field
 
 from trtdist.plan import Canary, Plan
+from trtdist.services.envfile import read_env
 from trtdist.serving.http1 import Connection, HttpError, Url, parse_url
-from trtdist.serving.run_config import RunConfig, read_assignments
+from trtdist.serving.run_config import RunConfig
 
 __all__ = ["Front"]
 
@@ -27,7 +28,7 @@ class Front:
         """The front end of a run, None when it has none."""
         if plan.http is None:
             return None
-        url = read_assignments(config.run.resolved_env.read_text(encoding="utf-8"))["TRTDIST_HTTP_URL"]
+        url = read_env(config.run.resolved_env)["TRTDIST_HTTP_URL"]
         keys = config.run.secrets / "http.keys"
         lines = keys.read_text(encoding="utf-8").split() if keys.exists() else []
         return cls(parse_url(url), lines[0] if lines else "", plan.model)

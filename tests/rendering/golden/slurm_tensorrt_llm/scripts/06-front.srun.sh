@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test, step 05-canary: the launch line.
+# test, step 06-front: the launch line.
 set -euo pipefail
 
 # What was found for the run lies one folder above this file, whichever way the file was named.
@@ -29,6 +29,6 @@ fi
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 TRTDIST_LIST=${TRTDIST_PLACES[0]}
 
-exec srun --job-name=canary --nodes=1 --ntasks=1 --nodelist="$TRTDIST_LIST" \
+exec srun --job-name=front --nodes=1 --ntasks=1 --nodelist="$TRTDIST_LIST" \
     --overlap --mem=0 --cpu-bind=none --mpi=none --export=ALL --input=none \
-    bash "$TRTDIST_RUN_DIR/scripts/"05-canary.task.sh </dev/null
+    bash "$TRTDIST_RUN_DIR/scripts/"06-front.task.sh </dev/null

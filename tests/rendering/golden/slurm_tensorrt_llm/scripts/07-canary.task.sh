@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# test, step 05-canary: what its process does.
+# test, step 07-canary: what its process does.
 set -euo pipefail
 
 # On a shared file system, what the launch line has read on another node may show up here seconds later.

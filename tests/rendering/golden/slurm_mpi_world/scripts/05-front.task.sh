@@ -1,12 +1,6 @@
 #!/usr/bin/env bash
-# test, step 05-canary: what its process does.
+# test, step 05-front: what its process does.
 set -euo pipefail
-
-# slurm.setup of the topology. Files that modules and environments source often use variables that are not set.
-set +u
-eval 'module load '\''cuda/12'\'''
-eval $'export A=$B'
-set -u
 
 # On a shared file system, what the launch line has read on another node may show up here seconds later.
 TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
@@ -31,11 +25,11 @@ set -a
 set +a
 
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-export TRTDIST_STEP=canary
+export TRTDIST_STEP=front
 
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
 exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
-    --run-dir "$TRTDIST_RUN_DIR" --step canary --name canary \
-    -- "$TRTDIST_PYTHON" -m trtdist.serving.canary "$TRTDIST_RUN_DIR"
+    --run-dir "$TRTDIST_RUN_DIR" --step front --name front \
+    -- "$TRTDIST_PYTHON" -m trtdist.serving.front "$TRTDIST_RUN_DIR"
