@@ -6,8 +6,13 @@ import fcntl
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.cluster import Cluster, cluster_or_skip, locked, running, shared_folder
+
+# A busy machine may take its time over an example.
+settings.register_profile("trtdist", deadline=None)
+settings.load_profile("trtdist")
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -75,7 +75,6 @@ def command(
     snapshot = ready(RunReader(find_live_run(run, os.environ)).look())
 
     from trtdist.engines.base import Sampling
-    from trtdist.serving.attempt import RequestError
     from trtdist.serving.requester import Ask
 
     ask = Ask(
@@ -87,8 +86,15 @@ def command(
     )
     printer = {"text": Printer, "annotated": _Annotated, "json": _Json}[shape](ask.request_id)
     view = _as_it_comes if streaming else _whole
+    _to_the_end(_send(answers(snapshot, ask, via), printer, view))
+
+
+def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do it; a request that a server calls wrong is the user's mistake, Ctrl-C ends with 130."""
+    from trtdist.serving.attempt import RequestError
+
     try:
-        asyncio.run(_send(answers(snapshot, ask, via), printer, view))
+        asyncio.run(work)
     except BrokenPipeError:
         nobody_reads()
     except RequestError as error:
