@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.serving.deployment import Deployment, Process, deployment, fill_site, scripted_plan
-from tests.serving.front import Front, fronting, raw_request
+from tests.serving.front import Front, Raw, fronting, raw_request
 from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer, answers
 from trtdist.errors import InputError
@@ -173,21 +173,42 @@ def test_a_thousand_streams_lose_and_double_nothing(
     tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer
 ) -> None:
     async def main() -> None:
-        async with deployment(tmp_path, nats_server, etcd_server, scripted_plan(0, 1)) as deployed:
-            await deployed.all()
-            async with fronting(deployed) as front:
-                end = time.monotonic() + 60
-                asked = {"model": "tiny", "prompt": "count 200", "stream": True}
-                whole = [f'"text": "{number % 10} "' for number in range(200)]
-
-                async def one() -> None:
-                    while time.monotonic() < end:
-                        found = await front.post("/v1/completions", asked)
-                        assert found.status == 200
-                        events = found.body.decode().split("\n\n")
-                        assert [text for text, event in zip(whole, events) if text not in event] == []
-                        assert len(events) == 203 and events[-2] == "data: [DONE]"
-
-                await asyncio.gather(*(one() for _ in range(1000)))
+        made = scripted_plan(0, 1, http={"port": "auto"})
+        async with deployment(tmp_path, nats_server, etcd_server, made) as deployed:
+            fill_site(deployed.run)
+            programs = [
+                deployed.process("trtdist.serving.worker", TRTDIST_SERVER="srv.0", TRTDIST_RANK="0"),
+                deployed.process("trtdist.serving.router"),
+                front := deployed.process("trtdist.serving.front"),
+            ]
+            await listening(deployed, front)
+            memory = psutil.Process(front.process.pid).memory_info
+            await for_a_while(port_of(deployed), made.model, 5)
+            before = memory().rss
+            await for_a_while(port_of(deployed), made.model, 60)
+            assert memory().rss - before < 50_000_000
+            for program in programs:
+                program.term()
+                assert await program.exit_code() == 0, program.output
 
     asyncio.run(main())
+
+
+async def for_a_while(port: int, model: str, seconds: float) -> None:
+    """A thousand clients that ask for one stream after the other, and look at every event."""
+    end = time.monotonic() + seconds
+    body = json.dumps({"model": model, "prompt": "count 200", "stream": True}).encode()
+    texts = [f'"text": "{number % 10} "' for number in range(200)]
+
+    async def one() -> None:
+        raw = Raw(*await asyncio.open_connection("127.0.0.1", port))
+        while time.monotonic() < end:
+            raw.writer.write(raw_request("POST", "/v1/completions", body))
+            found = await raw.answer()
+            assert found.status == 200, found
+            events = found.body.decode().split("\n\n")
+            assert [text for text, event in zip(texts, events) if text not in event] == []
+            assert len(events) == 203 and events[-2] == "data: [DONE]"
+        raw.close()
+
+    await asyncio.gather(*(one() for _ in range(1000)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_external_services_have_no_ports(run: RunDir) -> None:
     assert EVERYTHING - set(values) == missing
     with pytest.raises(InputError, match="nats is external"):
         resolve(run, os.environ, "nats")
+
+
+def test_http_front_end_gets_a_port_of_its_own_or_the_one_that_was_asked_for(run: RunDir) -> None:
+    run.given_env.write_text("TRTDIST_HTTP_HOST=0.0.0.0\n")
+    values = resolve(run, os.environ)
+    assert values["TRTDIST_HTTP_URL"] == f"http://127.0.0.1:{values['TRTDIST_HTTP_PORT']}"
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        run.given_env.write_text(f"TRTDIST_HTTP_HOST=127.0.0.1\nTRTDIST_HTTP_PORT={port}\n")
+        with pytest.raises(TrtdistError, match=f"port {port} of 127.0.0.1 is in other hands"):
+            resolve(run, os.environ)
+    assert resolve(run, os.environ)["TRTDIST_HTTP_PORT"] == str(port)
 
 
 def test_a_given_program_is_used(run: RunDir, tmp_path: Path) -> None:

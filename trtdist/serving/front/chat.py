@@ -65,16 +65,16 @@ def _read(folder: Path) -> tuple[str, dict[str, str]]:
         if path.exists():
             config = json.loads(path.read_text(encoding="utf-8"))
         separate = folder / "chat_template.jinja"
-        source = separate.read_text(encoding="utf-8") if separate.exists() else _default(config["chat_template"])
-    except KeyError:
-        source = ""
-    except (OSError, ValueError, TypeError) as error:
+        source = separate.read_text(encoding="utf-8") if separate.exists() else _default(config.get("chat_template"))
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise TrtdistError(f"the chat template in {folder} cannot be read: {error}") from None
     return source, {name: _token(config.get(name)) for name in _TOKENS}
 
 
 def _default(raw: object) -> str:
-    """A template, or a list of named ones."""
+    """A template, or the default of a list of named ones; "" for none at all."""
+    if raw is None:
+        return ""
     if isinstance(raw, list):
         raw = {one["name"]: one["template"] for one in raw}["default"]
     if not isinstance(raw, str):
