@@ -50,6 +50,8 @@ from trtdist.serving.run_config import RunConfig
 PROMPT_TOKENS, OUTPUT_TOKENS = 104, 64
 CONCURRENCY = {1: 200, 16: 800, 64: 1600}
 LENGTHS = {16: 800, 256: 200, 2048: 40}
+# The ways whose answers are also measured at these lengths.
+LONG = ("nats", "relay", "raw-nats")
 START_S = 60.0
 
 Opening = Callable[[], contextlib.AbstractAsyncContextManager[Target]]
@@ -157,7 +159,7 @@ async def measure_all(found: list[Way], rounds: int, share: float) -> dict[str, 
                 print(f"round {number + 1}: {way.name}, {streams} streams", file=sys.stderr, flush=True)
                 row = await one(way, streams, max(streams, round(most * share)), OUTPUT_TOKENS)
                 loads.setdefault((way.name, streams), []).append(row)
-            for length, most in LENGTHS.items() if "router" in way.programs else ():
+            for length, most in LENGTHS.items() if way.name in LONG else ():
                 row = await one(way, 8, max(8, round(most * share)), length)
                 lengths.setdefault((way.name, length), []).append(row)
     return {
@@ -182,9 +184,10 @@ def show(found: dict[str, Any]) -> None:
     for row in found["loads"]:
         cells = (f"{row[name]:.2f}" if name in row else "-" for name in columns)
         print(f"{row['way']:<16}{row['streams']:>8}" + "".join(f"{cell:>20}" for cell in cells))
-    print(f"\n{'router CPU':<16}{'output tokens':>16}{'us/request':>14}")
+    print(f"\n{'8 streams':<16}{'output tokens':>16}{'tokens/s':>14}{'router us/request':>20}")
     for row in found["lengths"]:
-        print(f"{row['way']:<16}{row['output_tokens']:>16}{row['router_us_per_request']:>14.0f}")
+        router = f"{row['router_us_per_request']:.0f}" if "router_us_per_request" in row else "-"
+        print(f"{row['way']:<16}{row['output_tokens']:>16}{row['tokens_per_s']:>14.0f}{router:>20}")
     rows = {(row["way"], row["streams"]): row for row in found["loads"]}
     for name, other in (("nats", "nats-direct"), ("nats", "relay")):
         if (name, 1) in rows and (other, 1) in rows:

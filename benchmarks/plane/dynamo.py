@@ -53,16 +53,12 @@ import json, sys
 from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, decoders
 folder = Path(sys.argv[1])
-alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
 # The mocker's tokens are any numbers up to some thousands, and each must have a text.
 fillers = [f"\u0120token{number}" for number in range(8192)]
-vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", *alphabet, *fillers])}
-made = Tokenizer(models.BPE(vocabulary, []))
+vocabulary = {word: number for number, word in enumerate(["<s>", "</s>", "<unk>", *json.loads(sys.argv[2]), *fillers])}
+made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
 made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 made.decoder = decoders.ByteLevel()
-words = json.loads(sys.argv[2])
-made.add_tokens(words)
-made.add_special_tokens(["<s>", "</s>"])
 made.save(str(folder / "tokenizer.json"))
 size = made.get_vocab_size()
 config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": size, "hidden_size": 64,
@@ -125,7 +121,7 @@ def _model(environment: Path, folder: Path) -> Path:
 
     made = folder / "model"
     made.mkdir()
-    words = json.dumps([word for each in dict.fromkeys(WORDS) for word in (each, f"Ġ{each}", f" {each}")])
+    words = json.dumps([word for each in dict.fromkeys(WORDS) for word in (each, f"\u0120{each}")])
     subprocess.run([str(environment / "bin" / "python"), "-c", MAKE_MODEL, str(made), words], check=True)
     return made
 
