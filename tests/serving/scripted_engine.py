@@ -1,6 +1,7 @@
 """An engine that does what the prompt says; also put beside the real engines in the `site/` of a test's run.
 
 count N [BYTES]   N outputs of one token each, of BYTES characters (default 2), without ever waiting
+turns N           the same, each in a turn of the event loop of its own, so that each becomes a chunk
 wait              one output, then nothing
 fail              EngineError
 refuse            RefusedError
@@ -79,12 +80,14 @@ class ScriptedEngine:
         if request.request_type == CONTEXT_ONLY:
             yield await self._prefill(verb, numbers)
             return
-        count = int(numbers[0]) if verb == "count" else 2
+        count = int(numbers[0]) if verb in ("count", "turns") else 2
         size = int(numbers[1]) if verb == "count" and len(numbers) > 1 else 2
         for number in range(count):
             last = number == count - 1 and verb not in ("wait", "end")
             usage = {"prompt_tokens": 7} if last else {}
             yield EngineOutput((number,), str(number % 10).ljust(size), "length" if last else None, usage=usage)
+            if verb == "turns":
+                await asyncio.sleep(0)
             if verb in ("wait", "die"):
                 await asyncio.sleep(3600)
 
