@@ -175,3 +175,13 @@ def test_limits_are_written_out() -> None:
 def test_another_version_is_named() -> None:
     with pytest.raises(ProtocolError, match="protocol version 2 is not 1: both sides need the same trtdist"):
         protocol.decode_stream(b'{"v":2}')
+
+
+@given(
+    st.lists(st.integers(0, 10**9), max_size=70),
+    st.text(st.characters(codec="utf-8"), max_size=40),
+    st.integers(0, 10**9),
+)
+def test_the_quick_reader_of_chunks_agrees_with_the_strict_one(ids: list[int], text: str, seq: int) -> None:
+    data = protocol.Chunk(0, seq, tuple(ids), text).encode()
+    assert protocol.decode_stream(data) == protocol._strict_stream(protocol._read(data)[0])

@@ -59,11 +59,12 @@ CODES = (
 MAX_ID, MAX_SUBJECT, MAX_SENTENCE = 128, 512, 4096
 MAX_TOKENS, MAX_EXCLUDED, MAX_STOPS = 1 << 20, 4096, 64
 MAX_WINDOW = 1 << 16
-# A chunk in the middle of a stream as it is written below, with one token and text without escapes: what nearly all
+# A chunk in the middle of a stream as it is written below, with a few tokens and text without escapes: what nearly all
 # messages are. What does not match goes to the strict reader.
 _NUMBER = "(0|[1-9][0-9]{0,8})"
+_NUMBERS = "((?:0|[1-9][0-9]{0,8})(?:,(?:0|[1-9][0-9]{0,8})){0,63})"
 _COMMON = re.compile(
-    rf'\{{"v":{VERSION},"attempt":{_NUMBER},"seq":{_NUMBER},"ids":\[{_NUMBER}\],"text":"([^"\\\x00-\x1f]{{0,4096}})"\}}'
+    rf'\{{"v":{VERSION},"attempt":{_NUMBER},"seq":{_NUMBER},"ids":\[{_NUMBERS}\],"text":"([^"\\\x00-\x1f]{{0,16384}})"\}}'
 )
 
 
@@ -317,8 +318,8 @@ def decode_stream(data: bytes) -> StreamMessage:
         common = None
     if common is None:
         return _strict_stream(_read(data)[0])
-    attempt, seq, token, text = common.groups()
-    return Chunk(int(attempt), int(seq), (int(token),), text)
+    attempt, seq, tokens, text = common.groups()
+    return Chunk(int(attempt), int(seq), tuple(map(int, tokens.split(","))), text)
 
 
 def _strict_stream(fields: Fields) -> StreamMessage:
