@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests.cluster import Cluster, cluster_or_skip, locked, running, shared_folder
+
+# Tests that a shell starts in the background ignore Ctrl-C, and so would everything that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine may take its time over an example.
 settings.register_profile("trtdist", deadline=None)

@@ -12,7 +12,7 @@ from nats import errors
 from trtdist.engines.base import EngineOutput
 from trtdist.serving.protocol import MAX_SENTENCE, Chunk, Failure, GenerateCall, Heartbeat
 
-__all__ = ["OUTPUTS_IN_A_ROW", "Outbox", "Publish"]
+__all__ = ["Outbox", "Publish"]
 
 Publish = Callable[[str, bytes], Awaitable[None]]
 

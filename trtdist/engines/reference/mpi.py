@@ -9,6 +9,7 @@ that compute the same step.
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from trtdist.engines.base import EngineConfig, EngineError
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["MpiLinks", "MpiMailbox", "connect"]
 
 _MAIL = 1
+# Open MPI 5.0 lets ranks leave MPI_Init one by one, and a message from another node that finds a rank still within it
+# kills that rank (https://github.com/open-mpi/ompi/pull/13559). Nothing outside MPI says when the last one is through.
+_SETTLE_S = 0.5
 
 
 class MpiMailbox:
@@ -84,6 +88,8 @@ def connect(config: EngineConfig) -> MpiLinks:
     mpi = _mpi()
     if not mpi.Is_initialized():
         mpi.Init_thread(mpi.THREAD_SERIALIZED)
+        if len({rank.node for each in config.plan.servers for rank in each.ranks}) > 1:
+            time.sleep(_SETTLE_S)
     plan, server = config.plan, config.server
     here = server.ranks[config.rank]
     size, rank = (plan.world_size, here.world_rank) if plan.launch == "mpi_world" else (server.size, config.rank)
