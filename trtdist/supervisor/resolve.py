@@ -133,7 +133,7 @@ def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, 
             ) from None
     port = wanted or claims.claim(host, 1)[0]
     named = head if host in _EVERYWHERE else host
-    url = f"http://[{named}]:{port}" if ":" in named else f"http://{named}:{port}"
+    url = f"http://{host_port(named, port)}"
     return {"TRTDIST_HTTP_HOST": host, "TRTDIST_HTTP_PORT": str(port), "TRTDIST_HTTP_URL": url}
 
 
