@@ -13,7 +13,7 @@ import click
 
 from trtdist.cli.others import tell_of_others
 from trtdist.errors import InputError
-from trtdist.observe.living import brief
+from trtdist.observe.living import briefs
 from trtdist.observe.runs import find_run, list_runs
 from trtdist.observe.snapshot import JSON_VERSION, RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
@@ -57,7 +57,7 @@ def command(run: str | None, as_json: bool, watch: bool, gpus: bool, everything:
 
 def _list(as_json: bool) -> None:
     """All runs, the newest first."""
-    runs = [brief(run) for run in list_runs(os.environ)]
+    runs = briefs(list_runs(os.environ))
     if as_json:
         click.echo(json.dumps({"version": JSON_VERSION, "runs": [asdict(run) for run in runs]}, ensure_ascii=False))
         return

@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from trtdist.errors import InputError
+from trtdist.observe.jobs import JobWatcher
 from trtdist.observe.runs import LATEST, find_run, list_runs, topology_name
-from trtdist.observe.snapshot import RunReader
+from trtdist.observe.snapshot import RunReader, job_of
 from trtdist.rundir import RunDir
 from trtdist.supervisor import verdict
 
-__all__ = ["Brief", "brief", "find_live_run", "live_runs"]
+__all__ = ["Brief", "briefs", "find_live_run", "live_runs"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,14 @@ class Brief:
     ended: float | None
 
 
-def brief(run: RunDir) -> Brief:
-    """What is to say of one run among many; UNKNOWN when its folder cannot be read."""
+def briefs(runs: Iterable[RunDir]) -> list[Brief]:
+    """What is to say of each run among many; UNKNOWN when its folder cannot be read."""
+    chosen = list(runs)
+    jobs = _watching(run for run in chosen if not run.verdict.exists())
+    return [_brief(run, jobs) for run in chosen]
+
+
+def _brief(run: RunDir, jobs: JobWatcher) -> Brief:
     who = (run.run_id, str(run.path), topology_name(run.run_id))
     begun = _begun(run.run_id)
     found = verdict.read(run)
@@ -37,7 +44,7 @@ def brief(run: RunDir) -> Brief:
         ended = found.get("time")
         return Brief(*who, str(found.get("state")), str(found.get("reason", "")), begun, ended)
     try:
-        status = RunReader(run).look().status
+        status = RunReader(run, jobs).look().status
     except InputError as error:
         return Brief(*who, "UNKNOWN", str(error), begun, None)
     return Brief(*who, status.state, status.detail, begun, status.ended)
@@ -45,7 +52,9 @@ def brief(run: RunDir) -> Brief:
 
 def live_runs(runs: Iterable[RunDir]) -> list[RunDir]:
     """Those that have not ended, in the same order."""
-    return [run for run in runs if not run.verdict.exists() and _lives(run)]
+    without_verdict = [run for run in runs if not run.verdict.exists()]
+    jobs = _watching(without_verdict)
+    return [run for run in without_verdict if _lives(run, jobs)]
 
 
 def find_live_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
@@ -57,9 +66,16 @@ def find_live_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
     return next(iter(live_runs(runs)), found)
 
 
-def _lives(run: RunDir) -> bool:
+def _watching(runs: Iterable[RunDir]) -> JobWatcher:
+    """Asks Slurm once about the jobs of all runs."""
+    jobs = JobWatcher()
+    jobs.expect([job for job in map(job_of, runs) if job])
+    return jobs
+
+
+def _lives(run: RunDir, jobs: JobWatcher) -> bool:
     try:
-        return not RunReader(run).look().final
+        return not RunReader(run, jobs).look().final
     except InputError:
         return False
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing
-from trtdist.supervisor.verdict import tail
+from trtdist.supervisor import verdict
 
 __all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "to_json"]
 
@@ -95,7 +93,7 @@ class RunReader:
             booted=_boot_time(),
             job=job,
         )
-        status = reconcile_history(self.plan, self._history, _read_verdict(self.run), machine)
+        status = reconcile_history(self.plan, self._history, verdict.read(self.run), machine)
         ends = _endpoints(self.run, self.plan)
         return Snapshot(self.run, self.plan, self._with_lines(status), ends, self._job_id() or None)
 
@@ -125,7 +123,7 @@ class RunReader:
         failure = status.failure
         if failure is None or failure.last_lines or not failure.log:
             return status
-        lines = [line[:_LINE_WIDTH] for line in tail(self.run.path / failure.log, _LAST_LINES)]
+        lines = [line[:_LINE_WIDTH] for line in verdict.tail(self.run.path / failure.log, _LAST_LINES)]
         return replace(status, failure=replace(failure, last_lines=tuple(lines)))
 
 
@@ -220,14 +218,6 @@ def _read_plan(run: RunDir) -> Plan:
         raise InputError(f"cannot read {run.plan}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{run.plan} was not written by this version of trtdist: {error}") from error
-
-
-def _read_verdict(run: RunDir) -> Mapping[str, Any] | None:
-    try:
-        found = json.loads(run.verdict.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def job_of(run: RunDir) -> str:
