@@ -1,6 +1,9 @@
-"""What the user wrote, as frozen pydantic models; `trtdist.topology.load` makes them from a file."""
+"""What the user wrote, as frozen pydantic models; `trtdist.topology.load` makes them from a file.
 
-from __future__ import annotations
+Start-up time shapes this module: each annotation that is text would be compiled once more by pydantic, hence no
+`from __future__ import annotations`; only the model that is asked for builds a validator (`defer_build`), which holds
+those of its sections, hence defaults by `model_construct`, which needs none.
+"""
 
 from typing import Annotated, Any, Literal
 
@@ -62,7 +65,7 @@ GpuDirective = Literal["gpus-per-node", "gres", "none"]
 class Section(BaseModel):
     """What all sections share: unknown keys and wrong types are refused, nothing changes afterwards."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class PassThrough(Section):
@@ -90,7 +93,7 @@ class KvCacheSection(PassThrough):
     ] = DEFAULT_MEMORY_FRACTION
 
     @model_validator(mode="after")
-    def _known(self) -> KvCacheSection:
+    def _known(self) -> "KvCacheSection":
         self._refuse_unknown(KV_CACHE_KEYS)
         return self
 
@@ -121,7 +124,9 @@ class ServerSection(PassThrough):
     tensor_parallel_size: Annotated[Count, Field(description="Ranks that share each layer (TP).")] = 1
     pipeline_parallel_size: Annotated[Count, Field(description="Ranks that share the layers (PP).")] = 1
     context_parallel_size: Annotated[Count, Field(description="Ranks that share a prompt (CP).")] = 1
-    kv_cache_config: Annotated[KvCacheSection, Field(description="The KV cache of each server.")] = KvCacheSection()
+    kv_cache_config: Annotated[KvCacheSection, Field(description="The KV cache of each server.")] = (
+        KvCacheSection.model_construct()
+    )
     reference: Annotated[
         ReferenceSection | None, Field(description="Knobs of the reference engine (`engine: reference`).")
     ] = None
@@ -131,7 +136,7 @@ class ServerSection(PassThrough):
     ] = {}
 
     @model_validator(mode="after")
-    def _known(self) -> ServerSection:
+    def _known(self) -> "ServerSection":
         self._refuse_unknown(LLM_KEYS)
         return self
 
@@ -185,7 +190,9 @@ class RouterSection(Section):
     policy: Annotated[Literal["round_robin", "least_loaded"], Field(description="How a server is chosen.")] = (
         "round_robin"
     )
-    http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = HttpSection()
+    http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = (
+        HttpSection.model_construct()
+    )
 
 
 class ContainerSection(Section):
@@ -223,8 +230,8 @@ class EtcdSection(Section):
 class ServicesSection(Section):
     """The head services of a run."""
 
-    nats: Annotated[NatsSection, Field(description="Messages.")] = NatsSection()
-    etcd: Annotated[EtcdSection, Field(description="Discovery.")] = EtcdSection()
+    nats: Annotated[NatsSection, Field(description="Messages.")] = NatsSection.model_construct()
+    etcd: Annotated[EtcdSection, Field(description="Discovery.")] = EtcdSection.model_construct()
 
 
 class SlurmSection(Section):
@@ -299,13 +306,17 @@ class Topology(Section):
     oversubscribe: Annotated[
         bool, Field(description="Allow the memory fractions on one GPU to add up to more than 1.")
     ] = False
-    router: Annotated[RouterSection, Field(description="Who serves a request.")] = RouterSection()
-    container: Annotated[ContainerSection, Field(description="What the workers run in.")] = ContainerSection()
-    services: Annotated[ServicesSection, Field(description="The head services.")] = ServicesSection()
-    slurm: Annotated[SlurmSection, Field(description="What is asked of Slurm.")] = SlurmSection()
-    canary: Annotated[CanarySection, Field(description="The readiness prompts.")] = CanarySection()
-    timeouts: Annotated[TimeoutsSection, Field(description="How long things may take.")] = TimeoutsSection()
-    network: Annotated[NetworkSection, Field(description="Which network is used.")] = NetworkSection()
+    router: Annotated[RouterSection, Field(description="Who serves a request.")] = RouterSection.model_construct()
+    container: Annotated[ContainerSection, Field(description="What the workers run in.")] = (
+        ContainerSection.model_construct()
+    )
+    services: Annotated[ServicesSection, Field(description="The head services.")] = ServicesSection.model_construct()
+    slurm: Annotated[SlurmSection, Field(description="What is asked of Slurm.")] = SlurmSection.model_construct()
+    canary: Annotated[CanarySection, Field(description="The readiness prompts.")] = CanarySection.model_construct()
+    timeouts: Annotated[TimeoutsSection, Field(description="How long things may take.")] = (
+        TimeoutsSection.model_construct()
+    )
+    network: Annotated[NetworkSection, Field(description="Which network is used.")] = NetworkSection.model_construct()
 
     @property
     def disaggregated(self) -> bool:
@@ -351,7 +362,7 @@ class SiteContainer(Section):
 class SiteProfile(Section):
     """Defaults of one cluster or machine, for every topology."""
 
-    slurm: Annotated[SiteSlurm, Field(description="Defaults of `slurm`.")] = SiteSlurm()
-    container: Annotated[SiteContainer, Field(description="Defaults of `container`.")] = SiteContainer()
-    network: Annotated[NetworkSection, Field(description="Defaults of `network`.")] = NetworkSection()
+    slurm: Annotated[SiteSlurm, Field(description="Defaults of `slurm`.")] = SiteSlurm.model_construct()
+    container: Annotated[SiteContainer, Field(description="Defaults of `container`.")] = SiteContainer.model_construct()
+    network: Annotated[NetworkSection, Field(description="Defaults of `network`.")] = NetworkSection.model_construct()
     runs: Annotated[Line | None, Field(description="Runs directory, unless $TRTDIST_RUNS is set.")] = None
