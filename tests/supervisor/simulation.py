@@ -8,7 +8,7 @@ import signal
 from dataclasses import dataclass, field
 
 from trtdist.plan import Allocation, Canary, Plan, Rank, Server, Step
-from trtdist.supervisor import facts
+from trtdist.supervisor import facts, messages
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.state import OVER, initial
 
@@ -73,9 +73,9 @@ class Cluster:
     def __post_init__(self) -> None:
         self.state = initial(self.plan, self.settings)
         self.now = 0.0
-        self.queue: list[tuple[float, int, facts.Input]] = []
+        self.queue: list[tuple[float, int, messages.Input]] = []
         self.order = itertools.count()
-        self.log: list[tuple[float, facts.Action]] = []
+        self.log: list[tuple[float, messages.Action]] = []
         self.running: dict[str, list[str]] = {}
         self.epochs: dict[str, int] = {}
         self.killed: set[str] = set()
@@ -83,7 +83,7 @@ class Cluster:
 
     def run(self, faults: list[Fault], until: float = 10_000.0) -> None:
         """Begin, inject the faults, and go on until it is over."""
-        self.later(0.0, facts.Begin())
+        self.later(0.0, messages.Begin())
         pending = sorted(faults, key=lambda fault: fault.at)
         while self.state.phase != OVER and self.now < until:
             deadline = next_deadline(self.state)
@@ -97,18 +97,18 @@ class Cluster:
             elif self.queue and self.queue[0][0] <= self.now:
                 self.feed(heapq.heappop(self.queue)[2])
             else:
-                self.feed(facts.Tick())
+                self.feed(messages.Tick())
 
-    def later(self, delay: float, event: facts.Input) -> None:
+    def later(self, delay: float, event: messages.Input) -> None:
         """An event after a while."""
         if delay != NEVER:
             heapq.heappush(self.queue, (self.now + delay, next(self.order), event))
 
-    def feed(self, event: facts.Input) -> None:
+    def feed(self, event: messages.Input) -> None:
         """One event now."""
-        if isinstance(event, facts.StepEnded) and event.step not in self.running:
+        if isinstance(event, messages.StepEnded) and event.step not in self.running:
             return
-        if isinstance(event, facts.StepEnded):
+        if isinstance(event, messages.StepEnded):
             self.running.pop(event.step)
             if event.signal is not None or (event.code or 0) > 128:
                 self.killed.add(event.step)
@@ -134,13 +134,13 @@ class Cluster:
             return
         at = EPOCH + self.now + delay
         for task in self.tasks(step):
-            self.later(delay, facts.TaskEnded(step, task, code, number, at))
-        self.later(delay, facts.StepEnded(step, code, number, at))
+            self.later(delay, messages.TaskEnded(step, task, code, number, at))
+        self.later(delay, messages.StepEnded(step, code, number, at))
 
-    def do_resolve(self, action: facts.Resolve) -> None:
-        self.later(self.resolve_after, facts.Resolved(action.service))
+    def do_resolve(self, action: messages.Resolve) -> None:
+        self.later(self.resolve_after, messages.Resolved(action.service))
 
-    def do_start(self, action: facts.Start) -> None:
+    def do_start(self, action: messages.Start) -> None:
         step, behaviour = action.step, self.behaviour(action.step)
         starts = self.epochs[step] = self.epochs.get(step, 0) + 1
         self.running[step] = self.tasks(step)
@@ -148,31 +148,31 @@ class Cluster:
             self.end(step, 0.02, 1, None)
             return
         for task in self.tasks(step):
-            self.later(behaviour.begins_after, facts.TaskBegan(step, task))
+            self.later(behaviour.begins_after, messages.TaskBegan(step, task))
         if self.plan.step(step).kind == "service":
-            self.later(behaviour.up_after, facts.Healthy(step, f"sim://{step}"))
+            self.later(behaviour.up_after, messages.Healthy(step, f"sim://{step}"))
         if self.plan.step(step).kind == "workers":
             for server in self.plan.step(step).servers:
-                self.later(behaviour.up_after, facts.Reached(server, "engine"))
+                self.later(behaviour.up_after, messages.Reached(server, "engine"))
         if self.plan.step(step).kind == "canary":
-            self.later(behaviour.up_after + 0.2, facts.CameReady())
+            self.later(behaviour.up_after + 0.2, messages.CameReady())
             self.end(step, behaviour.up_after + 0.21, 0, None)
         if behaviour.dies_at != NEVER:
             self.end(step, behaviour.dies_at, 1, None)
 
-    def do_testport(self, action: facts.TestPort) -> None:
+    def do_testport(self, action: messages.TestPort) -> None:
         # What outlives its shim for a moment still listens.
         taken = self.epochs[action.step] <= self.behaviour(action.step).ports_taken or action.step in self.killed
-        self.later(0.001, facts.PortTested(action.step, taken))
+        self.later(0.001, messages.PortTested(action.step, taken))
 
-    def do_signal(self, action: facts.Signal) -> None:
+    def do_signal(self, action: messages.Signal) -> None:
         self.end(action.step, self.behaviour(action.step).stops_after, None, action.number)
 
-    def do_kill(self, action: facts.Kill) -> None:
+    def do_kill(self, action: messages.Kill) -> None:
         self.end(action.step, self.behaviour(action.step).killed_after, None, int(signal.SIGKILL))
 
-    def do_sweep(self, action: facts.Sweep) -> None:
-        self.later(0.02, facts.Swept(self.sweep_left))
+    def do_sweep(self, action: messages.Sweep) -> None:
+        self.later(0.02, messages.Swept(self.sweep_left))
 
     def inject(self, fault: Fault) -> None:
         """Do what a fault says, at this instant."""
@@ -182,34 +182,34 @@ class Cluster:
         elif fault.kind == "kill_task":
             step = next((s.name for s in self.plan.steps if fault.target in self.tasks(s.name)), "")
             if step in self.running:
-                self.feed(facts.TaskEnded(step, fault.target, None, int(signal.SIGKILL), at))
+                self.feed(messages.TaskEnded(step, fault.target, None, int(signal.SIGKILL), at))
                 self.end(step, 0.2, 137, None)
         elif fault.kind == "kill_shim":
             step = next((s.name for s in self.plan.steps if fault.target in self.tasks(s.name)), "")
             if step in self.running:
-                self.later(0.05, facts.TaskGone(step, fault.target, at))
+                self.later(0.05, messages.TaskGone(step, fault.target, at))
                 self.end(step, 0.02, 143, None)
         elif fault.kind == "down":
-            self.feed(facts.StopAsked(False, fault.grace, "asked to stop"))
+            self.feed(messages.StopAsked(False, fault.grace, "asked to stop"))
         elif fault.kind == "interrupt":
-            self.feed(facts.StopAsked(True, fault.grace, "interrupted"))
+            self.feed(messages.StopAsked(True, fault.grace, "interrupted"))
         elif fault.kind == "everyone":
             for step in list(self.running):
                 if self.plan.step(step).kind != "service":
                     self.end(step, self.behaviour(step).stops_after, None, int(signal.SIGTERM))
-            self.feed(facts.EveryoneTerminated("the job was ended"))
+            self.feed(messages.EveryoneTerminated("the job was ended"))
         elif fault.kind == "time limit":
-            self.feed(facts.TimeLimit("the time limit is near"))
+            self.feed(messages.TimeLimit("the time limit is near"))
         elif fault.kind == "broke":
-            self.feed(facts.Broke("the disk is full"))
+            self.feed(messages.Broke("the disk is full"))
 
-    def actions(self, kind: type) -> list[facts.Action]:
+    def actions(self, kind: type) -> list[messages.Action]:
         """All actions of a kind, in order."""
         return [action for _, action in self.log if isinstance(action, kind)]
 
     @property
     def outcome(self) -> facts.Outcome:
         """The one verdict."""
-        (verdict,) = self.actions(facts.Conclude)
-        assert isinstance(verdict, facts.Conclude)
+        (verdict,) = self.actions(messages.Conclude)
+        assert isinstance(verdict, messages.Conclude)
         return verdict.outcome

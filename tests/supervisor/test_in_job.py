@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from trtdist.slurm import parse
-from trtdist.supervisor import facts
+from trtdist.supervisor import messages
 from trtdist.supervisor.in_job import why_ended
 
 # As `scontrol --oneliner show job` of Slurm 22.05 shows them while processes are left.
@@ -32,4 +32,4 @@ def test_why_a_job_ends(reason: str, preempted: str, down: list[str], verdict: t
 @pytest.mark.parametrize("state", ["TIMEOUT", "NODE_FAIL", "PREEMPTED"])
 def test_a_cause_that_slurm_names_is_certain(state: str) -> None:
     assert why_ended("7", {"JobState": state}, []).certain
-    assert why_ended("7", {"JobState": "CANCELLED"}, []) == facts.EveryoneTerminated("job 7 was cancelled (scancel)")
+    assert why_ended("7", {"JobState": "CANCELLED"}, []) == messages.EveryoneTerminated("job 7 was cancelled (scancel)")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.supervisor.simulation import NEVER, Behaviour, Cluster, Fault, make_plan
-from trtdist.supervisor import facts
+from trtdist.supervisor import facts, messages
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.state import OVER, READY, STARTING, State, initial
 
@@ -25,12 +25,12 @@ def life(*faults: Fault, **given: object) -> Cluster:
 
 
 def starts(cluster: Cluster) -> list[str]:
-    return [action.step for action in cluster.actions(facts.Start)]  # type: ignore[union-attr]
+    return [action.step for action in cluster.actions(messages.Start)]  # type: ignore[union-attr]
 
 
 def test_services_first_then_everything_else_together() -> None:
     cluster = life(Fault(5.0, "down"))
-    started = [(at, action.step) for at, action in cluster.log if isinstance(action, facts.Start)]
+    started = [(at, action.step) for at, action in cluster.log if isinstance(action, messages.Start)]
     assert [step for _, step in started] == list(STEPS)
     assert len({at for at, _ in started[:2]}) == 1
     assert len({at for at, _ in started[2:]}) == 1
@@ -39,14 +39,14 @@ def test_services_first_then_everything_else_together() -> None:
 
 def test_down_stops_tier_by_tier_and_ends_stopped() -> None:
     cluster = life(Fault(5.0, "down"))
-    order = [action.step for action in cluster.actions(facts.Signal)]  # type: ignore[union-attr]
+    order = [action.step for action in cluster.actions(messages.Signal)]  # type: ignore[union-attr]
     assert order == ["router", "workers", "nats", "etcd"]
-    numbers = {a.step: a.number for a in cluster.actions(facts.Signal)}  # type: ignore[union-attr]
+    numbers = {a.step: a.number for a in cluster.actions(messages.Signal)}  # type: ignore[union-attr]
     assert numbers["nats"] == signal.SIGINT
     assert numbers["workers"] == signal.SIGTERM
-    assert not cluster.actions(facts.Kill)
+    assert not cluster.actions(messages.Kill)
     assert (cluster.outcome.state, cluster.outcome.exit_code) == ("STOPPED", 0)
-    states = [action.state for action in cluster.actions(facts.Announce)]  # type: ignore[union-attr]
+    states = [action.state for action in cluster.actions(messages.Announce)]  # type: ignore[union-attr]
     assert states == ["STARTING", "READY", "STOPPING", "STOPPED"]
 
 
@@ -54,7 +54,7 @@ def test_ready_needs_the_canary_to_say_so() -> None:
     cluster = Cluster(make_plan(), behaviours={"canary": Behaviour(up_after=NEVER)})
     cluster.run([], until=50.0)
     assert cluster.state.phase == STARTING
-    assert "READY" not in [action.state for action in cluster.actions(facts.Announce)]  # type: ignore[union-attr]
+    assert "READY" not in [action.state for action in cluster.actions(messages.Announce)]  # type: ignore[union-attr]
 
 
 def test_not_ready_in_time_says_how_far_each_server_got() -> None:
@@ -92,14 +92,14 @@ def test_a_vanished_shim_comes_before_those_that_followed() -> None:
 
 def test_a_killed_launcher_is_named_and_not_its_tasks() -> None:
     machine = initial(make_plan(), facts.Settings())
-    machine, _ = advance(machine, facts.Begin(), 0.0)
-    machine, _ = advance(machine, facts.Resolved(""), 0.0)
+    machine, _ = advance(machine, messages.Begin(), 0.0)
+    machine, _ = advance(machine, messages.Resolved(""), 0.0)
     for service in ("nats", "etcd"):
-        machine, _ = advance(machine, facts.Healthy(service, ""), 0.0)
+        machine, _ = advance(machine, messages.Healthy(service, ""), 0.0)
     for event in (
-        facts.TaskGone("workers", "ctx.0.0", 10.0),
-        facts.TaskEnded("workers", "ctx.0.1", None, 15, 10.01),
-        facts.StepEnded("workers", None, 9, 10.0),
+        messages.TaskGone("workers", "ctx.0.0", 10.0),
+        messages.TaskEnded("workers", "ctx.0.1", None, 15, 10.01),
+        messages.StepEnded("workers", None, 9, 10.0),
     ):
         machine, _ = advance(machine, event, 1.0)
     assert machine.first is not None
@@ -109,9 +109,9 @@ def test_a_killed_launcher_is_named_and_not_its_tasks() -> None:
 @pytest.mark.parametrize("step", ["nats", "workers", "router"])
 def test_exit_0_that_nobody_asked_for_is_a_failure(step: str) -> None:
     machine = _ready()
-    machine, _ = advance(machine, facts.StepEnded(step, 0, None, 5.0), 5.0)
-    machine, actions = advance(machine, facts.Tick(), 6.0)
-    assert facts.Announce("FAILED", machine.stop.outcome.reason) in actions  # type: ignore[union-attr]
+    machine, _ = advance(machine, messages.StepEnded(step, 0, None, 5.0), 5.0)
+    machine, actions = advance(machine, messages.Tick(), 6.0)
+    assert messages.Announce("FAILED", machine.stop.outcome.reason) in actions  # type: ignore[union-attr]
     assert "exit code 0 and nobody had asked it to" in machine.stop.outcome.reason  # type: ignore[union-attr]
 
 
@@ -123,8 +123,8 @@ def test_the_canary_may_end_with_0_once_the_run_is_ready() -> None:
 
 def test_the_canary_may_not_end_before_that() -> None:
     machine = _starting()
-    machine, _ = advance(machine, facts.StepEnded("canary", 0, None, 1.0), 1.0)
-    machine, _ = advance(machine, facts.Tick(), 2.0)
+    machine, _ = advance(machine, messages.StepEnded("canary", 0, None, 1.0), 1.0)
+    machine, _ = advance(machine, messages.Tick(), 2.0)
     assert machine.stop is not None
     assert machine.stop.outcome.state == "FAILED"
 
@@ -158,7 +158,7 @@ def test_a_service_that_is_killed_before_it_is_healthy_is_not_started_again(kind
 
 def test_what_ignores_the_signal_is_killed_within_the_grace() -> None:
     cluster = life(Fault(5.0, "down", grace=3.0), behaviours={"workers": Behaviour(stops_after=NEVER)})
-    assert [action.step for action in cluster.actions(facts.Kill)] == ["workers"]  # type: ignore[union-attr]
+    assert [action.step for action in cluster.actions(messages.Kill)] == ["workers"]  # type: ignore[union-attr]
     assert cluster.outcome.state == "STOPPED"
     assert cluster.now <= 5.0 + 3.0 + 0.5
 
@@ -185,18 +185,18 @@ def test_what_survives_kill_is_named_and_does_not_hold_the_end() -> None:
 
 def test_term_to_everything_has_its_verdict_at_once() -> None:
     cluster = life(Fault(5.0, "everyone"))
-    concluded = [at for at, action in cluster.log if isinstance(action, facts.Conclude)]
+    concluded = [at for at, action in cluster.log if isinstance(action, messages.Conclude)]
     assert concluded == [5.0]
-    assert [a.step for a in cluster.actions(facts.Signal)] == ["nats", "etcd"]  # type: ignore[union-attr]
+    assert [a.step for a in cluster.actions(messages.Signal)] == ["nats", "etcd"]  # type: ignore[union-attr]
     assert (cluster.outcome.state, cluster.outcome.exit_code) == ("INTERRUPTED", 130)
 
 
 def test_a_job_that_lost_a_node_says_so_whoever_died_first() -> None:
     machine = _starting()
-    machine, _ = advance(machine, facts.TaskEnded("workers", "ctx.0.0", None, 9, 100.0), 1.0)
-    lost = facts.EveryoneTerminated("job 7 lost node2", "FAILED", 1, certain=True)
+    machine, _ = advance(machine, messages.TaskEnded("workers", "ctx.0.0", None, 9, 100.0), 1.0)
+    lost = messages.EveryoneTerminated("job 7 lost node2", "FAILED", 1, certain=True)
     _, actions = advance(machine, lost, 1.05)
-    assert facts.Conclude(facts.Outcome("FAILED", 1, "job 7 lost node2")) in actions
+    assert messages.Conclude(facts.Outcome("FAILED", 1, "job 7 lost node2")) in actions
 
 
 def test_a_death_that_term_may_have_caused_is_not_called_the_cause() -> None:
@@ -206,25 +206,25 @@ def test_a_death_that_term_may_have_caused_is_not_called_the_cause() -> None:
         ("router", "router", 0, None),
     ):
         machine = _starting()
-        machine, _ = advance(machine, facts.TaskEnded(step, task, code, number, 100.0), 1.0)
-        machine, actions = advance(machine, facts.SignalCame(), 1.05)
-        machine, more = advance(machine, facts.Tick(), 1.9)
+        machine, _ = advance(machine, messages.TaskEnded(step, task, code, number, 100.0), 1.0)
+        machine, actions = advance(machine, messages.SignalCame(), 1.05)
+        machine, more = advance(machine, messages.Tick(), 1.9)
         assert [*actions, *more] == []
-        _, actions = advance(machine, facts.EveryoneTerminated("cancelled"), 1.95)
-        assert facts.Conclude(facts.Outcome("INTERRUPTED", 130, "cancelled")) in actions
+        _, actions = advance(machine, messages.EveryoneTerminated("cancelled"), 1.95)
+        assert messages.Conclude(facts.Outcome("INTERRUPTED", 130, "cancelled")) in actions
 
 
 def test_a_signal_that_turns_out_to_mean_nothing_else_keeps_the_first_death() -> None:
     machine = _starting()
-    machine, _ = advance(machine, facts.TaskEnded("workers", "ctx.0.0", None, 9, 100.0), 1.0)
-    machine, _ = advance(machine, facts.SignalCame(), 1.05)
-    _, actions = advance(machine, facts.StopAsked(True, None, "interrupted"), 1.2)
-    assert facts.Announce("FAILED", "ctx.0.0 (step workers) was killed by SIGKILL") in actions
+    machine, _ = advance(machine, messages.TaskEnded("workers", "ctx.0.0", None, 9, 100.0), 1.0)
+    machine, _ = advance(machine, messages.SignalCame(), 1.05)
+    _, actions = advance(machine, messages.StopAsked(True, None, "interrupted"), 1.2)
+    assert messages.Announce("FAILED", "ctx.0.0 (step workers) was killed by SIGKILL") in actions
 
 
 def test_near_the_time_limit_the_tiers_stop_in_order() -> None:
     cluster = life(Fault(5.0, "time limit"))
-    order = [action.step for action in cluster.actions(facts.Signal)]  # type: ignore[union-attr]
+    order = [action.step for action in cluster.actions(messages.Signal)]  # type: ignore[union-attr]
     assert order == ["router", "workers", "nats", "etcd"]
     assert (cluster.outcome.state, cluster.outcome.exit_code) == ("TIMEOUT", 1)
 
@@ -238,17 +238,17 @@ def test_a_step_none_of_whose_tasks_ever_runs_fails_the_run() -> None:
 
 def test_a_task_that_comes_up_during_a_stop_is_told() -> None:
     machine = _starting()
-    machine, _ = advance(machine, facts.StopAsked(False, 10.0, "down"), 1.0)
-    _, actions = advance(machine, facts.TaskBegan("router", "router"), 1.1)
-    assert actions == [facts.SignalTask("router", "router", signal.SIGTERM)]
+    machine, _ = advance(machine, messages.StopAsked(False, 10.0, "down"), 1.0)
+    _, actions = advance(machine, messages.TaskBegan("router", "router"), 1.1)
+    assert actions == [messages.SignalTask("router", "router", signal.SIGTERM)]
 
 
 def test_a_stop_before_anything_started_starts_nothing() -> None:
     machine = initial(make_plan(), facts.Settings())
-    machine, _ = advance(machine, facts.StopAsked(True, None, "ctrl-c"), 0.0)
-    machine, actions = advance(machine, facts.Swept(()), 0.1)
-    assert facts.Finish(130) in actions
-    machine, actions = advance(machine, facts.Begin(), 0.2)
+    machine, _ = advance(machine, messages.StopAsked(True, None, "ctrl-c"), 0.0)
+    machine, actions = advance(machine, messages.Swept(()), 0.1)
+    assert messages.Finish(130) in actions
+    machine, actions = advance(machine, messages.Begin(), 0.2)
     assert actions == []
 
 
@@ -258,27 +258,27 @@ def test_the_cost_of_an_event_does_not_grow_with_how_many_came_before() -> None:
     def cost(state: State) -> float:
         begun = time.perf_counter()
         for _ in range(200):
-            state, _ = advance(state, facts.Reached("gen.1", "canary"), 1.0)
+            state, _ = advance(state, messages.Reached("gen.1", "canary"), 1.0)
         return time.perf_counter() - begun
 
     before = min(cost(machine) for _ in range(3))
     for i in range(5000):
-        machine, _ = advance(machine, facts.TaskBegan("gen.0", f"gen.0.{i}"), 1.0)
+        machine, _ = advance(machine, messages.TaskBegan("gen.0", f"gen.0.{i}"), 1.0)
     assert min(cost(machine) for _ in range(3)) < 5 * before + 0.01
 
 
 def _starting() -> State:
     machine = initial(make_plan(), facts.Settings())
-    for event in (facts.Begin(), facts.Resolved(""), facts.Healthy("nats", ""), facts.Healthy("etcd", "")):
+    for event in (messages.Begin(), messages.Resolved(""), messages.Healthy("nats", ""), messages.Healthy("etcd", "")):
         machine, _ = advance(machine, event, 0.0)
     return machine
 
 
 def _ready(plan: object = None) -> State:
     machine = initial(plan or make_plan(), facts.Settings())  # type: ignore[arg-type]
-    for event in (facts.Begin(), facts.Resolved(""), facts.Healthy("nats", ""), facts.Healthy("etcd", "")):
+    for event in (messages.Begin(), messages.Resolved(""), messages.Healthy("nats", ""), messages.Healthy("etcd", "")):
         machine, _ = advance(machine, event, 0.0)
-    machine, _ = advance(machine, facts.CameReady(), 0.0)
+    machine, _ = advance(machine, messages.CameReady(), 0.0)
     return machine
 
 
@@ -334,35 +334,35 @@ ends = st.sampled_from([(0, None), (1, None), (137, None), (None, 9), (None, 15)
 at = st.floats(0.0, 100.0)
 known = st.sampled_from(STEPS)
 anything = st.one_of(
-    st.just(facts.Begin()),
-    st.just(facts.Tick()),
-    st.builds(facts.Resolved, st.sampled_from(["", "nats", "etcd"])),
-    st.builds(facts.Unresolved, st.just(""), st.just("no address")),
-    st.builds(facts.StartFailed, known, st.just("no such file"), at),
-    st.builds(lambda step, end, at: facts.StepEnded(step, *end, at), steps, ends, at),
-    st.builds(facts.TaskBegan, steps, tasks),
-    st.builds(lambda step, task, end, at: facts.TaskEnded(step, task, *end, at), steps, tasks, ends, at),
-    st.builds(facts.TaskGone, steps, tasks, at),
-    st.builds(facts.PortTested, known, st.booleans()),
-    st.builds(facts.Healthy, known, st.just("url")),
-    st.builds(facts.Reached, st.sampled_from(["ctx.0", "gen.0", "router"]), st.just("engine")),
-    st.just(facts.CameReady()),
-    st.builds(facts.StopAsked, st.booleans(), st.sampled_from([None, 0.0, 3.0]), st.just("asked")),
-    st.just(facts.EveryoneTerminated("job ended")),
-    st.just(facts.EveryoneTerminated("node lost", "FAILED", 1, certain=True)),
-    st.just(facts.SignalCame()),
-    st.just(facts.TimeLimit("soon")),
-    st.builds(facts.Broke, st.just("disk full")),
-    st.just(facts.Swept(())),
+    st.just(messages.Begin()),
+    st.just(messages.Tick()),
+    st.builds(messages.Resolved, st.sampled_from(["", "nats", "etcd"])),
+    st.builds(messages.Unresolved, st.just(""), st.just("no address")),
+    st.builds(messages.StartFailed, known, st.just("no such file"), at),
+    st.builds(lambda step, end, at: messages.StepEnded(step, *end, at), steps, ends, at),
+    st.builds(messages.TaskBegan, steps, tasks),
+    st.builds(lambda step, task, end, at: messages.TaskEnded(step, task, *end, at), steps, tasks, ends, at),
+    st.builds(messages.TaskGone, steps, tasks, at),
+    st.builds(messages.PortTested, known, st.booleans()),
+    st.builds(messages.Healthy, known, st.just("url")),
+    st.builds(messages.Reached, st.sampled_from(["ctx.0", "gen.0", "router"]), st.just("engine")),
+    st.just(messages.CameReady()),
+    st.builds(messages.StopAsked, st.booleans(), st.sampled_from([None, 0.0, 3.0]), st.just("asked")),
+    st.just(messages.EveryoneTerminated("job ended")),
+    st.just(messages.EveryoneTerminated("node lost", "FAILED", 1, certain=True)),
+    st.just(messages.SignalCame()),
+    st.just(messages.TimeLimit("soon")),
+    st.builds(messages.Broke, st.just("disk full")),
+    st.just(messages.Swept(())),
 )
 
 
 @settings(max_examples=300, deadline=None)
 @given(events=st.lists(st.tuples(st.floats(0.0, 3.0), anything), max_size=60))
-def test_any_order_of_events_keeps_the_invariants(events: list[tuple[float, facts.Input]]) -> None:
+def test_any_order_of_events_keeps_the_invariants(events: list[tuple[float, messages.Input]]) -> None:
     machine = initial(make_plan(), facts.Settings())
     now, log = 0.0, []
-    for delay, event in [*events, (0.0, facts.StopAsked(False, None, "end"))]:
+    for delay, event in [*events, (0.0, messages.StopAsked(False, None, "end"))]:
         now += delay
         machine, actions = advance(machine, event, now)
         log += [(now, action) for action in actions]
@@ -372,25 +372,26 @@ def test_any_order_of_events_keeps_the_invariants(events: list[tuple[float, fact
             break
         assert deadline > now or not events
         now = max(now, deadline)
-        machine, actions = advance(machine, facts.Tick(), now)
+        machine, actions = advance(machine, messages.Tick(), now)
         log += [(now, action) for action in actions]
-    machine, actions = advance(machine, facts.Swept(()), now)
+    machine, actions = advance(machine, messages.Swept(()), now)
     log += [(now, action) for action in actions]
     assert machine.phase == OVER
     check(log)
 
 
-def check(log: list[tuple[float, facts.Action]]) -> None:
+def check(log: list[tuple[float, messages.Action]]) -> None:
     """What holds of every life: one verdict, one end, no start after a stop began, every started step was stopped."""
     actions = [action for _, action in log]
-    assert sum(isinstance(action, facts.Conclude) for action in actions) == 1
-    assert sum(isinstance(action, facts.Sweep) for action in actions) == 1
-    assert isinstance(actions[-1], facts.Finish)
+    assert sum(isinstance(action, messages.Conclude) for action in actions) == 1
+    assert sum(isinstance(action, messages.Sweep) for action in actions) == 1
+    assert isinstance(actions[-1], messages.Finish)
     stop = next(i for i, action in enumerate(actions) if _begins_stop(action))
-    assert not [action for action in actions[stop:] if isinstance(action, (facts.Start, facts.Probe, facts.Resolve))]
-    killed = [action.step for action in actions if isinstance(action, facts.Kill)]
+    begins = (messages.Start, messages.Probe, messages.Resolve)
+    assert not [action for action in actions[stop:] if isinstance(action, begins)]
+    killed = [action.step for action in actions if isinstance(action, messages.Kill)]
     assert len(killed) == len(set(killed))
 
 
-def _begins_stop(action: facts.Action) -> bool:
-    return isinstance(action, facts.Announce) and action.state not in ("STARTING", "READY")
+def _begins_stop(action: messages.Action) -> bool:
+    return isinstance(action, messages.Announce) and action.state not in ("STARTING", "READY")

@@ -18,7 +18,6 @@ from trtdist.plan import Plan, Rank, Server, Step
 from trtdist.process import ProcessId
 from trtdist.slurm import states
 from trtdist.supervisor import deaths
-from trtdist.supervisor.facts import TaskEnded, TaskGone
 
 __all__ = [
     "FINAL_STATES",
@@ -247,7 +246,7 @@ class _Reconciler:
         vanished = [task for task in self.history.tasks.values() if self._gone(task)]
         if vanished and self.history.asked is None:
             start = vanished[0].start
-            return _failure_by(deaths.of_gone(TaskGone(start.step, start.name, 0.0)))
+            return _failure_by(deaths.of_gone(start.step, start.name, 0.0))
         return None
 
     def _outlived(self, task: TaskHistory) -> bool:
@@ -386,7 +385,7 @@ class _Reconciler:
 def _ended_first(task: TaskHistory) -> Failure:
     assert task.exit is not None
     end, start = task.exit, task.start
-    return _failure_by(deaths.of_task(TaskEnded(start.step, start.name, end.code, end.signal, task.exited)))
+    return _failure_by(deaths.of_task(start.step, start.name, end.code, end.signal, task.exited))
 
 
 def _failure_by(death: deaths.Death) -> Failure:

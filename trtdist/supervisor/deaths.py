@@ -9,10 +9,15 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from trtdist.plan import Step
-from trtdist.supervisor.facts import Death, Outcome, Settings, StartFailed, StepEnded, TaskEnded, TaskGone
-from trtdist.supervisor.state import State
+from trtdist.supervisor.facts import Death, Outcome, Settings
+
+# The command line tells deaths, too, and does without the state machine.
+if TYPE_CHECKING:
+    from trtdist.plan import Step
+    from trtdist.supervisor.messages import StartFailed, StepEnded
+    from trtdist.supervisor.state import State
 
 __all__ = [
     "Death",
@@ -37,16 +42,15 @@ _LAUNCHER_KILLED, _GONE, _TOLD, _LAUNCHER_ENDED = range(4)
 _NAMED = 4
 
 
-def of_task(event: TaskEnded) -> Death:
-    """The death that a shim told."""
-    how = how_it_ended(event.code, event.signal)
-    return Death(event.task, event.step, event.code, event.signal, event.at, how, _TOLD)
+def of_task(step: str, task: str, code: int | None, number: int | None, at: float) -> Death:
+    """The death that a shim told, by an exit code or a signal's number."""
+    return Death(task, step, code, number, at, how_it_ended(code, number), _TOLD)
 
 
-def of_gone(event: TaskGone) -> Death:
+def of_gone(step: str, task: str, at: float) -> Death:
     """The death of a task whose shim vanished: the shim was killed, and its program with it."""
     how = "vanished together with its shim, which had no time to say why"
-    return Death(event.task, event.step, None, None, event.at, how, _GONE)
+    return Death(task, step, None, None, at, how, _GONE)
 
 
 def of_step(step: Step, event: StepEnded) -> Death:

@@ -14,7 +14,7 @@ from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing
 from trtdist.slurm import argv, hostlist, parse, states
 from trtdist.slurm.runner import ask
-from trtdist.supervisor import facts
+from trtdist.supervisor import messages
 from trtdist.supervisor.remains import local_folder
 
 __all__ = ["InJob", "why_ended"]
@@ -35,20 +35,20 @@ class InJob:
         self._warning = warning
         self._say = say
 
-    async def meaning(self, name: str) -> facts.Input:
+    async def meaning(self, name: str) -> messages.Input:
         """TERM means the end of the job, unless the job still runs: then it was for the supervisor alone."""
         if name == "SIGUSR1":
-            return facts.TimeLimit(f"job {self._job} is near its time limit")
+            return messages.TimeLimit(f"job {self._job} is near its time limit")
         if name == "SIGINT":
-            return facts.StopAsked(True, None, f"interrupted ({name})")
+            return messages.StopAsked(True, None, f"interrupted ({name})")
         try:
             shown = parse.fields(await ask(argv.scontrol_show("job", self._job), _HURRY))
             if states.phase(shown.get("JobState", "")) == states.LIVE and not _preempted(shown):
-                return facts.StopAsked(True, None, f"interrupted ({name})")
+                return messages.StopAsked(True, None, f"interrupted ({name})")
             down = await self._nodes_down(shown)
         except TrtdistError as error:
             self._say(str(error))
-            return facts.EveryoneTerminated(f"job {self._job} was ended, and Slurm did not say why in time")
+            return messages.EveryoneTerminated(f"job {self._job} was ended, and Slurm did not say why in time")
         return why_ended(self._job, shown, down)
 
     async def _nodes_down(self, shown: Mapping[str, str]) -> list[str]:
@@ -64,7 +64,7 @@ class InJob:
         """The nodes as resolved, since Slurm takes those that are done off the list of a job that ends."""
         return ",".join(_resolved(self._run, "TRTDIST_NODES").split())
 
-    async def news(self) -> AsyncIterator[facts.Input]:
+    async def news(self) -> AsyncIterator[messages.Input]:
         """That the time limit is near; it is looked up again and again, since it can be changed."""
         while True:
             pause = _LOOK_EVERY
@@ -77,7 +77,7 @@ class InJob:
             if end is not None:
                 left = end - self._warning - time.time()
                 if left <= 0:
-                    yield facts.TimeLimit(f"job {self._job} reaches its time limit in {end - time.time():.0f} s")
+                    yield messages.TimeLimit(f"job {self._job} reaches its time limit in {end - time.time():.0f} s")
                     return
                 pause = min(pause, left)
             await asyncio.sleep(pause)
@@ -96,19 +96,19 @@ class InJob:
         return ()
 
 
-def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> facts.EveryoneTerminated:
+def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> messages.EveryoneTerminated:
     """Why Slurm ends a job, from `scontrol show job` and the nodes that are down.
 
     While processes are left the state is COMPLETING, whatever led to it.
     """
     state, reason = shown.get("JobState", ""), shown.get("Reason", "")
     if _preempted(shown):
-        return facts.EveryoneTerminated(f"job {job} was preempted by another job", certain=True)
+        return messages.EveryoneTerminated(f"job {job} was preempted by another job", certain=True)
     if down or state == "NODE_FAIL" or reason == "NodeDown":
-        return facts.EveryoneTerminated(f"job {job} lost {', '.join(down) or 'a node'}", "FAILED", 1, certain=True)
+        return messages.EveryoneTerminated(f"job {job} lost {', '.join(down) or 'a node'}", "FAILED", 1, certain=True)
     if state == "TIMEOUT" or reason == "TimeLimit":
-        return facts.EveryoneTerminated(f"job {job} reached its time limit", "TIMEOUT", 1, certain=True)
-    return facts.EveryoneTerminated(f"job {job} was cancelled (scancel)")
+        return messages.EveryoneTerminated(f"job {job} reached its time limit", "TIMEOUT", 1, certain=True)
+    return messages.EveryoneTerminated(f"job {job} was cancelled (scancel)")
 
 
 def _preempted(shown: Mapping[str, str]) -> bool:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import Any
 
 from trtdist.supervisor import deaths, stopping
-from trtdist.supervisor.facts import (
+from trtdist.supervisor.facts import Outcome
+from trtdist.supervisor.messages import (
     Action,
     Announce,
     Begin,
@@ -23,7 +24,6 @@ from trtdist.supervisor.facts import (
     EveryoneTerminated,
     Healthy,
     Input,
-    Outcome,
     PortTested,
     Probe,
     Reached,
@@ -153,12 +153,14 @@ def _on_task_ended(state: State, event: TaskEnded, now: float) -> Change:
     step = state.steps.get(event.step)
     if step is None or (step.step.kind == "canary" and event.code == 0):
         return state, []
-    return _on_task_death(state, step, deaths.of_task(event), now)
+    return _on_task_death(state, step, deaths.of_task(event.step, event.task, event.code, event.signal, event.at), now)
 
 
 def _on_task_gone(state: State, event: TaskGone, now: float) -> Change:
     step = state.steps.get(event.step)
-    return (state, []) if step is None else _on_task_death(state, step, deaths.of_gone(event), now)
+    if step is None:
+        return state, []
+    return _on_task_death(state, step, deaths.of_gone(event.step, event.task, event.at), now)
 
 
 def _on_task_death(state: State, step: StepState, death: deaths.Death, now: float) -> Change:

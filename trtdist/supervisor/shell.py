@@ -31,7 +31,7 @@ from trtdist.events import (
 from trtdist.plan import Plan
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
-from trtdist.supervisor import control, facts, verdict
+from trtdist.supervisor import control, facts, messages, verdict
 from trtdist.supervisor.head import Head
 from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
@@ -71,7 +71,7 @@ class Supervisor:
         self._tools = tools
         self._journal = tools.journal
         self._state = initial(plan, settings)
-        self._inbox: deque[facts.Input] = deque()
+        self._inbox: deque[messages.Input] = deque()
         self._events = EventReader(run.events, skip=_from_supervisor)
         self._requests = control.ControlReader(run)
         self._told: set[tuple[str, int]] = set()
@@ -90,7 +90,7 @@ class Supervisor:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._loop.add_reader(self._tools.launcher.fileno(), self._reconcile)
         self._loop.call_soon(self._tick)
-        self._feed(facts.Begin())
+        self._feed(messages.Begin())
         self._errand(self._follow())
         try:
             return await self._finished
@@ -103,7 +103,7 @@ class Supervisor:
 
     # What happens, told to the machine.
 
-    def _feed(self, *inputs: facts.Input) -> None:
+    def _feed(self, *inputs: messages.Input) -> None:
         """Tell the machine, in order, and do what it says; what that leads to is told after it."""
         busy = bool(self._inbox)
         self._inbox.extend(inputs)
@@ -122,7 +122,7 @@ class Supervisor:
             self._timer = None
         deadline = next_deadline(self._state)
         if deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._feed, facts.Tick())
+            self._timer = self._loop.call_at(deadline, self._feed, messages.Tick())
 
     def _tick(self) -> None:
         self._loop.call_later(TICK, self._tick)
@@ -131,7 +131,7 @@ class Supervisor:
             self._take(request)
         if self._journal.broken and not self._broke:
             self._broke = True
-            self._feed(facts.Broke(self._journal.broken))
+            self._feed(messages.Broke(self._journal.broken))
 
     def _reconcile(self) -> None:
         """Look at processes first and events after, so that a shim that told its end is not taken for vanished."""
@@ -142,46 +142,46 @@ class Supervisor:
         if inputs:
             self._feed(*inputs)
 
-    def _hear(self, record: Record) -> list[facts.Input]:
+    def _hear(self, record: Record) -> list[messages.Input]:
         event = record.event
         if isinstance(event, TaskStarted):
             self._tools.launcher.adopt(event)
-            return [facts.TaskBegan(event.step, event.name)]
+            return [messages.TaskBegan(event.step, event.name)]
         if isinstance(event, TaskExited):
             self._told.add((event.name, event.pid))
-            return [facts.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
+            return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
         if isinstance(event, Rung):
-            return [facts.Reached(event.name, event.rung)]
+            return [messages.Reached(event.name, event.rung)]
         if isinstance(event, Ready):
-            return [facts.CameReady()]
+            return [messages.CameReady()]
         return []
 
-    def _notice(self, end: Ended | Gone) -> list[facts.Input]:
+    def _notice(self, end: Ended | Gone) -> list[messages.Input]:
         if isinstance(end, Gone):
             task = end.task
             if (task.name, task.pid) in self._told:
                 return []
             self._journal.say(f"{task.name} vanished")
-            return [facts.TaskGone(task.step, task.name, end.at)]
+            return [messages.TaskGone(task.step, task.name, end.at)]
         self._journal.write(StepExited(end.step, end.code, end.signal))
         how = f"code {end.code}" if end.signal is None else f"signal {end.signal}"
         self._journal.say(f"step {end.step} ended: {how}")
         self._stop_asking(end.step)
-        return [facts.StepEnded(end.step, end.code, end.signal, end.at)]
+        return [messages.StepEnded(end.step, end.code, end.signal, end.at)]
 
     def _take(self, request: control.Request) -> None:
         self._journal.write(ControlTaken(request.name, request.action))
         if request.action == control.DOWN:
-            self._feed(facts.StopAsked(False, request.grace, "stopped by `trtdist down`"))
+            self._feed(messages.StopAsked(False, request.grace, "stopped by `trtdist down`"))
         elif request.action == control.INTERRUPT:
-            self._feed(facts.StopAsked(True, request.grace, "interrupted"))
+            self._feed(messages.StopAsked(True, request.grace, "interrupted"))
         else:
             self._journal.say(f"request {request.name} asks for {request.action!r}, which is not known; left alone")
 
     def _on_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         self._journal.say(f"got {name}")
-        self._feed(facts.SignalCame())
+        self._feed(messages.SignalCame())
         self._errand(self._understand(name))
 
     async def _understand(self, name: str) -> None:
@@ -200,27 +200,27 @@ class Supervisor:
 
     # What the machine says, done.
 
-    def _resolve(self, action: facts.Resolve) -> None:
+    def _resolve(self, action: messages.Resolve) -> None:
         self._errand(self._find_ports(action.service))
 
     async def _find_ports(self, service: str) -> None:
         try:
             await self._tools.head.resolve(service)
         except (TrtdistError, OSError) as error:
-            self._feed(facts.Unresolved(service, str(error)))
+            self._feed(messages.Unresolved(service, str(error)))
         else:
-            self._feed(facts.Resolved(service))
+            self._feed(messages.Resolved(service))
 
-    def _start(self, action: facts.Start) -> None:
+    def _start(self, action: messages.Start) -> None:
         try:
             first = self._tools.launcher.start(self._plan.step(action.step))
         except LaunchError as error:
-            self._inbox.append(facts.StartFailed(action.step, str(error), time.time()))
+            self._inbox.append(messages.StartFailed(action.step, str(error), time.time()))
             return
         self._journal.write(StepStarted(action.step, first.pid, first.started))
         self._journal.say(f"step {action.step} started, pid {first.pid}")
 
-    def _probe(self, action: facts.Probe) -> None:
+    def _probe(self, action: messages.Probe) -> None:
         self._stop_asking(action.step)
         self._asked_of[action.step] = self._errand(self._ask_health(action.step))
 
@@ -234,40 +234,40 @@ class Supervisor:
             url = await self._tools.head.healthy(service)
         self._journal.write(EndpointUp(service, url))
         self._journal.write(Rung(service, "answering", url))
-        self._feed(facts.Healthy(service, url))
+        self._feed(messages.Healthy(service, url))
 
     def _stop_asking(self, step: str) -> None:
         task = self._asked_of.pop(step, None)
         if task is not None:
             task.cancel()
 
-    def _test_port(self, action: facts.TestPort) -> None:
-        self._inbox.append(facts.PortTested(action.step, self._tools.head.port_taken(action.step)))
+    def _test_port(self, action: messages.TestPort) -> None:
+        self._inbox.append(messages.PortTested(action.step, self._tools.head.port_taken(action.step)))
 
-    def _signal(self, action: facts.Signal) -> None:
+    def _signal(self, action: messages.Signal) -> None:
         self._journal.say(f"{signal.Signals(action.number).name} to step {action.step}")
         self._stop_asking(action.step)
         self._tools.launcher.signal(action.step, action.number)
 
-    def _signal_task(self, action: facts.SignalTask) -> None:
+    def _signal_task(self, action: messages.SignalTask) -> None:
         self._tools.launcher.signal_task(action.step, action.task, action.number)
 
-    def _kill(self, action: facts.Kill) -> None:
+    def _kill(self, action: messages.Kill) -> None:
         self._journal.say(f"KILL to step {action.step}")
         self._tools.launcher.kill(action.step)
 
-    def _announce(self, action: facts.Announce) -> None:
+    def _announce(self, action: messages.Announce) -> None:
         self._journal.write(RunState(action.state, action.detail))
         self._journal.say(f"{action.state} {action.detail}".rstrip())
 
-    def _conclude(self, action: facts.Conclude) -> None:
+    def _conclude(self, action: messages.Conclude) -> None:
         try:
             verdict.write_once(self._run, verdict.compose(action.outcome, self._run, self._plan))
         except OSError as error:
             self._journal.say(f"{action.outcome.state}: {action.outcome.reason}")
             self._journal.say(f"cannot write {self._run.verdict}: {error.strerror}")
 
-    def _sweep(self, action: facts.Sweep) -> None:
+    def _sweep(self, action: messages.Sweep) -> None:
         self._errand(self._sweep_up(action.elsewhere))
 
     async def _sweep_up(self, elsewhere: bool) -> None:
@@ -280,13 +280,13 @@ class Supervisor:
             remains = self._remains()
         remains.remove_folder()
         left = await self._tools.around.clean() if elsewhere else ()
-        self._feed(facts.Swept((*remains.left(), *left)))
+        self._feed(messages.Swept((*remains.left(), *left)))
 
     def _remains(self) -> Remains:
         strays = [("a process that nobody recorded", process) for process in self._tools.strays()]
         return Remains((*self._tools.launcher.recorded(), *strays), local_folder(self._run))
 
-    def _finish(self, action: facts.Finish) -> None:
+    def _finish(self, action: messages.Finish) -> None:
         if not self._finished.done():
             self._finished.set_result(action.exit_code)
 
@@ -309,15 +309,15 @@ def _from_supervisor(line: bytes) -> bool:
 
 
 _PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {
-    facts.Resolve: Supervisor._resolve,
-    facts.Start: Supervisor._start,
-    facts.Probe: Supervisor._probe,
-    facts.TestPort: Supervisor._test_port,
-    facts.Signal: Supervisor._signal,
-    facts.SignalTask: Supervisor._signal_task,
-    facts.Kill: Supervisor._kill,
-    facts.Announce: Supervisor._announce,
-    facts.Sweep: Supervisor._sweep,
-    facts.Conclude: Supervisor._conclude,
-    facts.Finish: Supervisor._finish,
+    messages.Resolve: Supervisor._resolve,
+    messages.Start: Supervisor._start,
+    messages.Probe: Supervisor._probe,
+    messages.TestPort: Supervisor._test_port,
+    messages.Signal: Supervisor._signal,
+    messages.SignalTask: Supervisor._signal_task,
+    messages.Kill: Supervisor._kill,
+    messages.Announce: Supervisor._announce,
+    messages.Sweep: Supervisor._sweep,
+    messages.Conclude: Supervisor._conclude,
+    messages.Finish: Supervisor._finish,
 }

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from trtdist.supervisor import deaths
-from trtdist.supervisor.facts import (
+from trtdist.supervisor.facts import Outcome
+from trtdist.supervisor.messages import (
     Action,
     Announce,
     Conclude,
     EveryoneTerminated,
     Finish,
     Kill,
-    Outcome,
     Signal,
     SignalTask,
     StopAsked,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from trtdist.supervisor import facts
+from trtdist.supervisor import messages
 
 __all__ = ["Alone", "Surroundings"]
 
@@ -16,11 +16,11 @@ __all__ = ["Alone", "Surroundings"]
 class Surroundings(Protocol):
     """What the supervisor asks about the place where it runs."""
 
-    async def meaning(self, name: str) -> facts.Input:
+    async def meaning(self, name: str) -> messages.Input:
         """What a signal to the supervisor means, such as SIGTERM."""
         ...
 
-    def news(self) -> AsyncIterator[facts.Input]:
+    def news(self) -> AsyncIterator[messages.Input]:
         """What is going to happen to the run from outside, for as long as it lasts."""
         ...
 
@@ -32,13 +32,13 @@ class Surroundings(Protocol):
 class Alone:
     """A plain process on one machine: every signal is somebody's wish."""
 
-    async def meaning(self, name: str) -> facts.Input:
+    async def meaning(self, name: str) -> messages.Input:
         """An interruption."""
-        return facts.StopAsked(True, None, f"interrupted ({name})")
+        return messages.StopAsked(True, None, f"interrupted ({name})")
 
-    async def news(self) -> AsyncIterator[facts.Input]:
+    async def news(self) -> AsyncIterator[messages.Input]:
         """None."""
-        nothing: tuple[facts.Input, ...] = ()
+        nothing: tuple[messages.Input, ...] = ()
         for event in nothing:
             yield event
 

@@ -1,0 +1,313 @@
+"""What the supervisor's state machine hears and says: its inputs and actions, as frozen facts.
+
+`now` is a monotonic clock in seconds, read by deadlines only. `at` is seconds since the epoch, as in the event files,
+and orders deaths. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+from trtdist.supervisor.facts import Outcome
+
+__all__ = [
+    "Action",
+    "Announce",
+    "Begin",
+    "Broke",
+    "CameReady",
+    "Conclude",
+    "EveryoneTerminated",
+    "Finish",
+    "Healthy",
+    "Input",
+    "Kill",
+    "PortTested",
+    "Probe",
+    "Reached",
+    "Resolve",
+    "Resolved",
+    "Signal",
+    "SignalCame",
+    "SignalTask",
+    "Start",
+    "StartFailed",
+    "StepEnded",
+    "StopAsked",
+    "Sweep",
+    "Swept",
+    "TaskBegan",
+    "TaskEnded",
+    "TaskGone",
+    "TestPort",
+    "Tick",
+    "TimeLimit",
+    "Unresolved",
+]
+
+
+# What the machine hears.
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The supervisor is up; the run may start."""
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Nothing but time went by."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Addresses and ports are written; `service` "" means all of them."""
+
+    service: str
+
+
+@dataclass(frozen=True)
+class Unresolved:
+    """Addresses and ports could not be found; `reason` is a sentence."""
+
+    service: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class StartFailed:
+    """The file of a step could not be started; `reason` finishes the sentence "gen.0 could not be started: ..."."""
+
+    step: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
+class StepEnded:
+    """The first process of a step ended; for an end by signal, `at` is when it was last seen alive."""
+
+    step: str
+    code: int | None
+    signal: int | None
+    at: float
+
+
+@dataclass(frozen=True)
+class TaskBegan:
+    """A shim told that its task runs."""
+
+    step: str
+    task: str
+
+
+@dataclass(frozen=True)
+class TaskEnded:
+    """A shim told that its task ended."""
+
+    step: str
+    task: str
+    code: int | None
+    signal: int | None
+    at: float
+
+
+@dataclass(frozen=True)
+class TaskGone:
+    """The shim of a task vanished without a word; `at` is when it was last seen alive."""
+
+    step: str
+    task: str
+    at: float
+
+
+@dataclass(frozen=True)
+class PortTested:
+    """Whether the port of a service that died before it was healthy is in other hands."""
+
+    step: str
+    taken: bool
+
+
+@dataclass(frozen=True)
+class Healthy:
+    """A service, known to be ours, answers at `url`."""
+
+    step: str
+    url: str
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A server or program reached a rung of the readiness ladder."""
+
+    name: str
+    rung: str
+
+
+@dataclass(frozen=True)
+class CameReady:
+    """The canary said that every server took part in an answered prompt."""
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """Somebody wants the end. `interrupt` tells Ctrl-C or TERM from `down`; `grace` None leaves it to us."""
+
+    interrupt: bool
+    grace: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class SignalCame:
+    """The supervisor got a signal; what it means is told by a later input."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The scheduler will end the job soon; `reason` is a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class EveryoneTerminated:
+    """TERM reached every process of the run at this instant and no new step can start.
+
+    `state` and `exit_code` are for the verdict. `certain` says that the scheduler names the cause itself, so that no
+    death that was seen just before is taken for it.
+    """
+
+    reason: str
+    state: str = "INTERRUPTED"
+    exit_code: int = 130
+    certain: bool = False
+
+
+@dataclass(frozen=True)
+class Broke:
+    """The supervisor itself cannot go on; `reason` is a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Swept:
+    """The last look for leftovers is done; `left` names what could not be removed."""
+
+    left: tuple[str, ...]
+
+
+Input = Union[
+    Begin,
+    Tick,
+    Resolved,
+    Unresolved,
+    StartFailed,
+    StepEnded,
+    TaskBegan,
+    TaskEnded,
+    TaskGone,
+    PortTested,
+    Healthy,
+    Reached,
+    CameReady,
+    StopAsked,
+    SignalCame,
+    TimeLimit,
+    EveryoneTerminated,
+    Broke,
+    Swept,
+]
+
+
+# What the machine says.
+
+
+@dataclass(frozen=True)
+class Resolve:
+    """Find addresses and ports, of all ("") or again of one service; answered by Resolved or Unresolved."""
+
+    service: str
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start the file of a step; answered by StartFailed when that is impossible."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Ask a service for its health until it is healthy or ends; answered by Healthy."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class TestPort:
+    """Look whether the port of a service is taken; answered by PortTested."""
+
+    __test__ = False
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Signal:
+    """Send a signal to every task of a step."""
+
+    step: str
+    number: int
+
+
+@dataclass(frozen=True)
+class SignalTask:
+    """Send a signal to one task that came up while its step was being stopped."""
+
+    step: str
+    task: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End every process of a step at once."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Announce:
+    """Tell the world the state of the run."""
+
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Kill whatever is left and remove the node-local folder, on the other nodes too if `elsewhere`; answered by
+    Swept."""
+
+    elsewhere: bool = True
+
+
+@dataclass(frozen=True)
+class Conclude:
+    """Write the verdict."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The supervisor may go, with this exit code."""
+
+    exit_code: int
+
+
+Action = Union[Resolve, Start, Probe, TestPort, Signal, SignalTask, Kill, Announce, Sweep, Conclude, Finish]
