@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trtdist.cli.bringup import BringUp
     from trtdist.cli.following import Following
     from trtdist.rundir import RunDir
-    from trtdist.supervisor.facts import Settings
+    from trtdist.supervisor.facts import Outcome, Settings
     from trtdist.topology import Topology
 
 __all__ = ["command", "conclude", "until_ready"]
@@ -116,20 +116,27 @@ def _settings(topology: Topology) -> Settings:
 
 def _start(bring_up: BringUp, signals: StopSignals, settings: Settings) -> Following:
     """Make the run directory and start the supervisor; a run that does not get that far says so in its verdict."""
-    from trtdist.cli.aftermath import bury
-    from trtdist.cli.following import Following
     from trtdist.supervisor.facts import Outcome
 
     run = bring_up.prepare()
     if signals.wait(0) is not None:
-        bury(run, Outcome("INTERRUPTED", 130, "interrupted before anything was started"))
+        _bury(run, Outcome("INTERRUPTED", 130, "interrupted before anything was started"))
         raise InterruptedRunError("interrupted before anything was started")
     try:
         supervised = bring_up.supervise(run)
     except TrtdistError as error:
-        bury(run, Outcome("FAILED", 1, str(error)))
+        _bury(run, Outcome("FAILED", 1, str(error)))
         raise
+    # Imported while the supervisor starts.
+    from trtdist.cli.following import Following
+
     return Following(run, supervised, signals, settings)
+
+
+def _bury(run: RunDir, outcome: Outcome) -> None:
+    from trtdist.cli.aftermath import bury
+
+    bury(run, outcome)
 
 
 def until_ready(following: Following) -> bool:

@@ -20,14 +20,12 @@ from trtdist.rundir import RunDir
 from trtdist.supervisor import lineage, verdict
 from trtdist.supervisor.facts import Outcome, Settings
 from trtdist.supervisor.head import Head
-from trtdist.supervisor.in_job import InJob
 from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Launcher
 from trtdist.supervisor.local_head import LocalHead
 from trtdist.supervisor.local_launcher import LocalLauncher
 from trtdist.supervisor.remains import Remains, local_folder
 from trtdist.supervisor.shell import STOP_SIGNALS, Supervisor, Tools
-from trtdist.supervisor.slurm_launcher import SlurmLauncher
 from trtdist.supervisor.surroundings import Alone, Surroundings
 
 __all__ = ["main"]
@@ -70,6 +68,10 @@ def _local(run: RunDir, given: argparse.Namespace) -> tuple[Launcher, Surroundin
 
 def _in_job(run: RunDir, given: argparse.Namespace, journal: Journal) -> tuple[Launcher, Surroundings, Settings]:
     """Everything takes longer through Slurm, and what other nodes write shows up late."""
+    # A run on one machine starts sooner without what speaks to Slurm.
+    from trtdist.supervisor.in_job import InJob
+    from trtdist.supervisor.slurm_launcher import SlurmLauncher
+
     job = os.environ["SLURM_JOB_ID"]
     settings = Settings(given.ready_timeout, given.service_timeout, given.start_timeout, grace=given.grace)
     settings = replace(settings, settle=0.5, failure_grace=2.0, kill_wait=5.0)

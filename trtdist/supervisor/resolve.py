@@ -23,7 +23,6 @@ from trtdist.services.address import host_port
 from trtdist.services.binaries import find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
 from trtdist.services.tls import SWITCH
-from trtdist.supervisor.job_nodes import job_nodes, look_at_nodes, mpi_type
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
 from trtdist.supervisor.ports import PortClaims
 
@@ -96,7 +95,7 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
     local = local_dir(run.run_id)
     _make_folder(local)
     slurm = given.get("TRTDIST_LAUNCHER") == "slurm"
-    nodes = _of_job(run, given, environ, local, claims) if slurm else [Node(socket.gethostname(), _LOOPBACK)]
+    nodes, launching = _in_job(run, given, environ, local, claims) if slurm else _here(environ)
     values = {
         "TRTDIST_RUN_ID": run.run_id,
         "TRTDIST_RUN_DIR": str(run.path),
@@ -106,7 +105,7 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
         "TRTDIST_ADDRESSES": " ".join(node.address for node in nodes),
         "TRTDIST_HEAD_ADDRESS": nodes[0].address,
         **({"TRTDIST_PORT_RANGE": given["TRTDIST_PORT_RANGE"]} if "TRTDIST_PORT_RANGE" in given else {}),
-        **({"TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"} if slurm else {"TRTDIST_MPIEXEC": find_mpiexec(environ)}),
+        **launching,
         "TRTDIST_STAMP": secrets.token_hex(8),
     }
     for name, service in _SERVICES.items():
@@ -166,10 +165,21 @@ def _range(values: Mapping[str, str]) -> Sequence[int] | None:
     return range(int(low), int(high) + 1) if low else None
 
 
-def _of_job(
+def _here(environ: Mapping[str, str]) -> tuple[list[Node], dict[str, str]]:
+    """This machine as the only node, and the variables that launching takes here."""
+    return [Node(socket.gethostname(), _LOOPBACK)], {"TRTDIST_MPIEXEC": find_mpiexec(environ)}
+
+
+def _in_job(
     run: RunDir, given: Mapping[str, str], environ: Mapping[str, str], local: Path, claims: PortClaims
-) -> list[Node]:
-    """The nodes of the job that the run needs, the head first; each was looked at."""
+) -> tuple[list[Node], dict[str, str]]:
+    """The nodes of the job that the run needs, the head first, and the variables that launching takes there.
+
+    Each node was looked at.
+    """
+    # A run on one machine starts sooner without what speaks to Slurm.
+    from trtdist.supervisor.job_nodes import job_nodes, look_at_nodes, mpi_type
+
     names = job_nodes(environ, from_json(run.plan.read_text(encoding="utf-8")).allocation.nodes)
     try:
         _, head = choose(given.get("TRTDIST_INTERFACE", ""), given.get("TRTDIST_SUBNET", ""), names[1:2])
@@ -179,7 +189,8 @@ def _of_job(
     family = socket.AF_INET6 if ":" in head else socket.AF_INET
     addresses = look_at_nodes(run, names, given, local, socket.create_server((head, port), family=family, backlog=1024))
     claims.release([port])
-    return [Node(name, address) for name, address in zip(names, [head, *addresses[1:]])]
+    nodes = [Node(name, address) for name, address in zip(names, [head, *addresses[1:]])]
+    return nodes, {"TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"}
 
 
 def _make_folder(path: Path) -> None:
