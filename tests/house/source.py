@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-__all__ = ["ROOT", "SHELLCHECK", "modules", "parse", "tracked"]
+__all__ = ["ROOT", "SHELLCHECK", "VERMIN", "modules", "parse", "tracked"]
 
 ROOT = Path(__file__).resolve().parents[2]
 # Also when the environment is not on PATH.
-SHELLCHECK = str(Path(sys.executable).with_name("shellcheck"))
+SHELLCHECK, VERMIN = (str(Path(sys.executable).with_name(name)) for name in ("shellcheck", "vermin"))
 
 
 def modules() -> list[Path]:

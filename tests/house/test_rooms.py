@@ -13,7 +13,7 @@ from pathlib import Path
 import nats
 import pytest
 
-from tests.house.source import ROOT, modules, parse
+from tests.house.source import ROOT, VERMIN, modules, parse
 
 ROOMS = (
     "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "serving", "engines",
@@ -86,6 +86,23 @@ def test_what_runs_on_nodes_needs_only_the_standard_library(path: Path) -> None:
         allowed |= {"jinja2", "uvloop"}
     tops = {name.split(".")[0] for name in imports(parse(path), path)}
     assert tops <= allowed, f"{path.relative_to(ROOT)} imports {sorted(tops - allowed)}"
+
+
+def newer_than_3_9(paths: list[Path]) -> str:
+    """What modules use that Python 3.9 does not have, also within functions; "" for nothing."""
+    command = [VERMIN, "--target=3.9-", "--no-tips", "--violations", "--quiet", *map(str, paths)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout + found.stderr if found.returncode else ""
+
+
+def test_node_rooms_use_nothing_that_python_3_9_does_not_have() -> None:
+    assert newer_than_3_9(node_modules()) == ""
+
+
+def test_what_is_newer_than_python_3_9_is_found_in_functions(tmp_path: Path) -> None:
+    module = tmp_path / "newer.py"
+    module.write_text("def pairs(a, b):\n    return list(zip(a, b, strict=True))\n")
+    assert "zip(strict)" in newer_than_3_9([module])
 
 
 def oldest_python() -> str | None:
