@@ -11,6 +11,7 @@ of processes and the load of the engine.
 from __future__ import annotations
 
 import argparse
+import compileall
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import trtdist
 from trtdist.events import EndpointUp, EventReader, Record, Rung, StepStarted, SupervisorStarted
 from trtdist.observe.runs import find_run
 from trtdist.observe.snapshot import RunReader, Snapshot
@@ -38,7 +40,7 @@ class Stack:
     def trtdist(self, *arguments: str) -> float:
         """Run a command; returns its wall time in seconds."""
         began = time.perf_counter()
-        program = [sys.executable, "-c", "from trtdist.cli.main import main; main()", *arguments]
+        program = [sys.executable, "-c", "from trtdist.cli.__main__ import main; main()", *arguments]
         subprocess.run(program, env=self.environ, stdout=subprocess.DEVNULL, check=True)
         return time.perf_counter() - began
 
@@ -136,7 +138,8 @@ def idle_cpu(stack: Stack, seconds: float) -> float:
 
 
 def measure(file: Path, idle: float) -> dict[str, object]:
-    """Everything, for one run."""
+    """Everything, for one run, with the bytecode that an installation has."""
+    compileall.compile_dir(Path(trtdist.__file__).parent, quiet=1)
     with tempfile.TemporaryDirectory(prefix="trtdist-bench.") as runs:
         stack = Stack({**os.environ, "TRTDIST_RUNS": runs})
         began = time.time()

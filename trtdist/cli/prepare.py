@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from trtdist.cli.given import Given, chosen_binary, given_local, given_slurm
@@ -105,10 +106,13 @@ def _fill(run: RunDir, topology: Topology, plan: Plan, files: Mapping[str, str],
 
 
 def _copy_site(site: Path) -> None:
-    """Copy what the programs of a run import, with the times of the originals."""
+    """Copy what the programs of a run import, and the bytecode that there is of it, with the times of the originals.
+
+    By these Python knows that bytecode belongs to a source; one of another version passes it over.
+    """
     folders = {site}
     site.mkdir(mode=0o700)
-    for name, source in site_files().items():
+    for name, source in _with_bytecode(site_files()).items():
         target = site / name
         if target.parent not in folders:
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -116,6 +120,16 @@ def _copy_site(site: Path) -> None:
         shutil.copyfile(source, target)
         status = source.stat()
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def _with_bytecode(files: Mapping[str, Path]) -> dict[str, Path]:
+    """Else every process of a run that starts beside others compiles all that it imports."""
+    found = dict(files)
+    for name, source in files.items():
+        compiled = Path(cache_from_source(source))
+        if compiled.is_file():
+            found[f"{os.path.dirname(name)}/__pycache__/{compiled.name}"] = compiled
+    return found
 
 
 def _point(link: Path, target: str) -> None:
