@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -256,8 +255,3 @@ def test_prompts_that_cannot_be_read(fake: FakeRun, tmp_path: Path) -> None:
     assert "give one of them" in refusal("--prompt", "a", "--prompt-file", "b", kind=InputError)
     assert "no UTF-8: byte 3" in refusal("--prompt-file", str(tmp_path / "latin"), kind=InputError)
     assert "cannot read the prompt from /nowhere: No such file" in refusal("--prompt-file", "/nowhere", kind=InputError)
-
-
-def test_the_help_needs_no_client_of_nats() -> None:
-    code = "import sys, trtdist.cli.client; sys.exit(any(name in sys.modules for name in ('nats', 'rich')))"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,4 @@
-"""The shell scripts of the repository, and what the command line imports."""
+"""The shell scripts of the repository, and what the wheel holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 from tests.house.source import ROOT, SHELLCHECK, tracked
 
 SHELL = [path for path in tracked() if path.suffix == ".sh" or path.read_bytes().startswith(b"#!/usr/bin/env bash")]
-HEAVY = {"pydantic", "jinja2", "rich", "nats", "yaml", "asyncio", "numpy"}
 
 
 @pytest.mark.parametrize("script", SHELL, ids=lambda script: str(script.relative_to(ROOT)))
@@ -34,21 +33,6 @@ def test_why_an_environment_is_made_anew(tmp_path: Path, was: str, words: str) -
     program = f". {ROOT / 'scripts' / 'lib-python.sh'}; why_anew {tmp_path} '/usr/bin/python3 3 12 1 dev F R 1 2'"
     found = subprocess.run(["bash", "-euc", program], capture_output=True, text=True, check=True)
     assert found.stdout.startswith(str(tmp_path)) and words in found.stdout
-
-
-def imported_by(code: str) -> set[str]:
-    program = f"import sys\ntry:\n    {code}\nexcept SystemExit: pass\nprint(*sys.modules, file=sys.stderr)"
-    found = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True, check=True)
-    return {name.split(".")[0] for name in found.stderr.split()}
-
-
-def test_help_imports_nothing_heavy() -> None:
-    assert imported_by("from trtdist.cli.main import main; main()") & HEAVY == set()
-
-
-@pytest.mark.parametrize("name", ["status", "logs"])
-def test_looking_at_a_run_imports_nothing_heavy(name: str) -> None:
-    assert imported_by(f"import trtdist.cli.{name}") & HEAVY == set()
 
 
 @pytest.mark.long
