@@ -170,3 +170,24 @@ def test_the_schema_is_one_json_object(called: Called) -> None:
     ended, out, _ = called("schema")
     assert ended == 0
     assert json.loads(out)["title"] == "trtdist topology"
+
+
+def test_what_no_node_can_hold_is_told_with_the_change_that_helps(called: Called) -> None:
+    Path("a.yaml").write_text("name: demo\nmodel: org/model\nservers: {tp_size: 16}\nslurm: {nodes: 1}\n")
+    code, _, errors = called("validate", "a.yaml")
+    assert code == 2
+    assert errors.startswith("a.yaml:4:8: error[TRT029]: the 16 ranks of one server (servers) need a GPU each")
+    assert "--set slurm.nodes=2" in errors
+
+
+def test_sizes_are_read_from_a_model_that_can_be_seen(called: Called) -> None:
+    Path("model").mkdir()
+    config = {"num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 2, "hidden_size": 4096}
+    Path("model/config.json").write_text(json.dumps(config))
+    Path("model/tokenizer.json").write_text("{}")
+    Path("model/model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    Path("a.yaml").write_text("name: demo\nmodel: ./model\nservers: {tp_size: 6}\n")
+    code, _, errors = called("validate", "a.yaml")
+    assert code == 2 and "error[TRT220]: servers: 6 ranks cannot share the model's 32 attention heads" in errors
+    code, out, errors = called("submit", "a.yaml", "--dry-run", "--set", "servers.enable_overlap_scheduler=true")
+    assert code == 2 and "TRT220" in errors and not out

@@ -26,8 +26,9 @@ def test_examples_show_the_code(checked: Check, code: Code) -> None:
 
 
 def test_every_code_that_is_used_is_explained() -> None:
-    folder = Path(trtdist.topology.__file__).parent
-    used = {code for path in folder.glob("*.py") for code in re.findall(r"TRT\d{3}", path.read_text())}
+    folder = Path(trtdist.topology.__file__).parents[1]
+    sources = [*(folder / "topology").rglob("*.py"), *(folder / "cli").glob("*.py")]
+    used = {code for path in sources for code in re.findall(r"TRT\d{3}", path.read_text())}
     assert used == set(CODES)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,10 +27,10 @@ def command(file: Path, overrides: tuple[str, ...], resolved: bool, as_json: boo
     Nothing is started. The exit code is 0 when the topology can be used, 2 when it cannot; `trtdist explain CODE`
     tells more about a problem.
     """
-    from trtdist.cli.model_paths import model_problem
-    from trtdist.topology import check, dump
+    from trtdist.cli.checking import checked_with_room
+    from trtdist.topology import dump
 
-    checked = check(file, overrides=overrides, environ=os.environ, model_check=model_problem)
+    checked = checked_with_room(file, overrides)
     if as_json:
         click.echo(_as_json(file, checked))
     else:
