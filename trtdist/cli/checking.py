@@ -12,7 +12,7 @@ from trtdist.cli.model_paths import model_facts, model_problem
 from trtdist.topology import Checked, InvalidTopologyError, Topology, check
 from trtdist.topology.diagnostics import report
 
-__all__ = ["checked_with_room", "usable"]
+__all__ = ["checked_with_room", "room_problem", "usable"]
 
 
 def checked_with_room(file: Path, overrides: Sequence[str]) -> Checked:
@@ -23,11 +23,12 @@ def checked_with_room(file: Path, overrides: Sequence[str]) -> Checked:
         environ=os.environ,
         model_check=model_problem,
         model_facts=model_facts,
-        room_check=_room_problem,
+        room_check=room_problem,
     )
 
 
-def _room_problem(topology: Topology) -> str:
+def room_problem(topology: Topology) -> str:
+    """Why the nodes of a topology cannot hold it, with the smallest changes that help; "" when they can."""
     from trtdist.planning import PlanError, Target, plan
 
     try:

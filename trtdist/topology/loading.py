@@ -27,7 +27,7 @@ from trtdist.topology.values import section
 if TYPE_CHECKING:
     from trtdist.topology.lint.model_facts import ModelFacts
 
-__all__ = ["Checked", "FactsOfModel", "ModelCheck", "RoomCheck", "check", "dump", "load", "load_site"]
+__all__ = ["Checked", "FactsOfModel", "ModelCheck", "RoomCheck", "check", "check_text", "dump", "load", "load_site"]
 
 
 @dataclass(frozen=True)
@@ -80,24 +80,52 @@ def check(
     room_check: RoomCheck = _trusting,
 ) -> Checked:
     """The topology of a file with all its problems."""
-    problems = Problems()
-    topology: Topology | None = None
-    try:
-        root = _tree(path, overrides, environ, problems)
+
+    def judge(problems: Problems) -> Topology | None:
+        root = _tree(*read_text(path, 0, problems), overrides, environ, problems)
         topology = _topology(root, problems)
         if topology is not None:
             topology = absolute(topology, os.path.dirname(os.path.abspath(path)), environ)
             if problem := model_check(topology):
                 problems.error("TRT028", problem, at(root, ("model",)))
-            if problem := room_check(topology):
-                problems.error("TRT029", problem, at(root, ("slurm",)))
-            if topology.engine == "tensorrt_llm":
-                _lint(topology, root, problems, model_facts)
+            _look(topology, root, problems, model_facts, room_check)
+        return topology
+
+    return _checked(judge)
+
+
+def check_text(text: str, name: str, *, environ: Mapping[str, str], room_check: RoomCheck = _trusting) -> Checked:
+    """The topology of a text that is in no file yet, called `name` in its problems; its paths stay as they are."""
+
+    def judge(problems: Problems) -> Topology | None:
+        root = _tree(text, Source(name, 0, tuple(text.splitlines())), (), environ, problems)
+        topology = _topology(root, problems)
+        if topology is not None:
+            _look(topology, root, problems, _blind, room_check)
+        return topology
+
+    return _checked(judge)
+
+
+def _checked(judge: Callable[[Problems], Topology | None]) -> Checked:
+    problems = Problems()
+    try:
+        topology = judge(problems)
     except InvalidTopologyError:
         # Whoever stopped the reading has noted why.
         topology = None
     found = tuple(sorted(set(problems.found), key=lambda diagnostic: diagnostic.sort_key))
     return Checked(None if problems.errors else topology, found)
+
+
+def _look(
+    topology: Topology, root: Section, problems: Problems, model_facts: FactsOfModel, room_check: RoomCheck
+) -> None:
+    """Note what only a whole topology shows."""
+    if problem := room_check(topology):
+        problems.error("TRT029", problem, at(root, ("slurm",)))
+    if topology.engine == "tensorrt_llm":
+        _lint(topology, root, problems, model_facts)
 
 
 def _lint(topology: Topology, root: Section, problems: Problems, model_facts: FactsOfModel) -> None:
@@ -126,8 +154,9 @@ def _written(section: BaseModel) -> dict[str, Any]:
     return {**data, **(section.__pydantic_extra__ or {})}
 
 
-def _tree(path: Path, overrides: Sequence[str], environ: Mapping[str, str], problems: Problems) -> Section:
-    text, source = read_text(path, 0, problems)
+def _tree(
+    text: str, source: Source, overrides: Sequence[str], environ: Mapping[str, str], problems: Problems
+) -> Section:
     root = read(text, source, problems)
     if root is None:
         problems.fatal("TRT005", "is empty; `name`, `model` and servers are needed", _start(source))

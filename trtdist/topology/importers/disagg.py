@@ -8,6 +8,7 @@ a URL in both sections is one server for both roles.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from trtdist.topology.importers.draft import Document, Draft, Fields, merged, name_of
@@ -50,9 +51,10 @@ def disagg(document: Document, draft: Draft, own: dict[str, dict[str, Any]], ori
     top = draft.fields(document)
     draft.put("name", name_of(draft.wishes.name, document.name.rsplit("/", 1)[-1].rpartition(".")[0]))
     model = top.text("model")
-    draft.data.setdefault("model", model)
-    if model is not None and draft.data["model"] != model:
-        draft.lose("model", top.at("model"), f"{draft.data['model']} is served, as the other files or options say")
+    served = draft.data.get("model") or model
+    draft.data["model"] = served
+    if model not in (None, served):
+        draft.lose("model", top.at("model"), f"{served} is served, as the other files or options say")
     _front_end(top, draft)
     shared = _shared(top, draft)
     sections = {side: top.inner(side) for side in SIDES}
@@ -108,13 +110,20 @@ def _section(fields: Fields, urls: list[str], shared: dict[str, Any], draft: Dra
     fields.inner("router")
     leave_backend(fields, draft)
     own = engine_arguments(fields, draft)
-    for key, value in shared.items():
-        if key in own and own[key] != value and not isinstance(value, dict):
-            draft.lose(
-                key, fields.at(key), f"{fields.path} says otherwise and counts; TensorRT-LLM refuses such a file"
-            )
+    for path in _contradicted(shared, own):
+        why = f"{path} of {fields.path} counts, and the top level says otherwise"
+        draft.lose(path, fields.at(path.partition(".")[0]), why)
     kept = merged(shared, own)
     return {"num_instances": count, **kept}
+
+
+def _contradicted(shared: dict[str, Any], own: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Paths to which the top level and a section give different values."""
+    for key, value in shared.items():
+        if isinstance(value, dict) and isinstance(own.get(key), dict):
+            yield from _contradicted(value, own[key], f"{above}{key}.")
+        elif key in own and own[key] != value:
+            yield f"{above}{key}"
 
 
 def _both_sides_or_one(
@@ -142,6 +151,10 @@ def _both_sides_or_one(
             "0 leaves one role, which answers alone here: the others are `servers`",
         )
         draft.put("servers", {key: value for key, value in other.items() if key != "cache_transceiver_config"})
+        if "cache_transceiver_config" in other:
+            alone = sections[SIDES[1] if side == SIDES[0] else SIDES[0]]
+            key = "cache_transceiver_config"
+            draft.lose(alone.named(key), alone.at(key), "servers that answer alone transfer nothing")
         return
     draft.put(SIDES[0], context)
     draft.put(SIDES[1], generation)

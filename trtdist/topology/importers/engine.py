@@ -52,7 +52,7 @@ def leave_backend(fields: Fields, draft: Draft) -> None:
     """Take the choice of an engine out: there is only PyTorch, which is also what newer releases have alone."""
     backend = fields.text("backend")
     if backend in ("pytorch", "_torch"):
-        draft.change(fields.named("backend"), fields.at("backend"), "is the engine in any case and need not be said")
+        draft.change(fields.named("backend"), fields.at("backend"), "PyTorch is the engine in any case")
     elif backend is not None:
         why = f"trtdist drives the PyTorch engine and not {backend}, whose arguments differ"
         draft.lose(fields.named("backend"), fields.at("backend"), why)

@@ -39,6 +39,7 @@ _ORDER = [
     "servers",
     "router",
     "container",
+    "network",
     "slurm",
     "timeouts",
 ]
@@ -114,16 +115,20 @@ def _take(kind: str, document: Document, parts: list[tuple[str, Document]], draf
     own, original = _engines(engines, draft)
     if kind == disagg.FORMAT:
         disagg.disagg(document, draft, own, original)
-        if original is not None:
-            draft.put("launch", "mpi_world")
-        else:
-            draft.put("launch", "per_server")
+        # The original's transfers, and those that say so, need one MPI world.
+        mpi = original is not None or any(_transfer(draft.data.get(side)) == "MPI" for side in disagg.SIDES)
+        draft.put("launch", "mpi_world" if mpi else "per_server")
     elif kind == benchmark.FORMAT:
         benchmark.benchmark(document, draft)
     elif kind == srtslurm.FORMAT:
         srtslurm.srtslurm(document, draft, cluster[0] if cluster else None)
     else:
         aiconfigurator.aiconfigurator(document, draft, own)
+
+
+def _transfer(section: dict[str, Any] | None) -> Any:
+    config = (section or {}).get("cache_transceiver_config")
+    return config.get("backend") if isinstance(config, dict) else None
 
 
 def _engines(

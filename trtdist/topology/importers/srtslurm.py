@@ -90,6 +90,12 @@ def srtslurm(document: Document, draft: Draft, cluster: Document | None) -> None
     _environment(top, draft)
     _patience(top, draft)
     draft.lose_rest(top, _KNOWN)
+    if site is not None:
+        draft.put("network.interface", site.text("network_interface"))
+        for table in ("model_paths", "containers"):
+            # Aliases that the recipe does not use are no part of it.
+            site.value(table)
+        draft.lose_rest(site, _KNOWN)
 
 
 def _refuse_others(top: Fields, document: Document) -> None:

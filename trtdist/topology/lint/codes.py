@@ -89,8 +89,8 @@ LINT_CODES = (
     Code(
         "TRT213",
         "the overlap scheduler on context servers",
-        "Context servers hand each request over after its first token and do not support the overlap scheduler;"
-        " TensorRT-LLM's own examples turn it off there.",
+        "Context servers hand each request over after its first token; before 1.3 TensorRT-LLM documents that they do"
+        " not support the overlap scheduler, and its examples turn it off there.",
         _sides("{disable_overlap_scheduler: false}", "{}"),
         _sides("{disable_overlap_scheduler: true}", "{}"),
     ),
