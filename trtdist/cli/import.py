@@ -96,8 +96,12 @@ def _tell(imported: Imported, text: str, checked: Checked, output: Path | None, 
     if output is None:
         click.echo(text, nl=False)
     else:
-        more = f"; {len(lost)} keys are not carried over and listed in it" if lost else ""
+        more = f"; {_counted(len(lost))} not carried over and listed in it" if lost else ""
         click.echo(f"{output} is written from {imported.format}{more}")
+
+
+def _counted(number: int) -> str:
+    return "1 key is" if number == 1 else f"{number} keys are"
 
 
 def _as_json(imported: Imported, text: str, output: Path | None) -> dict[str, Any]:
