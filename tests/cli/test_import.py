@@ -3,32 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from trtdist.cli.main import main
-
 IMPORTS = Path(__file__).parents[1] / "topology" / "imports"
 Called = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Calls `trtdist` in a folder of its own: exit code, output, errors."""
-    monkeypatch.setenv("TRTDIST_SITE", "")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trtdist", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert isinstance(ended.value.code, int)
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 def test_a_file_is_written_that_validates_and_says_what_is_missing(called: Called) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from trtdist.cli.main import cli, main
+from trtdist.cli.main import cli
 from trtdist.topology.codes import CODES
 
 GOOD = "name: demo\nmodel: org/model\nservers: {}\n"
@@ -26,22 +26,6 @@ a.yaml:3:11: error[TRT012]: unknown key 'tp_szie' in servers; did you mean 'tp_s
 TRTDIST = str(Path(sys.executable).with_name("trtdist"))
 
 Called = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Calls `trtdist` in a folder of its own: exit code, output, errors."""
-    monkeypatch.setenv("TRTDIST_SITE", "")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trtdist", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert isinstance(ended.value.code, int)
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 def test_a_good_file_is_told_in_one_line(called: Called) -> None:

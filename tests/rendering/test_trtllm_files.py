@@ -76,6 +76,7 @@ def test_model_json_has_what_all_servers_share_by_older_names() -> None:
     assert set(trtllm_files(alone)) == {"extra_llm_api_options.yaml", "model.json"}
 
 
+NUMBERS = st.integers(-(10**6), 10**6)
 SIZES = st.sampled_from([1, 2, 4])
 ARGUMENTS = st.fixed_dictionaries(
     {},
@@ -91,7 +92,7 @@ ARGUMENTS = st.fixed_dictionaries(
             {"free_gpu_memory_fraction": st.sampled_from([0.25, 0.5, 0.9])},
             optional={"dtype": st.sampled_from(["fp8", "auto"]), "enable_block_reuse": st.booleans()},
         ),
-        "extra_engine_args": st.dictionaries(st.sampled_from(["novel_one", "novel_two"]), st.integers(), max_size=2),
+        "extra_engine_args": st.dictionaries(st.sampled_from(["novel_one", "novel_two"]), NUMBERS, max_size=2),
     },
 )
 SERVERS = st.builds(

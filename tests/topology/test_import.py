@@ -45,6 +45,11 @@ PUBLIC = [
     ("disagg/cuda_graph_padding.yaml", 2, 1),
     ("disagg/overlap_cuda_graph.yaml", 4, 1),
     ("disagg/host_offload.yaml", 2, 1),
+    ("disagg/mixed.yaml", 3, 1),
+    ("disagg/transfer_over_mpi.yaml", 4, 1),
+    ("disagg/empty_batch.yaml", 3, 1),
+    ("disagg/kv_cache_overflow.yaml", 8, 1),
+    ("disagg/ctxtp4_gencp4.yaml", 8, 1),
     ("simple/disagg_config.yaml simple/ctx_extra-llm-api-config.yaml simple/gen_extra-llm-api-config.yaml", 2, 1),
     ("simple/ctx_extra-llm-api-config.yaml simple/gen_extra-llm-api-config.yaml", 2, 1),
     ("simple/disagg_config.yaml", 2, 1),
@@ -162,6 +167,11 @@ def test_older_keys_become_todays() -> None:
     assert found.topology["router"]["policy"] == "least_loaded"
     kept = imported("disagg/load_balance.yaml", tensorrt_llm="0.19").topology["generation_servers"]
     assert kept["pytorch_backend_config"] == {"use_cuda_graph": False, "enable_overlap_scheduler": True}
+
+
+def test_a_transfer_over_mpi_needs_one_world() -> None:
+    assert imported("disagg/transfer_over_mpi.yaml").topology["launch"] == "mpi_world"
+    assert imported("disagg/mixed.yaml").topology["launch"] == "per_server"
 
 
 def test_the_original_example_with_its_model_json() -> None:

@@ -2,7 +2,8 @@
 
 A row says what is known and no more: `not_in` is the newest release that surely refuses the argument because it does
 not have it yet, `first` the first that surely has it, `last` the last that surely has it, and `gone` the first that
-surely refuses it again. Between two of them releases are in doubt, and a problem there is a warning.
+surely refuses it again, None where none is known to. Between two of them releases are in doubt, and a problem there is
+a warning.
 
 Sources are files of github.com/NVIDIA/TensorRT-LLM with the commit that was read, pull requests of it, and
 configuration files made for one release (aiconfigurator 095f58a has a template for each, named
@@ -21,6 +22,7 @@ Minor = tuple[int, int]
 _REFERENCE_1_0 = "tests/unittest/api_stability/references/llm.yaml at 000a01de (1.0 candidate)"
 _REFERENCE_1_1 = "tests/unittest/api_stability/references/llm.yaml at ea35fd67 (after 1.0)"
 _LOAD_BALANCE = "tests/integration/defs/disaggregated/test_configs/disagg_config_load_balance.yaml at 0e7e6be2"
+_EMPTY_BATCH = "disagg_config_deepseek_v3_lite_empty_batch.yaml of the integration tests at 171b71d4 (1.3 candidate)"
 _EXAMPLE = "disagg_config.yaml among the disaggregated examples at 1cd0e2f0"
 _TRANSCEIVER = "CacheTransceiverConfig in tensorrt_llm/llmapi/llm_args.py of 1.3.0rc27"
 _TRANSCEIVER_1_4 = "CacheTransceiverConfig in tensorrt_llm/llmapi/llm_args.py of 1.4.0rc1"
@@ -50,7 +52,7 @@ class Backend:
     first: Minor | None = None
 
 
-def _gone(path: str, last: Minor, gone: Minor, instead: str, source: str) -> Argument:
+def _gone(path: str, last: Minor, gone: Minor | None, instead: str, source: str) -> Argument:
     return Argument(path, source, last=last, gone=gone, instead=instead)
 
 
@@ -75,9 +77,9 @@ ARGUMENTS = (
     _gone("enable_cache_transceiver", (0, 20), (1, 0), "cache_transceiver_config.backend", _REFERENCE_1_0),
     _gone("kv_cache_dtype", (0, 21), (1, 1), "kv_cache_config.dtype", _REFERENCE_1_1),
     _gone("enable_trtllm_sampler", (0, 21), (1, 2), "sampler_type", _REFERENCE_1_1),
-    _gone("batching_type", (1, 0), (1, 4), "nothing: the PyTorch engine has no such choice", _REFERENCE_1_1),
-    _gone("normalize_log_probs", (1, 0), (1, 4), "nothing: the PyTorch engine has no such choice", _REFERENCE_1_1),
-    _gone("build_config", (1, 0), (1, 4), "max_batch_size, max_num_tokens and max_seq_len, directly", _REFERENCE_1_1),
+    _gone("batching_type", (1, 0), None, "nothing: the PyTorch engine has no such choice", _REFERENCE_1_1),
+    _gone("normalize_log_probs", (1, 0), None, "nothing: the PyTorch engine has no such choice", _REFERENCE_1_1),
+    _gone("build_config", (1, 3), None, "max_batch_size, max_num_tokens and max_seq_len, directly", _EMPTY_BATCH),
     _new("disable_overlap_scheduler", (0, 18), (0, 20), _EXAMPLE, "pytorch_backend_config.enable_overlap_scheduler"),
     _new("cache_transceiver_config", (0, 18), (0, 20), "pull request 3798", "TRTLLM_USE_UCX_KVCACHE in container.env"),
     _new("cuda_graph_config", (0, 19), (0, 21), _REFERENCE_1_0, "use_cuda_graph"),

@@ -97,9 +97,9 @@ LINT_CODES = (
     Code(
         "TRT214",
         "a transfer buffer smaller than prompts",
-        "In 1.0 to 1.2 `max_tokens_in_buffer` must hold the longest prompt, or the server runs out of KV blocks and"
-        " stops for good. It is an error against `max_input_len`, which says how long prompts are, and a warning"
-        " against `max_seq_len`, which is only an upper bound. From 1.3 on leave it out.",
+        "In 1.0 to 1.2 `max_tokens_in_buffer` should hold the longest prompt: `max_input_len`, or else no more than"
+        " `max_seq_len`. Longer prompts are slow, or block the server for good when it runs out of KV blocks; with NIXL"
+        " they fail, which makes it an error. From 1.3 on leave it out.",
         _buffers(2048),
         _buffers(8192),
     ),

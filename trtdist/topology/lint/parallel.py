@@ -1,4 +1,8 @@
-"""Whether a model can be shared among the ranks of a server, by its config.json."""
+"""Whether a model can be shared among the ranks of a server, by its config.json.
+
+KV heads are shared evenly or repeated evenly: `duplicate_kv_weight` in `tensorrt_llm/_torch/models/modeling_utils.py`
+asserts it; MoE sizes divide the ranks of a layer: `Mapping` in `tensorrt_llm/mapping.py`.
+"""
 
 from __future__ import annotations
 
