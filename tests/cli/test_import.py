@@ -71,3 +71,8 @@ def test_render_writes_the_way_back(called: Called) -> None:
     assert code == 0 and "out/trtllm/disagg_config.yaml" in out
     code, out, _ = called("import", "out/trtllm/disagg_config.yaml", "--name", "llama_nixl")
     assert code == 0 and "backend: NIXL" in out and "gather_generation_logits: true" in out
+
+
+def test_where_nothing_can_be_written_is_told(called: Called) -> None:
+    code, _, errors = called("import", str(IMPORTS / "disagg" / "llama_nixl.yaml"), "--output", "no/such/c.yaml")
+    assert (code, errors.splitlines()[-1]) == (2, "trtdist: cannot write no/such/c.yaml: No such file or directory")

@@ -173,5 +173,18 @@ def test_sizes_are_read_from_a_model_that_can_be_seen(called: Called) -> None:
     Path("a.yaml").write_text("name: demo\nmodel: ./model\nservers: {tp_size: 6}\n")
     code, _, errors = called("validate", "a.yaml")
     assert code == 2 and "error[TRT220]: servers: 6 ranks cannot share the model's 32 attention heads" in errors
+    code, out, _ = called("validate", "a.yaml", "--set", "servers.tp_size=8", "--set", "slurm.gpu_memory=80G")
+    assert code == 0
+    # 2 x 1 of 8 heads x 128 x 2 layers x 2 bytes = 1 KiB a token on each of 8 ranks, and no weights to speak of.
+    assert (
+        "servers: about 75,497,4" in out and "(72.0 GiB: 0.9 of 80.0 GiB less 0.0 GiB of weights, 1 KiB a token)" in out
+    )
     code, out, errors = called("submit", "a.yaml", "--dry-run", "--set", "servers.enable_overlap_scheduler=true")
     assert code == 2 and "TRT220" in errors and not out
+
+
+def test_warnings_are_told_before_a_job_is_handed_over(called: Called) -> None:
+    Path("a.yaml").write_text(GOOD + "container: {env: {UCX_TLS: tcp}}\n")
+    code, out, errors = called("submit", "a.yaml", "--dry-run")
+    assert code == 0 and out.startswith("#!")
+    assert errors.startswith("a.yaml:4:19: warning[TRT231]: UCX_TLS=tcp")

@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,6 +55,21 @@ def test_what_is_said_counts() -> None:
     options = engine_options(deployment, deployment.server("ctx.0"))
     assert options["cache_transceiver_config"] == transfer["cache_transceiver_config"]
     assert options["disable_overlap_scheduler"] is False
+
+
+@pytest.mark.parametrize(
+    ("release", "transfer", "overlap"),
+    [
+        ("0.19", None, False),
+        ("0.20", None, True),
+        ("0.21", {"backend": "mpi"}, True),
+        ("1.2", {"backend": "MPI"}, True),
+    ],
+)
+def test_what_a_release_does_not_have_is_not_written(release: str, transfer: Any, overlap: bool) -> None:
+    options = yaml.safe_load(trtllm_files(sides({}, {}), release)["context.extra_llm_api_options.yaml"])
+    assert options.get("cache_transceiver_config") == transfer
+    assert ("disable_overlap_scheduler" in options) is overlap
 
 
 def test_model_json_has_what_all_servers_share_by_older_names() -> None:

@@ -365,3 +365,10 @@ def test_whatever_stands_in_a_file_it_ends_in_an_import_or_a_sentence(
         return
     # What comes out is YAML of a topology, right or wrong.
     check_text(topology_text(found, ["a.yaml"]), "a.yaml", environ=ENVIRON)
+
+
+def test_strange_names_cannot_leave_the_comments(tmp_path: Path) -> None:
+    text = 'name: r\nmodel: {path: a/b}\nresources: {}\nengine: trtllm\nroles: {agg: {}}\n"x\\nname: evil": 1\n'
+    found = import_files([write(tmp_path, "r.yaml", text)], Wishes())
+    assert topology_of(found).name == "r"
+    assert "x\\nname: evil" in topology_text(found, ["a\nname: evil.yaml"])

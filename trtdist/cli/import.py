@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trtdist.errors import InputError
+from trtdist.errors import InputError, TrtdistError
 from trtdist.rundir import write_atomic
 
 if TYPE_CHECKING:
@@ -63,8 +64,17 @@ def command(
         click.echo(text, nl=False, err=True)
         raise InvalidTopologyError(checked.diagnostics)
     if output is not None:
-        write_atomic(output, text, 0o644)
+        _write(output, text)
     _tell(imported, text, checked, output, as_json)
+
+
+def _write(output: Path, text: str) -> None:
+    try:
+        write_atomic(output, text, 0o644)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        kind = TrtdistError if full else InputError
+        raise kind(f"cannot write {output}: {error.strerror or error}") from error
 
 
 def _spread(files: Sequence[Path]) -> Iterator[Path]:

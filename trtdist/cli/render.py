@@ -84,9 +84,17 @@ def _files(out: Path, topology: Topology, given: Given, local: bool) -> dict[str
     }
     files |= {out / name: text for name, text in _scripts(planned, topology, local).items()}
     if topology.engine == "tensorrt_llm":
-        files |= {out / "trtllm" / name: text for name, text in trtllm_files(planned).items()}
+        files |= {out / "trtllm" / name: text for name, text in trtllm_files(planned, _release(topology)).items()}
     files |= {run.site / name: source.read_text(encoding="utf-8") for name, source in site_files().items()}
     return {str(path.relative_to(out)): text for path, text in files.items()}
+
+
+def _release(topology: Topology) -> str | None:
+    """The release of TensorRT-LLM, as the topology or the tag of its image says it."""
+    from trtdist.topology.lint.versions import of_image
+
+    tagged = of_image(topology.container.image)
+    return topology.tensorrt_llm or (tagged.text if tagged is not None else None)
 
 
 def _scripts(planned: Plan, topology: Topology, local: bool) -> Mapping[str, str]:

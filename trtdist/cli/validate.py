@@ -37,6 +37,8 @@ def command(file: Path, overrides: tuple[str, ...], resolved: bool, as_json: boo
         _tell(checked)
         if checked.topology is not None:
             click.echo(dump(checked.topology) if resolved else _summary(file, checked.topology), nl=not resolved)
+            if not resolved and checked.topology.engine == "tensorrt_llm":
+                _tell_memory(checked.topology)
     if checked.topology is None:
         raise click.exceptions.Exit(InputError.exit_code)
 
@@ -46,6 +48,16 @@ def _tell(checked: Checked) -> None:
 
     if checked.diagnostics:
         click.echo(report(checked.diagnostics, excerpts=True), err=True)
+
+
+def _tell_memory(topology: Topology) -> None:
+    """What the KV cache of each server can hold, where it can be estimated."""
+    from trtdist.cli.model_paths import model_facts
+    from trtdist.topology.lint.memory import estimates
+
+    for estimate in estimates(topology, model_facts(topology)):
+        if estimate.tokens is not None:
+            click.echo(f"{estimate.key}: about {estimate.tokens:,} tokens of KV cache on each rank ({estimate})")
 
 
 def _summary(file: Path, topology: Topology) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from trtdist.plan import Plan, Server
+from trtdist.topology.lint.versions import Version, parse
 
 __all__ = ["addresses_by_name", "disagg_config", "engine_options", "model_json", "trtllm_files"]
 
@@ -42,17 +43,21 @@ _OF_EXAMPLE = [
 ]
 
 
-def trtllm_files(planned: Plan) -> dict[str, str]:
-    """All files of a deployment by name; hosts are the numbers of nodes, since there is no allocation yet."""
+def trtllm_files(planned: Plan, release: str | None = None) -> dict[str, str]:
+    """All files of a deployment by name, for a release of TensorRT-LLM, None for today's.
+
+    Hosts are the numbers of nodes, since there is no allocation yet.
+    """
+    version = parse(release or "")
     roles = {server.role: server for server in reversed(planned.servers)}
     files = {
         f"{'' if role == 'monolithic' else f'{role}.'}extra_llm_api_options.yaml": _yaml(
-            engine_options(planned, server)
+            engine_options(planned, server, version)
         )
         for role, server in sorted(roles.items())
     }
     if "context" in roles:
-        files["disagg_config.yaml"] = _yaml(disagg_config(planned, addresses_by_name(planned)))
+        files["disagg_config.yaml"] = _yaml(disagg_config(planned, addresses_by_name(planned), version))
     return {**files, "model.json": model_json(planned)}
 
 
@@ -63,10 +68,11 @@ def addresses_by_name(planned: Plan) -> dict[str, str]:
     }
 
 
-def engine_options(planned: Plan, server: Server) -> dict[str, Any]:
+def engine_options(planned: Plan, server: Server, version: Version | None = None) -> dict[str, Any]:
     """The arguments of one engine: its sizes, what the topology says, and what disaggregated servers cannot do without.
 
-    That is a backend for the transfer, by the launch mode, and no overlap scheduler on context servers.
+    That is a backend for the transfer, by the launch mode, and no overlap scheduler on context servers, both by the
+    names of the release; one before 0.20 has neither.
     """
     sizes = {
         "tensor_parallel_size": server.tensor_parallel_size,
@@ -75,15 +81,18 @@ def engine_options(planned: Plan, server: Server) -> dict[str, Any]:
     if server.context_parallel_size > 1:
         sizes["context_parallel_size"] = server.context_parallel_size
     arguments = {key: value for key, value in server.engine_args.items() if key != "reference"}
-    if server.role in _SECTIONS:
+    if server.role in _SECTIONS and (version is None or version.minor >= (0, 21)):
+        backend = _BACKENDS[planned.launch]
+        early = version is not None and version.minor < (1, 0)
         transfer = arguments.get("cache_transceiver_config") or {}
-        arguments["cache_transceiver_config"] = {"backend": _BACKENDS[planned.launch], **transfer}
-    if server.role == "context" and not arguments.keys() & {"enable_overlap_scheduler", "pytorch_backend_config"}:
+        arguments["cache_transceiver_config"] = {"backend": backend.lower() if early else backend, **transfer}
+    said = arguments.keys() & {"enable_overlap_scheduler", "pytorch_backend_config"}
+    if server.role == "context" and not said and (version is None or version.minor >= (0, 20)):
         arguments.setdefault("disable_overlap_scheduler", True)
     return {**sizes, **arguments}
 
 
-def disagg_config(planned: Plan, addresses: Mapping[str, str]) -> dict[str, Any]:
+def disagg_config(planned: Plan, addresses: Mapping[str, str], version: Version | None = None) -> dict[str, Any]:
     """The configuration of the router, with the address `host:port` of each server by its name.
 
     The arguments of the engines are in it, too: `trtllm-serve disaggregated_mpi_worker` reads them there.
@@ -96,7 +105,7 @@ def disagg_config(planned: Plan, addresses: Mapping[str, str]) -> dict[str, Any]
         config[section] = {
             "num_instances": len(servers),
             "router": {"type": _ROUTERS[planned.router_policy]},
-            **engine_options(planned, servers[0]),
+            **engine_options(planned, servers[0], version),
             "urls": [addresses[server.name] for server in servers],
         }
     return config

@@ -77,6 +77,7 @@ ARGUMENTS = (
     _gone("enable_cache_transceiver", (0, 20), (1, 0), "cache_transceiver_config.backend", _REFERENCE_1_0),
     _gone("kv_cache_dtype", (0, 21), (1, 1), "kv_cache_config.dtype", _REFERENCE_1_1),
     _gone("enable_trtllm_sampler", (0, 21), (1, 2), "sampler_type", _REFERENCE_1_1),
+    _gone("enable_mixed_sampler", (1, 0), None, "sampler_type", _REFERENCE_1_1),
     _gone("batching_type", (1, 0), None, "nothing: the PyTorch engine has no such choice", _REFERENCE_1_1),
     _gone("normalize_log_probs", (1, 0), None, "nothing: the PyTorch engine has no such choice", _REFERENCE_1_1),
     _gone("build_config", (1, 3), None, "max_batch_size, max_num_tokens and max_seq_len, directly", _EMPTY_BATCH),
