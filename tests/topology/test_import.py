@@ -172,6 +172,7 @@ def test_older_keys_become_todays() -> None:
 def test_a_transfer_over_mpi_needs_one_world() -> None:
     assert imported("disagg/transfer_over_mpi.yaml").topology["launch"] == "mpi_world"
     assert imported("disagg/mixed.yaml").topology["launch"] == "per_server"
+    assert imported("original/multi_node_config.yaml").topology["launch"] == "mpi_world"
 
 
 def test_the_original_example_with_its_model_json() -> None:

@@ -14,12 +14,14 @@ from typing import Any
 from trtdist.topology.importers.draft import Document, Draft, Fields, merged, name_of
 from trtdist.topology.importers.engine import engine_arguments, leave_backend
 from trtdist.topology.importers.router import router_policy
+from trtdist.topology.nodes import Section
 
-__all__ = ["FORMAT", "SIDES", "disagg", "recognises"]
+__all__ = ["FORMAT", "SIDES", "disagg", "of_example", "recognises"]
 
 FORMAT = "TensorRT-LLM disaggregated configuration"
 SIDES = ("context_servers", "generation_servers")
 _LOCAL = ("localhost", "127.0.0.1", "::1")
+_OF_EXAMPLE = ("tp_size", "pp_size", "gpu_fraction")
 _ROUTER = {
     "max_retries": "a request is asked again by its own requester, before its first token",
     "perf_metrics_max_requests": "`trtdist bench` measures; nothing is kept in the router",
@@ -40,6 +42,14 @@ _ROUTER = {
 def recognises(document: Document) -> bool:
     """Whether a file has this form."""
     return any(document.root.get(side) is not None for side in SIDES)
+
+
+def of_example(document: Document) -> bool:
+    """Whether the sections have the names of February 2025, when all servers shared one MPI world."""
+    sections = [entry.value for side in SIDES if (entry := document.root.get(side)) is not None]
+    return any(
+        isinstance(section, Section) and section.get(key) is not None for section in sections for key in _OF_EXAMPLE
+    )
 
 
 def disagg(document: Document, draft: Draft, own: dict[str, dict[str, Any]], original: dict[str, Any] | None) -> None:

@@ -116,7 +116,8 @@ def _take(kind: str, document: Document, parts: list[tuple[str, Document]], draf
     if kind == disagg.FORMAT:
         disagg.disagg(document, draft, own, original)
         # The original's transfers, and those that say so, need one MPI world.
-        mpi = original is not None or any(_transfer(draft.data.get(side)) == "MPI" for side in disagg.SIDES)
+        example = original is not None or disagg.of_example(document)
+        mpi = example or any(_transfer(draft.data.get(side)) == "MPI" for side in disagg.SIDES)
         draft.put("launch", "mpi_world" if mpi else "per_server")
     elif kind == benchmark.FORMAT:
         benchmark.benchmark(document, draft)
