@@ -19,8 +19,8 @@ __all__ = ["ARGUMENTS", "BACKENDS", "NESTED", "Argument", "Backend"]
 
 Minor = tuple[int, int]
 
-_REFERENCE_1_0 = "tests/unittest/api_stability/references/llm.yaml at 000a01de (1.0 candidate)"
-_REFERENCE_1_1 = "tests/unittest/api_stability/references/llm.yaml at ea35fd67 (after 1.0)"
+_REFERENCE_1_0 = "tests/unittest/api_stability/references/llm.yaml at 000a01de (candidate of 1.0, by its contents)"
+_REFERENCE_1_1 = "tests/unittest/api_stability/references/llm.yaml at ea35fd67 (1.1 or 1.2, by its contents)"
 _LOAD_BALANCE = "tests/integration/defs/disaggregated/test_configs/disagg_config_load_balance.yaml at 0e7e6be2"
 _EMPTY_BATCH = "disagg_config_deepseek_v3_lite_empty_batch.yaml of the integration tests at 171b71d4 (1.3 candidate)"
 _EXAMPLE = "disagg_config.yaml among the disaggregated examples at 1cd0e2f0"
@@ -75,7 +75,7 @@ ARGUMENTS = (
     _gone("torch_compile_inductor_enabled", (0, 20), (1, 0), "torch_compile_config.enable_inductor", _REFERENCE_1_0),
     _gone("torch_compile_piecewise_cuda_graph", (0, 20), (1, 0), "torch_compile_config", _REFERENCE_1_0),
     _gone("enable_cache_transceiver", (0, 20), (1, 0), "cache_transceiver_config.backend", _REFERENCE_1_0),
-    _gone("kv_cache_dtype", (0, 21), (1, 1), "kv_cache_config.dtype", _REFERENCE_1_1),
+    _gone("kv_cache_dtype", (0, 21), (1, 2), "kv_cache_config.dtype", _REFERENCE_1_1),
     _gone("enable_trtllm_sampler", (0, 21), (1, 2), "sampler_type", _REFERENCE_1_1),
     _gone("enable_mixed_sampler", (1, 0), None, "sampler_type", _REFERENCE_1_1),
     _gone("batching_type", (1, 0), None, "nothing: the PyTorch engine has no such choice", _REFERENCE_1_1),
