@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
-from trtdist.cli.main import cli, main
+from trtdist.cli.main import cli
 from trtdist.topology.codes import CODES
 
 GOOD = "name: demo\nmodel: org/model\nservers: {}\n"
@@ -26,22 +26,6 @@ a.yaml:3:11: error[TRT012]: unknown key 'tp_szie' in servers; did you mean 'tp_s
 TRTDIST = str(Path(sys.executable).with_name("trtdist"))
 
 Called = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Called:
-    """Calls `trtdist` in a folder of its own: exit code, output, errors."""
-    monkeypatch.setenv("TRTDIST_SITE", "")
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trtdist", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        assert isinstance(ended.value.code, int)
-        return (ended.value.code, *capsys.readouterr())
-
-    return run
 
 
 def test_a_good_file_is_told_in_one_line(called: Called) -> None:
@@ -170,3 +154,37 @@ def test_the_schema_is_one_json_object(called: Called) -> None:
     ended, out, _ = called("schema")
     assert ended == 0
     assert json.loads(out)["title"] == "trtdist topology"
+
+
+def test_what_no_node_can_hold_is_told_with_the_change_that_helps(called: Called) -> None:
+    Path("a.yaml").write_text("name: demo\nmodel: org/model\nservers: {tp_size: 16}\nslurm: {nodes: 1}\n")
+    code, _, errors = called("validate", "a.yaml")
+    assert code == 2
+    assert errors.startswith("a.yaml:4:8: error[TRT029]: the 16 ranks of one server (servers) need a GPU each")
+    assert "--set slurm.nodes=2" in errors
+
+
+def test_sizes_are_read_from_a_model_that_can_be_seen(called: Called) -> None:
+    Path("model").mkdir()
+    config = {"num_attention_heads": 32, "num_key_value_heads": 8, "num_hidden_layers": 2, "hidden_size": 4096}
+    Path("model/config.json").write_text(json.dumps(config))
+    Path("model/tokenizer.json").write_text("{}")
+    Path("model/model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    Path("a.yaml").write_text("name: demo\nmodel: ./model\nservers: {tp_size: 6}\n")
+    code, _, errors = called("validate", "a.yaml")
+    assert code == 2 and "error[TRT220]: servers: 6 ranks cannot share the model's 32 attention heads" in errors
+    code, out, _ = called("validate", "a.yaml", "--set", "servers.tp_size=8", "--set", "slurm.gpu_memory=80G")
+    assert code == 0
+    # 2 x 1 of 8 heads x 128 x 2 layers x 2 bytes = 1 KiB a token on each of 8 ranks, and no weights to speak of.
+    assert (
+        "servers: about 75,497,4" in out and "(72.0 GiB: 0.9 of 80.0 GiB less 0.0 GiB of weights, 1 KiB a token)" in out
+    )
+    code, out, errors = called("submit", "a.yaml", "--dry-run", "--set", "servers.enable_overlap_scheduler=true")
+    assert code == 2 and "TRT220" in errors and not out
+
+
+def test_warnings_are_told_before_a_job_is_handed_over(called: Called) -> None:
+    Path("a.yaml").write_text(GOOD + "container: {env: {UCX_TLS: tcp}}\n")
+    code, out, errors = called("submit", "a.yaml", "--dry-run")
+    assert code == 0 and out.startswith("#!")
+    assert errors.startswith("a.yaml:4:19: warning[TRT231]: UCX_TLS=tcp")

@@ -11,6 +11,7 @@ import pytest
 import trtdist.topology
 from trtdist.topology import Checked
 from trtdist.topology.codes import CODES, Code
+from trtdist.topology.lint.arguments_table import ARGUMENTS
 
 Check = Callable[..., Checked]
 
@@ -26,9 +27,27 @@ def test_examples_show_the_code(checked: Check, code: Code) -> None:
 
 
 def test_every_code_that_is_used_is_explained() -> None:
-    folder = Path(trtdist.topology.__file__).parent
-    used = {code for path in folder.glob("*.py") for code in re.findall(r"TRT\d{3}", path.read_text())}
+    folder = Path(trtdist.topology.__file__).parents[1]
+    sources = [*(folder / "topology").rglob("*.py"), *(folder / "cli").glob("*.py")]
+    used = {code for path in sources for code in re.findall(r"TRT\d{3}", path.read_text())}
     assert used == set(CODES)
+
+
+def release(minor: tuple[int, int] | None) -> str:
+    return "" if minor is None else f"{minor[0]}.{minor[1]}"
+
+
+def test_the_reference_has_the_table_of_arguments() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "diagnostics.md").read_text()
+    wanted = [
+        "| "
+        + " | ".join(
+            (f"`{row.path}`", *map(release, (row.not_in, row.first, row.last, row.gone)), row.instead, row.source)
+        )
+        + " |"
+        for row in ARGUMENTS
+    ]
+    assert re.findall(r"^\| `.*$", text, re.MULTILINE) == wanted, "\n".join(wanted)
 
 
 def test_the_reference_lists_every_code() -> None:

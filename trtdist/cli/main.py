@@ -29,6 +29,7 @@ COMMANDS = {
     "model": "Copy a model to where jobs read it, and check it.",
     "bench": "Measure a deployment under load, and compare results.",
     "validate": "Check a topology and report every problem.",
+    "import": "Make a topology from the configuration of another launcher.",
     "plan": "Show where every server and rank goes.",
     "render": "Write all scripts of a deployment to a folder.",
     "schema": "Print the JSON Schema of the topology file.",

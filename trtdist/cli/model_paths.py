@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 from trtdist.engines.model_files import hub_snapshot, is_hub_id, missing
+from trtdist.topology.lint.model_facts import ModelFacts
 from trtdist.topology.model import Topology
 
-__all__ = ["hub_cache", "model_problem"]
+__all__ = ["hub_cache", "model_facts", "model_problem"]
 
 _YES = ("1", "ON", "YES", "TRUE")  # as huggingface_hub reads its variables
 _SHOWN = 3
@@ -26,6 +28,28 @@ def model_problem(topology: Topology) -> str:
     if not os.path.lexists(path):
         return f"the model {path} is not there; stage it with `trtdist model stage`, or correct the path"
     return _incomplete(f"the model {path}", path)
+
+
+def model_facts(topology: Topology) -> ModelFacts | None:
+    """The sizes of the model of a topology; None when its config.json cannot be seen from here."""
+    folder = _folder(topology)
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        weights = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    except (OSError, ValueError):
+        return None
+    return ModelFacts.of(config, weights) if isinstance(config, dict) else None
+
+
+def _folder(topology: Topology) -> Path | None:
+    """The folder of a model, also in the cache of the hub that the topology names."""
+    if not is_hub_id(topology.model):
+        return _outside(topology, topology.model)
+    home = topology.container.env.get("HF_HOME")
+    seen = _outside(topology, home) if home else None
+    return hub_snapshot(hub_cache(str(seen)), topology.model) if seen is not None else None
 
 
 def hub_cache(home: str) -> Path:

@@ -36,8 +36,11 @@ def command(file: Path, out: Path, overrides: tuple[str, ...], local: bool) -> N
     """Write all scripts of the topology in FILE to the folder OUT.
 
     They are the files that `submit` and `up` would start through Slurm, with OUT/job.sbatch for sbatch, or with --local
-    those of `up --local`; OUT/scripts/README.txt says how to start them by hand. In a folder that is there already,
-    only what an earlier `render` wrote is replaced, and only if nobody changed it; credentials in OUT/secrets stay.
+    those of `up --local`; OUT/scripts/README.txt says how to start them by hand. OUT/trtllm has the same deployment as
+    TensorRT-LLM's own files: disagg_config.yaml, extra_llm_api_options.yaml of each role, and model.json.
+
+    In a folder that is there already, only what an earlier `render` wrote is replaced, and only if nobody changed it;
+    credentials in OUT/secrets stay.
     """
     from trtdist.topology import load
 
@@ -68,6 +71,7 @@ def _files(out: Path, topology: Topology, given: Given, local: bool) -> dict[str
     from trtdist.plan import to_json
     from trtdist.planning import Target, plan
     from trtdist.rendering import site_files
+    from trtdist.rendering.trtllm_files import trtllm_files
     from trtdist.services.envfile import format_env
     from trtdist.topology import dump, redacted
 
@@ -79,8 +83,18 @@ def _files(out: Path, topology: Topology, given: Given, local: bool) -> dict[str
         run.given_env: format_env(given.variables),
     }
     files |= {out / name: text for name, text in _scripts(planned, topology, local).items()}
+    if topology.engine == "tensorrt_llm":
+        files |= {out / "trtllm" / name: text for name, text in trtllm_files(planned, _release(topology)).items()}
     files |= {run.site / name: source.read_text(encoding="utf-8") for name, source in site_files().items()}
     return {str(path.relative_to(out)): text for path, text in files.items()}
+
+
+def _release(topology: Topology) -> str | None:
+    """The release of TensorRT-LLM, as the topology or the tag of its image says it."""
+    from trtdist.topology.lint.versions import of_image
+
+    tagged = of_image(topology.container.image)
+    return topology.tensorrt_llm or (tagged.text if tagged is not None else None)
 
 
 def _scripts(planned: Plan, topology: Topology, local: bool) -> Mapping[str, str]:

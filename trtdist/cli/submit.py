@@ -34,11 +34,10 @@ def command(file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tup
     returns at READY with 0, with 1 when the run failed, with 3 when it was not ready in time; Ctrl-C then leaves the
     job alone and ends the command with 130.
     """
-    from trtdist.cli.model_paths import model_problem
+    from trtdist.cli.checking import usable
     from trtdist.planning import Target, plan
-    from trtdist.topology import load
 
-    topology = load(file, overrides=overrides, environ=os.environ, model_check=model_problem)
+    topology = usable(file, overrides)
     planned = plan(topology, Target.SLURM)
     if dry_run:
         click.echo(_script(planned, topology), nl=False)

@@ -97,10 +97,9 @@ class _Choice:
         return SlurmBringUp(topology, planned, job, borrowed, not self.detach), _settings(topology)
 
     def _topology(self, file: Path) -> Topology:
-        from trtdist.cli.model_paths import model_problem
-        from trtdist.topology import load
+        from trtdist.cli.checking import usable
 
-        topology = load(file, overrides=self.overrides, environ=os.environ, model_check=model_problem)
+        topology = usable(file, self.overrides)
         if self.ready_timeout is None:
             return topology
         timeouts = topology.timeouts.model_copy(update={"ready": self.ready_timeout})

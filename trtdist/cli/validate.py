@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,16 +27,18 @@ def command(file: Path, overrides: tuple[str, ...], resolved: bool, as_json: boo
     Nothing is started. The exit code is 0 when the topology can be used, 2 when it cannot; `trtdist explain CODE`
     tells more about a problem.
     """
-    from trtdist.cli.model_paths import model_problem
-    from trtdist.topology import check, dump
+    from trtdist.cli.checking import checked_with_room
+    from trtdist.topology import dump
 
-    checked = check(file, overrides=overrides, environ=os.environ, model_check=model_problem)
+    checked = checked_with_room(file, overrides)
     if as_json:
         click.echo(_as_json(file, checked))
     else:
         _tell(checked)
         if checked.topology is not None:
             click.echo(dump(checked.topology) if resolved else _summary(file, checked.topology), nl=not resolved)
+            if not resolved and checked.topology.engine == "tensorrt_llm":
+                _tell_memory(checked.topology)
     if checked.topology is None:
         raise click.exceptions.Exit(InputError.exit_code)
 
@@ -47,6 +48,16 @@ def _tell(checked: Checked) -> None:
 
     if checked.diagnostics:
         click.echo(report(checked.diagnostics, excerpts=True), err=True)
+
+
+def _tell_memory(topology: Topology) -> None:
+    """What the KV cache of each server can hold, where it can be estimated."""
+    from trtdist.cli.model_paths import model_facts
+    from trtdist.topology.lint.memory import estimates
+
+    for estimate in estimates(topology, model_facts(topology)):
+        if estimate.tokens is not None:
+            click.echo(f"{estimate.key}: about {estimate.tokens:,} tokens of KV cache on each rank ({estimate})")
 
 
 def _summary(file: Path, topology: Topology) -> str:

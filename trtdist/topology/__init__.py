@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trtdist.topology.diagnostics import Diagnostic, InvalidTopologyError
-    from trtdist.topology.loading import Checked, check, dump, load, load_site
+    from trtdist.topology.loading import Checked, check, check_text, dump, load, load_site
     from trtdist.topology.model import ServerSection, SiteProfile, Topology
     from trtdist.topology.redaction import redacted
 
@@ -19,6 +19,7 @@ __all__ = [
     "SiteProfile",
     "Topology",
     "check",
+    "check_text",
     "dump",
     "load",
     "load_site",
@@ -33,6 +34,7 @@ _HOMES = {
     "SiteProfile": "model",
     "Topology": "model",
     "check": "loading",
+    "check_text": "loading",
     "dump": "loading",
     "load": "loading",
     "load_site": "loading",

@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from trtdist.topology.code import Code
+from trtdist.topology.lint.codes import LINT_CODES
 
 __all__ = ["CODES", "Code"]
-
-
-@dataclass(frozen=True)
-class Code:
-    """A code, what it is about, why, and a topology that is wrong in this way beside one that is right.
-
-    `wrong` and `right` are whole topologies, or commands when they begin with `$ `.
-    """
-
-    code: str
-    title: str
-    text: str
-    wrong: str
-    right: str
 
 
 _RIGHT = """\
@@ -231,6 +218,15 @@ _LIST = (
         "$ trtdist validate cluster.yaml --set model=/models/whole",
     ),
     Code(
+        "TRT029",
+        "no room for the deployment",
+        "The nodes and GPUs that the topology asks for cannot hold its servers: more ranks than GPUs, a server over"
+        " more nodes than there are, or shares of memory (`free_gpu_memory_fraction`) that add up to more than a GPU"
+        " has. The smallest changes that help are named; `trtdist plan` shows the map.",
+        "$ trtdist validate cluster.yaml --set slurm.nodes=1 --set servers.tp_size=16",
+        "$ trtdist validate cluster.yaml --set slurm.nodes=2 --set servers.tp_size=16",
+    ),
+    Code(
         "TRT101",
         "a key without effect",
         "The key is accepted so that a configuration of TensorRT-LLM can be pasted in, and nothing reads it: hosts"
@@ -247,4 +243,4 @@ _LIST = (
     ),
 )
 
-CODES = {code.code: code for code in _LIST}
+CODES = {code.code: code for code in (*_LIST, *LINT_CODES)}

@@ -25,7 +25,8 @@ LLM_KEYS = _names(
     cuda_graph_padding_enabled custom_tokenizer decoding_config disable_flashinfer_sampling
     disable_overlap_scheduler dtype embedding_parallel_mode enable_attention_dp enable_autotuner enable_build_cache
     enable_cache_transceiver enable_chunked_prefill enable_iter_perf_stats enable_iter_req_stats
-    enable_layerwise_nvtx_marker enable_lm_head_tp_in_adp enable_lora enable_min_latency enable_overlap_scheduler
+    enable_layerwise_nvtx_marker enable_lm_head_tp_in_adp enable_lora enable_min_latency enable_mixed_sampler
+    enable_overlap_scheduler
     enable_prompt_adapter enable_prompt_embeds enable_sleep enable_tqdm enable_trtllm_decoder enable_trtllm_sampler
     env_overrides extended_runtime_perf_knob_config fail_fast_on_attention_window_too_large fast_build
     force_dynamic_quantization garbage_collection_gen0_threshold gather_generation_logits gpus_per_node

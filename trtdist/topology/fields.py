@@ -15,6 +15,7 @@ __all__ = [
     "AutoPort",
     "Count",
     "Duration",
+    "EngineVersion",
     "Environment",
     "EtcdUrl",
     "Fraction",
@@ -37,6 +38,7 @@ __all__ = [
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
 TIME = r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+"
 SIZE = r"\d+[KMGT]?"
+VERSION = r"v?\d{1,4}\.\d{1,4}(\.\d{1,4})?((a|b|rc)\d{1,4})?(\.post\d{1,4})?(\.dev\d{1,12})?"
 ENVIRONMENT_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _ANY_CASE_SIZE = SIZE.replace("KMGT", "KMGTkmgt")
 _MAX_PORT = 65535
@@ -88,6 +90,12 @@ def _name(text: str) -> str:
 def _time_limit(text: str) -> str:
     if not re.fullmatch(TIME, text, re.ASCII) and text.upper() not in ("UNLIMITED", "INFINITE"):
         raise _malformed(f"{text!r} is no time limit: write HH:MM:SS, D-HH:MM:SS or minutes")
+    return text
+
+
+def _engine_version(text: str) -> str:
+    if not re.fullmatch(VERSION, text, re.ASCII):
+        raise _malformed(f"{text!r} is no version: write it as 1.2, 1.2.1 or 1.3.0rc23")
     return text
 
 
@@ -238,6 +246,9 @@ Text = Annotated[str, AfterValidator(_carried)]
 Line = Annotated[str, AfterValidator(_one_line)]
 Name = Annotated[str, AfterValidator(_name), WithJsonSchema({"type": "string", "pattern": f"^{NAME}$"})]
 TimeLimit = Annotated[str, AfterValidator(_time_limit), WithJsonSchema(_TIME_SCHEMA)]
+EngineVersion = Annotated[
+    str, AfterValidator(_engine_version), WithJsonSchema({"type": ["string", "number"], "pattern": f"^{VERSION}$"})
+]
 Size = Annotated[str, AfterValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
 Memory = Annotated[Union[int, str], BeforeValidator(_memory), WithJsonSchema(_MEMORY_SCHEMA)]
 AutoCount = Annotated[Union[int, Literal["auto"]], BeforeValidator(_auto_count), WithJsonSchema(_AUTO_SCHEMA)]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,14 +17,17 @@ from trtdist.topology.faults import report_faults
 from trtdist.topology.files import read_text
 from trtdist.topology.model import Topology
 from trtdist.topology.names import canonical
-from trtdist.topology.nodes import Section, at, read
+from trtdist.topology.nodes import Node, Section, at, read
 from trtdist.topology.overrides import apply_overrides
 from trtdist.topology.paths import absolute
 from trtdist.topology.problems import Problems
 from trtdist.topology.site import load_site, read_site, site_path, with_defaults
 from trtdist.topology.values import section
 
-__all__ = ["Checked", "ModelCheck", "check", "dump", "load", "load_site"]
+if TYPE_CHECKING:
+    from trtdist.topology.lint.model_facts import ModelFacts
+
+__all__ = ["Checked", "FactsOfModel", "ModelCheck", "RoomCheck", "check", "check_text", "dump", "load", "load_site"]
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,19 @@ ModelCheck = Callable[[Topology], str]
 """What is wrong with the model that a topology names, "" for nothing; looks at the disk, which this room does not."""
 
 
+RoomCheck = Callable[[Topology], str]
+"""Why a topology cannot be placed, "" when it can: planning is another room."""
+
+FactsOfModel = Callable[[Topology], "ModelFacts | None"]
+"""What the files of the model that a topology names say of its size, None when they cannot be seen."""
+
+
 def _trusting(topology: Topology) -> str:
     return ""
+
+
+def _blind(topology: Topology) -> ModelFacts | None:
+    return None
 
 
 def load(
@@ -57,23 +71,68 @@ def load(
 
 
 def check(
-    path: Path, *, overrides: Sequence[str] = (), environ: Mapping[str, str], model_check: ModelCheck = _trusting
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str],
+    model_check: ModelCheck = _trusting,
+    model_facts: FactsOfModel = _blind,
+    room_check: RoomCheck = _trusting,
 ) -> Checked:
     """The topology of a file with all its problems."""
-    problems = Problems()
-    topology: Topology | None = None
-    try:
-        root = _tree(path, overrides, environ, problems)
+
+    def judge(problems: Problems) -> Topology | None:
+        root = _tree(*read_text(path, 0, problems), overrides, environ, problems)
         topology = _topology(root, problems)
         if topology is not None:
             topology = absolute(topology, os.path.dirname(os.path.abspath(path)), environ)
             if problem := model_check(topology):
                 problems.error("TRT028", problem, at(root, ("model",)))
+            _look(topology, root, problems, model_facts, room_check)
+        return topology
+
+    return _checked(judge)
+
+
+def check_text(text: str, name: str, *, environ: Mapping[str, str], room_check: RoomCheck = _trusting) -> Checked:
+    """The topology of a text that is in no file yet, called `name` in its problems; its paths stay as they are."""
+
+    def judge(problems: Problems) -> Topology | None:
+        root = _tree(text, Source(name, 0, tuple(text.splitlines())), (), environ, problems)
+        topology = _topology(root, problems)
+        if topology is not None:
+            _look(topology, root, problems, _blind, room_check)
+        return topology
+
+    return _checked(judge)
+
+
+def _checked(judge: Callable[[Problems], Topology | None]) -> Checked:
+    problems = Problems()
+    try:
+        topology = judge(problems)
     except InvalidTopologyError:
         # Whoever stopped the reading has noted why.
         topology = None
     found = tuple(sorted(set(problems.found), key=lambda diagnostic: diagnostic.sort_key))
     return Checked(None if problems.errors else topology, found)
+
+
+def _look(
+    topology: Topology, root: Section, problems: Problems, model_facts: FactsOfModel, room_check: RoomCheck
+) -> None:
+    """Note what only a whole topology shows."""
+    if problem := room_check(topology):
+        problems.error("TRT029", problem, at(root, ("slurm",)))
+    if topology.engine == "tensorrt_llm":
+        _lint(topology, root, problems, model_facts)
+
+
+def _lint(topology: Topology, root: Section, problems: Problems, model_facts: FactsOfModel) -> None:
+    from trtdist.topology.lint.case import Case
+    from trtdist.topology.lint.rules import lint
+
+    lint(Case(topology, root, problems, model_facts(topology)))
 
 
 def dump(topology: Topology) -> str:
@@ -95,11 +154,16 @@ def _written(section: BaseModel) -> dict[str, Any]:
     return {**data, **(section.__pydantic_extra__ or {})}
 
 
-def _tree(path: Path, overrides: Sequence[str], environ: Mapping[str, str], problems: Problems) -> Section:
-    text, source = read_text(path, 0, problems)
+def _tree(
+    text: str, source: Source, overrides: Sequence[str], environ: Mapping[str, str], problems: Problems
+) -> Section:
     root = read(text, source, problems)
     if root is None:
         problems.fatal("TRT005", "is empty; `name`, `model` and servers are needed", _start(source))
+    if isinstance(root, Section) and any(_holds(entry.value, "urls") for entry in root.entries):
+        from trtdist.topology.lint.pasted import pasted
+
+        pasted(root, problems)
     root = canonical(root, Topology, problems)
     if not isinstance(root, Section):
         problems.fatal("TRT005", "is no mapping of keys and values", root.origin)
@@ -109,6 +173,10 @@ def _tree(path: Path, overrides: Sequence[str], environ: Mapping[str, str], prob
         _, site = read_site(profile, problems)
         root = with_defaults(root, site) if site is not None else root
     return root
+
+
+def _holds(node: Node, key: str) -> bool:
+    return isinstance(node, Section) and node.get(key) is not None
 
 
 def _topology(root: Section, problems: Problems) -> Topology | None:

@@ -15,6 +15,7 @@ from trtdist.topology.fields import (
     AutoPort,
     Count,
     Duration,
+    EngineVersion,
     Environment,
     EtcdUrl,
     Fraction,
@@ -241,6 +242,7 @@ class SlurmSection(Section):
     partition: Annotated[Line | None, Field(description="Partition.")] = None
     time: Annotated[TimeLimit | None, Field(description="Time limit, HH:MM:SS.")] = None
     gpus_per_node: Annotated[Count, Field(description="GPUs of each node.")] = 8
+    gpu_memory: Annotated[Size | None, Field(description="Memory of one GPU, such as 80G, for estimates.")] = None
     gpu_directive: Annotated[GpuDirective, Field(description="How GPUs are asked for.")] = "gpus-per-node"
     nodes: Annotated[AutoCount, Field(description="Nodes, or `auto` for as many as the plan needs.")] = "auto"
     cpus_per_task: Annotated[Count | None, Field(description="CPUs of each rank.")] = None
@@ -291,6 +293,10 @@ class Topology(Section):
     name: Annotated[Name, Field(description="Name of the deployment, its job and its runs.")]
     model: Annotated[Line, Field(description="Hub id, or a path seen from the workers.")]
     engine: Annotated[Literal["tensorrt_llm", "reference"], Field(description="What computes.")] = "tensorrt_llm"
+    tensorrt_llm: Annotated[
+        EngineVersion | None,
+        Field(description="Release of TensorRT-LLM in the image, such as 1.2, for checks of arguments."),
+    ] = None
     runtime: Annotated[
         Literal["trtdist", "trtllm-serve", "dynamo"], Field(description="What serves around the engine.")
     ] = "trtdist"
@@ -347,6 +353,7 @@ class SiteSlurm(Section):
     qos: Annotated[Line | None, Field(description="Quality of service.")] = None
     constraint: Annotated[Line | None, Field(description="Features that nodes must have.")] = None
     gpus_per_node: Annotated[Count | None, Field(description="GPUs of each node.")] = None
+    gpu_memory: Annotated[Size | None, Field(description="Memory of one GPU, such as 80G.")] = None
     gpu_directive: Annotated[GpuDirective | None, Field(description="How GPUs are asked for.")] = None
     exclusive: Annotated[bool | None, Field(description="Whole nodes for each job alone.")] = None
 
