@@ -16,7 +16,7 @@ import pytest
 from tests.engines.models import contents, make_model
 from tests.observe.fake_run import dead_process
 from tests.supervisor.runs import wait_for
-from trtdist.engines import claim
+from trtdist import claim
 from trtdist.engines.model_files import missing
 from trtdist.engines.staging import copied, main, stage
 from trtdist.errors import InputError, TrtdistError
