@@ -144,7 +144,8 @@ def holder(path: Path, **fields: object) -> None:
 def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     gone = dead_process()
-    holder(path, host=os.uname().nodename, pid=gone.pid, started=gone.started)
+    for each in (path, tmp_path / "claim.0123"):
+        holder(each, host=os.uname().nodename, pid=gone.pid, started=gone.started)
     with claim.claimed(path, quiet):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []

@@ -19,7 +19,7 @@ ROOMS = (
     "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "serving", "engines",
     "observe", "bench", "cli",
 )  # fmt: skip
-ROOT_MODULES = ("errors", "plan", "process", "rundir", "events", "claim", "once")
+ROOT_MODULES = ("errors", "plan", "process", "rundir", "events", "claim", "once", "images")
 NODE_ROOMS = ("slurm", "services", "containers", "supervisor", "serving", "engines")
 # What a node room may import beside the standard library.
 ALLOWED = {"serving": {"nats"}, "engines": {"numpy", "mpi4py", "tensorrt_llm", "torch"}}
