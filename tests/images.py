@@ -22,7 +22,7 @@ import pytest
 
 __all__ = ["bare_image", "image_or_skip"]
 
-PACKAGES = "base-files bash coreutils python3-minimal python3-numpy python3-mpi4py openmpi-bin libpmix2"
+PACKAGES = "base-files bash coreutils dash python3-minimal python3-numpy python3-mpi4py openmpi-bin libpmix2"
 CACHE = Path(sys.prefix) / "cache" / "images"
 UNUSED = (
     *("usr/share/" + name for name in ("X11", "doc", "info", "lintian", "locale", "man")),
