@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["bare_image", "image_or_skip"]
+__all__ = ["bare_image", "image_or_skip", "program_or_skip", "unpacked_or_skip"]
 
 PACKAGES = "base-files bash coreutils dash python3-minimal python3-numpy python3-mpi4py openmpi-bin libpmix2"
 CACHE = Path(sys.prefix) / "cache" / "images"
@@ -53,12 +53,39 @@ def why_no_image() -> str:
 
 def image_or_skip() -> Path:
     """The bare image; where none can be built the test is skipped, and fails in CI."""
-    reason = why_no_image()
+    _go_on_unless(why_no_image())
+    return bare_image()
+
+
+def program_or_skip(*names: str) -> None:
+    """The test needs programs; where one is missing it is skipped, and fails in CI."""
+    missing = [name for name in names if shutil.which(name) is None]
+    _go_on_unless(f"{', '.join(missing)} not found: `scripts/container-tools` installs it" if missing else "")
+
+
+def unpacked_or_skip(package: str) -> Path:
+    """The files of one of Debian's packages, which is not installed: a server that would start by itself, say."""
+    _go_on_unless(why_no_image())
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with _alone():
+        place, part = CACHE / package, CACHE / f"{package}.part"
+        if not place.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            done = subprocess.run(["apt-get", "-qq", "download", package], cwd=part, capture_output=True, text=True)
+            _go_on_unless(done.stderr if done.returncode else "")
+            (file,) = part.glob("*.deb")
+            subprocess.run(["dpkg-deb", "--extract", file, part], capture_output=True, timeout=120, check=True)
+            file.unlink()
+            part.rename(place)
+    return place
+
+
+def _go_on_unless(reason: str) -> None:
     if reason and os.environ.get("CI") == "true":
         pytest.fail(reason)
     if reason:
         pytest.skip(reason)
-    return bare_image()
 
 
 @functools.cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import random
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.containers.small_images import docker_archive, elf, layer, sif, small_root
+from tests.images import program_or_skip
 from trtdist.containers.image_formats import architecture_name, elf_architecture, here, recognised
 from trtdist.containers.image_sources import Registry, default_name, parse_registry, valid_name
 from trtdist.containers.image_tree import inside
@@ -29,11 +29,9 @@ def test_the_architecture_of_this_machine() -> None:
 @pytest.fixture(scope="module")
 def squashfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("squashfs")
-    program = shutil.which("mksquashfs")
-    if program is None:
-        pytest.skip("mksquashfs not found: `scripts/container-tools` installs it")
+    program_or_skip("mksquashfs")
     root = small_root(folder / "root", megabytes=1)
-    argv = [program, str(root), str(folder / "image.sqsh"), "-quiet", "-no-progress"]
+    argv = ["mksquashfs", str(root), str(folder / "image.sqsh"), "-quiet", "-no-progress"]
     subprocess.run(argv, capture_output=True, check=True)
     return folder / "image.sqsh"
 

@@ -11,6 +11,7 @@ __all__ = ["OFFERED", "command"]
 OFFERED = {
     "import": "Have an image where jobs read it, once and whole.",
     "list": "List the imported images.",
+    "check": "Open an image and tell what is in it.",
     "recipe": "Print a Dockerfile that adds mpi4py to an image.",
 }
 

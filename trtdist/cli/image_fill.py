@@ -17,7 +17,7 @@ from trtdist.containers.image_archive import Archive, HashedReader, opened
 from trtdist.containers.image_formats import BINARIES, Image, here, recognised, root_architecture
 from trtdist.containers.image_sources import Registry, parse_registry
 from trtdist.containers.image_tree import resolved
-from trtdist.errors import InputError
+from trtdist.errors import InputError, MissingError, TrtdistError
 from trtdist.images import FILES, RECORD, ImageRecord
 from trtdist.rundir import write_atomic
 
@@ -161,7 +161,7 @@ class _Conversion:
         else:
             if self.source.format == "sif" and not self.source.offset:
                 raise InputError(f"{self.source.path} has no squashfs in it: let apptainer build it anew")
-            run(argv.unsquashfs(self.source.path, self.source.offset, root), _OPENS)
+            _unsquash(self.source, root)
         return root
 
     def _packed(self, root: Path) -> None:
@@ -187,18 +187,27 @@ def _own_importer(wanted: str) -> str | None:
 
 def peek(image: Image, scratch: Path) -> tuple[str, dict[str, str]]:
     """The architecture of an image and the variables that it sets, from a few of its files, which are unpacked to
-    `scratch`. TrtdistError when it cannot be opened."""
+    `scratch`. InputError when it cannot be opened."""
     if image.format == "archive":
         with opened(image.path) as archive:
             return archive.architecture, archive.environment
     if image.format == "directory":
         return image.architecture or root_architecture(image.path), variables(image.path)
-    if image.format == "squashfs":
-        run(argv.unsquashfs_stat(image.path, 0), _OPENS)
-    elif not image.offset:
+    if image.format == "sif" and not image.offset:
         return image.architecture, {}
-    run(argv.unsquashfs(image.path, image.offset, scratch, *BINARIES, *ENVIRONMENT_FILES), _OPENS)
+    _unsquash(image, scratch, *BINARIES, *ENVIRONMENT_FILES)
     return image.architecture or root_architecture(scratch), variables(scratch)
+
+
+def _unsquash(image: Image, root: Path, *names: str) -> None:
+    """Unpack a squashfs, or some files of it. InputError when it cannot be read, OSError when the disk is full."""
+    try:
+        run(argv.unsquashfs_stat(image.path, image.offset), _OPENS)
+        run(argv.unsquashfs(image.path, image.offset, root, *names), _OPENS)
+    except MissingError:
+        raise
+    except TrtdistError as error:
+        raise InputError(f"the image {image.path} is damaged ({error}): import or copy it again") from error
 
 
 def variables(root: Path) -> dict[str, str]:
