@@ -78,8 +78,12 @@ def test_what_is_in_an_image(tmp_path: Path) -> None:
     [
         ("python3*", "it has no Python: install python3 in it"),
         ("mpi4py*", "it has no mpi4py: add it with what `trtdist image recipe` prints"),
-        ("libmpi.so.*", "its mpi4py finds no MPI .*libmpi.so.* as `trtdist image recipe` does"),
-        ("dash", "ch-run cannot open it: "),
+        pytest.param(
+            "libmpi.so.*",
+            "its mpi4py finds no MPI .*libmpi.so.* as `trtdist image recipe` does",
+            marks=pytest.mark.long,
+        ),
+        pytest.param("dash", "ch-run cannot open it: ", marks=pytest.mark.long),
     ],
 )
 def test_an_image_that_lacks_something(tmp_path: Path, left_out: str, message: str) -> None:
@@ -87,6 +91,14 @@ def test_an_image_that_lacks_something(tmp_path: Path, left_out: str, message: s
     found, said = check(linked(image_or_skip(), tmp_path / "root", left_out), "--runtime", "charliecloud")
     assert found["problems"] and found["opened_with"] == "ch-run"
     assert re.match(f"the image {tmp_path / 'root'} cannot be used: {message}", said)
+
+
+def test_an_image_whose_python_is_too_old(tmp_path: Path) -> None:
+    program_or_skip("ch-run")
+    root = linked(image_or_skip(), tmp_path / "root", "python3", "python3.11")
+    (root / "usr/bin/python3").write_text("#!/bin/sh\nexit 1\n")
+    (root / "usr/bin/python3").chmod(0o755)
+    assert "its Python is older than 3.9, or does not start: take a newer image" in check(root)[1]
 
 
 def test_another_architecture_is_not_opened(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.containers.small_images import docker_archive, elf, layer, sif, small_root
 from tests.images import program_or_skip
 from trtdist.containers.image_formats import architecture_name, elf_architecture, here, recognised
-from trtdist.containers.image_sources import Registry, default_name, parse_registry, valid_name
+from trtdist.containers.image_sources import Registry, default_name, docker_name, parse_registry, valid_name
 from trtdist.containers.image_tree import inside
 from trtdist.errors import InputError
 
@@ -109,6 +109,7 @@ def test_other_names() -> None:
     ]
     assert Registry("r.io", "a/b:1").pinned("sha256:00").reference() == "docker://r.io/a/b@sha256:00"
     assert Registry("r.io:1", "a/b:1", "me").enroot_reference() == "docker://me@r.io:1#a/b:1"
+    assert docker_name("Org+x+1.0_") == "org-x-1-0"
     for name in ("", ".x", "a/b", "a b", "-x"):
         with pytest.raises(InputError, match="cannot be the name"):
             valid_name(name)

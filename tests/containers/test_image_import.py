@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.containers.small_images import docker_archive, elf, layer, oci_layout, sif, small_root, tree
+from tests.images import program_or_skip
 from tests.supervisor.runs import wait_for
 from trtdist.cli.image import command
 from trtdist.errors import InputError, MissingError, TrtdistError
@@ -101,6 +103,28 @@ def test_layers_become_a_root_file_system(images: Path, tmp_path: Path) -> None:
     assert record is not None
     assert (record.source, record.architecture, record.environment) == (str(archive), "x86_64", ("HF_HOME", "PATH"))
     assert not (tmp_path / "above").exists()
+
+
+@pytest.mark.long
+@pytest.mark.skipif(os.geteuid() != 0, reason="podman mounts images for root alone")
+def test_podman_makes_the_same_of_layers(tmp_path: Path) -> None:
+    program_or_skip("podman")
+    archive = docker_archive(tmp_path / "a.tar", [LOWER, UPPER])
+    # podman wants a path of at most 50 characters there.
+    short = tempfile.mkdtemp(prefix="t-", dir="/tmp")
+    store = ["--root", tmp_path / "store", "--runroot", short, "--storage-driver=vfs"]
+
+    def podman(*words: object) -> str:
+        argv = ["podman", *store, *words]
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+    podman("load", "--quiet", "--input", archive)
+    theirs = files(Path(podman("image", "mount", "small:1")))
+    ours = files(imported(archive, "--format", "directory"))
+    podman("image", "umount", "--all")
+    podman("system", "reset", "--force")
+    shutil.rmtree(short, ignore_errors=True)
+    assert {name: content for name, content in ours.items() if "environment" not in name} == theirs == UNPACKED
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])

@@ -82,7 +82,7 @@ def test_an_image_of_a_registry(registry: str, tmp_path: Path) -> None:
     assert tree(root)["etc/name"] == b"one" and tree(root)["ch/environment"] == b"A=1\n"
     record = read_record(root.parent)
     assert record is not None and record.source_digest.startswith("sha256:") and record.environment == ("A",)
-    packed = ["--format", "archive", "--arch", "x86_64", "--name", "packed"]
+    packed = ["--format", "archive", "--arch", "x86_64", "--name", "Team+packed"]
     archive = Path(image("import", f"docker://{registry}#team/small:1", *packed).strip())
     again = Path(image("import", str(archive), *options, "--name", "again").strip())
     assert tree(again) == tree(root)

@@ -23,12 +23,23 @@ from trtdist.containers.image_open import PASSED, openers, opening, overriding, 
 from trtdist.errors import InputError
 from trtdist.images import image_path, problems_of
 
-__all__ = ["command"]
+__all__ = ["Found", "command"]
 
 _SECONDS = 120
-_NO_PYTHON = 97
-_FIND_PYTHON = f'for p in python3 python; do command -v "$p" >/dev/null && exec "$p" "$@"; done; exit {_NO_PYTHON}'
-_OLDEST = (3, 9)
+_NO_PYTHON, _OLD_PYTHON = 97, 98
+# The probe itself would be a syntax error to an old Python.
+_FIND_PYTHON = f"""\
+for python in python3 python; do
+    command -v "$python" >/dev/null || continue
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || exit {_OLD_PYTHON}
+    exec "$python" "$@"
+done
+exit {_NO_PYTHON}
+"""
+_REFUSALS = {
+    _NO_PYTHON: "it has no Python: install python3 in it, or take one of TensorRT-LLM's",
+    _OLD_PYTHON: "its Python is older than 3.9, or does not start: take a newer image",
+}
 _VERSIONS = ("python", "mpi4py", "mpi", "pmix", "numpy", "tensorrt_llm")
 
 
@@ -145,8 +156,8 @@ def _answer(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, 
         )
     except subprocess.TimeoutExpired:
         return {}, f"{argv[0]} does not open it within {_SECONDS} s"
-    if done.returncode == _NO_PYTHON:
-        return {}, "it has no Python: install python3 in it, or take one of TensorRT-LLM's"
+    if done.returncode in _REFUSALS:
+        return {}, _REFUSALS[done.returncode]
     # Hooks and entry points of images print banners before it.
     last = done.stdout.strip().rpartition("\n")[2]
     try:
@@ -158,9 +169,6 @@ def _answer(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, 
 
 def _lacking(versions: Mapping[str, str], errors: Mapping[str, str]) -> Iterator[str]:
     """What keeps a run from working in it, each with its remedy."""
-    numbers = tuple(int(number) for number in versions["python"].split(".")[:2])
-    if numbers < _OLDEST:
-        yield f"its Python is {versions['python']} and 3.9 or newer is needed: take a newer image"
     if not versions["mpi4py"]:
         yield "it has no mpi4py: add it with what `trtdist image recipe` prints"
     elif not versions["mpi"]:

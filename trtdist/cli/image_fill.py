@@ -13,9 +13,9 @@ from trtdist.cli.image_pack import pack
 from trtdist.cli.image_tools import first_of, run
 from trtdist.cli.image_unpack import ENVIRONMENT_FILES, remove_tree, unpack
 from trtdist.containers import image_argv as argv
-from trtdist.containers.image_archive import Archive, HashedReader, opened
+from trtdist.containers.image_archive import file_digest, opened
 from trtdist.containers.image_formats import BINARIES, Image, here, recognised, root_architecture
-from trtdist.containers.image_sources import Registry, parse_registry
+from trtdist.containers.image_sources import Registry, docker_name, parse_registry
 from trtdist.containers.image_tree import resolved
 from trtdist.errors import InputError, MissingError, TrtdistError
 from trtdist.images import FILES, RECORD, ImageRecord
@@ -24,7 +24,6 @@ from trtdist.rundir import write_atomic
 __all__ = ["Import", "peek", "variables"]
 
 _PACKS, _OPENS = "packs an image", "opens an image"
-_BLOCK = 8 << 20
 _FETCHED, _FETCHED_FROM = "source", "source.from"
 
 
@@ -60,9 +59,9 @@ class Import:
         registry = parse_registry(self.source)
         if registry is None:
             source = recognised(Path(self.source))
-            self._refuse_other(source.architecture)
+            self.refuse_other(source.architecture)
             _Conversion(self, source, work, output).run()
-            return _digest(source.path) if source.path.is_file() else ""
+            return file_digest(source.path) if source.path.is_file() else ""
         program = _own_importer(self.format)
         if program is None:
             source, digest = self._fetched(registry, part)
@@ -98,7 +97,8 @@ class Import:
             run(argv.podman_save(identity, layout), fetches)
         return recognised(layout), digest
 
-    def _refuse_other(self, architecture: str) -> None:
+    def refuse_other(self, architecture: str) -> None:
+        """InputError for an architecture that is known and another than is wanted."""
         if architecture and architecture != self.architecture:
             raise InputError(
                 f"{self.source} is made for {architecture} and {self.architecture} is wanted: "
@@ -109,14 +109,14 @@ class Import:
         """The record of an image that was made, after a look into it."""
         found = recognised(output)
         architecture, environment = peek(found, work / "peek")
-        self._refuse_other(architecture)
+        self.refuse_other(architecture)
         plain = output.is_file()
         return ImageRecord(
             source=self.source,
             source_digest=digest,
             format=self.format,
             size=found.size,
-            digest=_digest(output) if plain else "",
+            digest=file_digest(output) if plain else "",
             architecture=architecture,
             imported=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             environment=tuple(sorted(environment)),
@@ -138,9 +138,9 @@ class _Conversion:
         layout = source.format == "archive" and source.path.is_dir()
         if source.format == "archive":
             with opened(source.path) as archive:
-                self._look_at(archive)
+                self.wanted.refuse_other(archive.architecture)
         if layout and wanted == "archive":
-            run(argv.skopeo_archive(source.path, self.wanted.name.lower(), self.output), _PACKS)
+            run(argv.skopeo_archive(source.path, docker_name(self.wanted.name), self.output), _PACKS)
         elif source.format == wanted:
             self.wanted.say(f"copying {source.path}")
             run(argv.copy(source.path, self.output), "copies an image")
@@ -148,9 +148,6 @@ class _Conversion:
             self._unpack(self.output)
         else:
             self._packed(source.path if source.format == "directory" else self._unpack(self.work / "root"))
-
-    def _look_at(self, archive: Archive) -> None:
-        self.wanted._refuse_other(archive.architecture)
 
     def _unpack(self, root: Path) -> Path:
         self.wanted.say(f"unpacking {self.source.path}")
@@ -173,7 +170,7 @@ class _Conversion:
             program = first_of(("apptainer", "singularity"), _PACKS)
             run(argv.apptainer_build(program, str(root), "", self.output), _PACKS)
         else:
-            pack(root, wanted.name, root_architecture(root), variables(root), self.output)
+            pack(root, docker_name(wanted.name), root_architecture(root), variables(root), self.output)
 
 
 def _own_importer(wanted: str) -> str | None:
@@ -219,11 +216,3 @@ def variables(root: Path) -> dict[str, str]:
         pairs = (line.partition("=") for line in text.splitlines())
         found |= {key.strip(): value for key, equals, value in pairs if equals and key.strip().isidentifier()}
     return found
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        reader = HashedReader(file)
-        while reader.read(_BLOCK):
-            continue
-    return reader.digest()

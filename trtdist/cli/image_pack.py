@@ -7,12 +7,11 @@ import json
 import tarfile
 from pathlib import Path
 
-from trtdist.containers.image_archive import HashedReader
+from trtdist.containers.image_archive import file_digest
 
 __all__ = ["pack"]
 
 _GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
-_BLOCK = 1 << 20
 
 
 def pack(root: Path, name: str, architecture: str, environment: dict[str, str], output: Path) -> None:
@@ -24,9 +23,9 @@ def pack(root: Path, name: str, architecture: str, environment: dict[str, str], 
         "architecture": _GO_NAMES.get(architecture, architecture),
         "os": "linux",
         "config": {"Env": [f"{key}={value}" for key, value in environment.items()]},
-        "rootfs": {"type": "layers", "diff_ids": [_digest(layer)]},
+        "rootfs": {"type": "layers", "diff_ids": [file_digest(layer)]},
     }
-    manifest = [{"Config": "config.json", "RepoTags": [f"{name.lower()}:latest"], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": "config.json", "RepoTags": [f"{name}:latest"], "Layers": ["layer.tar"]}]
     with tarfile.open(output, "w", format=tarfile.PAX_FORMAT) as tar:
         for member, content in (("config.json", config), ("manifest.json", manifest)):
             text = json.dumps(content).encode()
@@ -44,11 +43,3 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     return member
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        reader = HashedReader(file)
-        while reader.read(_BLOCK):
-            continue
-    return reader.digest()

@@ -22,9 +22,10 @@ from typing import IO, Any, Callable
 from trtdist.containers.image_formats import architecture_name
 from trtdist.errors import InputError
 
-__all__ = ["Archive", "HashedReader", "Layer", "opened"]
+__all__ = ["Archive", "HashedReader", "Layer", "file_digest", "opened"]
 
 _MAX_JSON = 16 << 20
+_BLOCK = 8 << 20
 _COMPRESSED: dict[bytes, Callable[[IO[bytes]], Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -49,6 +50,15 @@ class HashedReader:
     def digest(self) -> str:
         """The digest of all that was read so far, as `sha256:...`."""
         return f"sha256:{self._sum.hexdigest()}"
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 digest of a file, as `sha256:...`."""
+    with path.open("rb") as file:
+        reader = HashedReader(file)
+        while reader.read(_BLOCK):
+            continue
+    return reader.digest()
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def skopeo_fetch(image: Registry, architecture: str, layout: Path) -> list[str]:
 
 def skopeo_archive(layout: Path, name: str, archive: Path) -> list[str]:
     """Turns an OCI layout into an archive that `docker load` and `podman load` take, as `NAME:latest`."""
-    return ["skopeo", *_skopeo(""), "copy", "--quiet", f"oci:{layout}:image", f"docker-archive:{archive}:{name}:latest"]
+    return ["skopeo", *_skopeo(""), "copy", "--quiet", f"oci:{layout}", f"docker-archive:{archive}:{name}:latest"]
 
 
 def _skopeo(architecture: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from trtdist.errors import InputError
 
-__all__ = ["Registry", "default_name", "parse_registry", "valid_name"]
+__all__ = ["Registry", "default_name", "docker_name", "parse_registry", "valid_name"]
 
 SCHEME = "docker://"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
@@ -69,6 +69,11 @@ def default_name(source: str) -> str:
     base = os.path.basename(os.path.abspath(source))
     suffix = next((suffix for suffix in _SUFFIXES if base.endswith(suffix)), "")
     return base[: len(base) - len(suffix)]
+
+
+def docker_name(name: str) -> str:
+    """What docker and podman call an image of that name: they allow fewer characters."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def valid_name(name: str) -> str:
