@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import random
 import subprocess
@@ -66,6 +67,12 @@ def test_what_is_no_image(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(random.Random(0).randbytes(5000))
     with pytest.raises(InputError, match="is neither squashfs, SIF"):
         recognised(tmp_path / "file")
+    with pytest.raises(InputError, match=r"cannot be read here \(Not a directory\): correct the path"):
+        recognised(tmp_path / "file" / "inside")
+    if os.geteuid() != 0:
+        (tmp_path / "file").chmod(0)
+        with pytest.raises(InputError, match=r"cannot be read here \(Permission denied\): mend its permissions"):
+            recognised(tmp_path / "file")
 
 
 @given(st.binary(max_size=400), st.sampled_from([b"hsqs", bytes(32) + b"SIF_MAGIC\0", b""]))

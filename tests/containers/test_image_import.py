@@ -238,6 +238,8 @@ def test_a_topology_may_name_an_imported_image(images: Path, tmp_path: Path, mon
     for name, wanted in (("small", str(root)), ("ubuntu", "ubuntu"), ("org/small", "org/small")):
         file.write_text(f"name: t\nmodel: org/m\nservers: {{}}\ncontainer: {{image: {name}}}\n")
         assert load(file, environ=os.environ).container.image == wanted
+    loaded = load(file, overrides=["container.runtime=docker", "container.image=small"], environ=os.environ)
+    assert loaded.container.image == "small"
 
 
 def test_the_recipe(tmp_path: Path) -> None:

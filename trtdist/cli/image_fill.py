@@ -62,7 +62,7 @@ class Import:
             self.refuse_other(source.architecture)
             _Conversion(self, source, work, output).run()
             return file_digest(source.path) if source.path.is_file() else ""
-        program = _own_importer(self.format)
+        program = _own_importer(self.format, registry)
         if program is None:
             source, digest = self._fetched(registry, part)
             _Conversion(self, source, work, output).run()
@@ -70,7 +70,7 @@ class Import:
         self.say(f"{program} imports {registry.reference()}")
         wanted = "" if self.architecture == here() else self.architecture
         lines = {
-            "squashfs": argv.enroot_import(registry, self.architecture, output),
+            "squashfs": argv.enroot_import(registry, wanted, output),
             "sif": argv.apptainer_build(program, registry.reference(), wanted, output),
         }
         run(lines[self.format], "imports an image")
@@ -83,14 +83,14 @@ class Import:
         program = first_of(("skopeo", "podman"), fetches)
         digest = ""
         if program == "skopeo":
-            digest = run(argv.skopeo_digest(registry, self.architecture), fetches).strip()
+            digest = run([*_skopeo(self.architecture), *argv.skopeo_digest(registry)], fetches).strip()
             registry = registry.pinned(digest)
         if not (origin.exists() and origin.read_text(encoding="utf-8") == registry.reference()):
             remove_tree(layout)
         write_atomic(origin, registry.reference())
         self.say(f"{program} fetches {registry.reference()}")
         if program == "skopeo":
-            run(argv.skopeo_fetch(registry, self.architecture, layout), fetches)
+            run([*_skopeo(self.architecture), *argv.skopeo_fetch(registry, layout)], fetches)
         else:
             identity = run(argv.podman_pull(registry, self.architecture), fetches).split()[-1]
             remove_tree(layout)
@@ -140,7 +140,8 @@ class _Conversion:
             with opened(source.path) as archive:
                 self.wanted.refuse_other(archive.architecture)
         if layout and wanted == "archive":
-            run(argv.skopeo_archive(source.path, docker_name(self.wanted.name), self.output), _PACKS)
+            archived = argv.skopeo_archive(source.path, docker_name(self.wanted.name), self.output)
+            run([*_skopeo(""), *archived], _PACKS)
         elif source.format == wanted:
             self.wanted.say(f"copying {source.path}")
             run(argv.copy(source.path, self.output), "copies an image")
@@ -173,13 +174,19 @@ class _Conversion:
             pack(root, docker_name(wanted.name), root_architecture(root), variables(root), self.output)
 
 
-def _own_importer(wanted: str) -> str | None:
+def _skopeo(architecture: str) -> list[str]:
+    """skopeo as this machine wants it (containers-policy.json(5))."""
+    policies = (Path.home() / ".config/containers/policy.json", Path("/etc/containers/policy.json"))
+    return argv.skopeo(policies, architecture)
+
+
+def _own_importer(wanted: str, image: Registry) -> str | None:
     """The program of the runtime itself that fetches from registries, which knows the site's credentials and caches;
-    None where it is not installed, or has none."""
+    None where it is not installed, or has none. enroot knows no digests."""
     programs = {"squashfs": ("enroot",), "sif": ("apptainer", "singularity")}.get(wanted, ())
     if wanted == "sif":
         return first_of(programs, "builds SIF")
-    return next((program for program in programs if shutil.which(program)), None)
+    return next((program for program in programs if shutil.which(program) and "@" not in image.image), None)
 
 
 def peek(image: Image, scratch: Path) -> tuple[str, dict[str, str]]:

@@ -12,7 +12,7 @@ from trtdist.cli.image_fill import Import
 from trtdist.cli.image_places import images_folder, site_runtime
 from trtdist.cli.progress import say
 from trtdist.containers.image_formats import NATIVE, architecture_name, here
-from trtdist.containers.image_sources import default_name, parse_registry, valid_name
+from trtdist.containers.image_sources import default_name, docker_name, parse_registry, valid_name
 from trtdist.errors import InputError
 from trtdist.images import FILES, image_path, problems_of, read_record
 from trtdist.once import Kind, placed
@@ -50,7 +50,10 @@ def command(
     _refuse_another(work, folder)
     placed(_IMAGE, work.fill, folder, chosen, say)
     _refuse_another(work, folder)
-    click.echo(image_path(folder, chosen))
+    path = image_path(folder, chosen)
+    if wanted == "archive":
+        say(f"`docker load --input {path}` on each node, and `image: {docker_name(chosen)}` in the topology, use it")
+    click.echo(path)
 
 
 def _format(runtime: str | None) -> str:

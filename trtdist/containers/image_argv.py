@@ -6,6 +6,7 @@ apptainer build, mksquashfs(1), unsquashfs(1).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from trtdist.containers.image_sources import Registry
@@ -17,6 +18,7 @@ __all__ = [
     "mksquashfs",
     "podman_pull",
     "podman_save",
+    "skopeo",
     "skopeo_archive",
     "skopeo_digest",
     "skopeo_fetch",
@@ -27,26 +29,28 @@ __all__ = [
 _GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "i386": "386", "armv7l": "arm"}
 
 
-def skopeo_digest(image: Registry, architecture: str) -> list[str]:
-    """Prints the digest of an image of a registry."""
-    return ["skopeo", *_skopeo(architecture), "inspect", "--no-tags", "--format={{.Digest}}", image.reference()]
+def skopeo(policies: Iterable[Path], architecture: str = "") -> list[str]:
+    """skopeo with its options. Where the site has no policy for signatures, as on many login machines, it would do
+    nothing unless it is told to do without."""
+    trust = [] if any(policy.exists() for policy in policies) else ["--insecure-policy"]
+    chosen = [f"--override-arch={_GO_NAMES.get(architecture, architecture)}"] if architecture else []
+    return ["skopeo", *trust, "--override-os=linux", *chosen]
 
 
-def skopeo_fetch(image: Registry, architecture: str, layout: Path) -> list[str]:
+def skopeo_digest(image: Registry) -> list[str]:
+    """Prints the digest of an image of a registry; to be added to `skopeo`, as the two below."""
+    return ["inspect", "--no-tags", "--format={{.Digest}}", image.reference()]
+
+
+def skopeo_fetch(image: Registry, layout: Path) -> list[str]:
     """Fetches an image into the folder of an OCI layout; layers that are there already are not fetched again."""
     words = ["copy", "--quiet", "--retry-times=3", "--dest-oci-accept-uncompressed-layers"]
-    return ["skopeo", *_skopeo(architecture), *words, image.reference(), f"oci:{layout}:image"]
+    return [*words, image.reference(), f"oci:{layout}:image"]
 
 
 def skopeo_archive(layout: Path, name: str, archive: Path) -> list[str]:
     """Turns an OCI layout into an archive that `docker load` and `podman load` take, as `NAME:latest`."""
-    return ["skopeo", *_skopeo(""), "copy", "--quiet", f"oci:{layout}", f"docker-archive:{archive}:{name}:latest"]
-
-
-def _skopeo(architecture: str) -> list[str]:
-    """Options of skopeo itself. Without a policy of the site's, as on many login machines, it would do nothing."""
-    chosen = [f"--override-arch={_GO_NAMES.get(architecture, architecture)}"] if architecture else []
-    return ["--insecure-policy", "--override-os=linux", *chosen]
+    return ["copy", "--quiet", f"oci:{layout}", f"docker-archive:{archive}:{name}:latest"]
 
 
 def podman_pull(image: Registry, architecture: str) -> list[str]:
@@ -61,8 +65,9 @@ def podman_save(image: str, layout: Path) -> list[str]:
 
 
 def enroot_import(image: Registry, architecture: str, output: Path) -> list[str]:
-    """Fetches an image and packs it as squashfs."""
-    return ["enroot", "import", f"--arch={architecture}", f"--output={output}", image.enroot_reference()]
+    """Fetches an image and packs it as squashfs; an architecture only where there is a choice."""
+    chosen = [f"--arch={architecture}"] if architecture else []
+    return ["enroot", "import", *chosen, f"--output={output}", image.enroot_reference()]
 
 
 def apptainer_build(program: str, source: str, architecture: str, output: Path) -> list[str]:

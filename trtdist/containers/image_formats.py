@@ -126,7 +126,8 @@ def recognised(path: Path) -> Image:
     except FileNotFoundError as error:
         raise InputError(f"there is no image {path}: import it with `trtdist image import`, or correct it") from error
     except OSError as error:
-        raise InputError(f"the image {path} cannot be read here: {error.strerror}; mend its permissions") from error
+        remedy = "mend its permissions" if isinstance(error, PermissionError) else "correct the path, or copy it again"
+        raise InputError(f"the image {path} cannot be read here ({error.strerror}): {remedy}") from error
     if tarfile.is_tarfile(path):
         return Image(path, "archive", size)
     raise InputError(f"{path} is neither squashfs, SIF, a docker or OCI archive nor the folder of a root file system")

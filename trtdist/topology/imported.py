@@ -12,9 +12,12 @@ __all__ = ["with_imported_image"]
 
 
 def with_imported_image(topology: Topology, environ: Mapping[str, str]) -> Topology:
-    """The topology with the path of an imported image in place of its name; any other image is left as it is."""
+    """The topology with the path of an imported image in place of its name; any other image is left as it is.
+
+    Docker starts nothing from a path: it has loaded the image under its name.
+    """
     image = topology.container.image
-    if image is None or "/" in image:
+    if image is None or "/" in image or topology.container.runtime == "docker":
         return topology
     found = image_path(images_root(environ, load_site(environ).images), image)
     if found is None:
