@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import lzma
 import os
 import platform
 import random
@@ -10,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.containers.small_images import docker_archive, elf, layer, sif, small_root
@@ -75,6 +78,10 @@ def test_what_is_no_image(tmp_path: Path) -> None:
             recognised(tmp_path / "file")
 
 
+@example(gzip.compress(b"x" * 99)[:12], b"")
+@example(gzip.compress(b"x" * 99)[:-9] + b"spoiled!!", b"")
+@example(lzma.compress(b"x" * 99)[:30], b"")
+@example(bz2.compress(b"x" * 99)[:20], b"")
 @given(st.binary(max_size=400), st.sampled_from([b"hsqs", bytes(32) + b"SIF_MAGIC\0", b""]))
 def test_any_bytes_are_an_image_or_refused(tmp_path_factory: pytest.TempPathFactory, rest: bytes, start: bytes) -> None:
     path = tmp_path_factory.getbasetemp() / "any"

@@ -199,10 +199,12 @@ def test_damage_is_found(images: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.tar"
     end = len(good.rstrip(b"\0"))
     cuts = [good[: end * part // 10 - 1] for part in range(1, 11)]
+    packed = gzip.compress(good)
+    cuts += [packed[: len(packed) * part // 5] for part in range(1, 5)]
     spoiled = good.replace(b"through a link", b"through a lint")
     for content in (*cuts, spoiled):
         bad.write_bytes(content)
-        with pytest.raises(InputError, match=r"bad\.tar.*(again|alone)"):
+        with pytest.raises(InputError, match=r"bad\.tar.* again"):
             image("import", bad, "--format", "directory")
         assert image("list") == "" and not (images / "bad").exists()
     bad.write_bytes(good)

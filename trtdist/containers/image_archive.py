@@ -102,7 +102,7 @@ def opened(path: Path) -> Iterator[Archive]:
                 yield _read(path, lambda name: stack.enter_context((path / name).open("rb")))
             else:
                 yield _read(path, _member_of(stack.enter_context(tarfile.open(path))))
-    except (tarfile.ReadError, EOFError, zlib.error) as error:
+    except (tarfile.ReadError, EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise InputError(f"the archive {path} is damaged or was cut off ({error}): save or copy it again") from error
 
 

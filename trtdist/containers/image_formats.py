@@ -6,10 +6,12 @@ docker-archive (`docker save`) and the OCI image layout, ELF header (elf(5)). St
 
 from __future__ import annotations
 
+import lzma
 import os
 import platform
 import struct
 import tarfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -128,9 +130,16 @@ def recognised(path: Path) -> Image:
     except OSError as error:
         remedy = "mend its permissions" if isinstance(error, PermissionError) else "correct the path, or copy it again"
         raise InputError(f"the image {path} cannot be read here ({error.strerror}): {remedy}") from error
-    if tarfile.is_tarfile(path):
+    if _is_tar(path):
         return Image(path, "archive", size)
     raise InputError(f"{path} is neither squashfs, SIF, a docker or OCI archive nor the folder of a root file system")
+
+
+def _is_tar(path: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(path)
+    except (EOFError, lzma.LZMAError, zlib.error) as error:
+        raise InputError(f"the archive {path} is damaged or was cut off: save or copy it again") from error
 
 
 def _directory(path: Path) -> Image:
