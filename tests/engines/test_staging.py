@@ -16,7 +16,7 @@ import pytest
 from tests.engines.models import contents, make_model
 from tests.observe.fake_run import dead_process
 from tests.supervisor.runs import wait_for
-from trtdist.engines import claim
+from trtdist import claim
 from trtdist.engines.model_files import missing
 from trtdist.engines.staging import copied, main, stage
 from trtdist.errors import InputError, TrtdistError
@@ -144,7 +144,8 @@ def holder(path: Path, **fields: object) -> None:
 def test_the_claim_of_a_process_that_is_gone_is_taken_over(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     gone = dead_process()
-    holder(path, host=os.uname().nodename, pid=gone.pid, started=gone.started)
+    for each in (path, tmp_path / "claim.0123"):
+        holder(each, host=os.uname().nodename, pid=gone.pid, started=gone.started)
     with claim.claimed(path, quiet):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert list(tmp_path.iterdir()) == []

@@ -60,8 +60,11 @@ def test_each_exit_code_is_documented() -> None:
 def options(command: click.Command) -> set[str]:
     """The options of a command and of the commands within it."""
     own = {option for each in command.params for option in (*each.opts, *each.secondary_opts)}
-    inner = command.commands.values() if isinstance(command, click.Group) else ()
-    return own.union(*map(options, inner))
+    if not isinstance(command, click.Group):
+        return own
+    context = click.Context(command)
+    inner = [command.get_command(context, name) for name in command.list_commands(context)]
+    return own.union(*(options(each) for each in inner if each is not None))
 
 
 def test_options_that_are_shown_exist() -> None:

@@ -19,10 +19,10 @@ ROOMS = (
     "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "serving", "engines",
     "observe", "bench", "cli",
 )  # fmt: skip
-ROOT_MODULES = ("errors", "plan", "process", "rundir", "events")
+ROOT_MODULES = ("errors", "plan", "process", "rundir", "events", "claim", "once", "images")
 NODE_ROOMS = ("slurm", "services", "containers", "supervisor", "serving", "engines")
 # What a node room may import beside the standard library.
-ALLOWED = {"serving": {"nats"}, "engines": {"numpy", "mpi4py", "tensorrt_llm", "torch"}}
+ALLOWED = {"containers": {"mpi4py"}, "serving": {"nats"}, "engines": {"numpy", "mpi4py", "tensorrt_llm", "torch"}}
 # Runs in the launcher's own environment, and does without where these are missing.
 FRONT = ROOT / "trtdist" / "serving" / "front"
 # The engine seam: serving names its types, and finds the engine itself at run time.

@@ -65,7 +65,7 @@ def test_problems_have_the_place_in_the_profile(tmp_path: Path, environ: dict[st
         f"{site}:2:3: error[TRT012]: unknown key 'acount' in slurm; did you mean 'account'?",
         f"{site}:3:18: error[TRT016]: gpus_per_node in slurm must be at least 1, not 0",
         f"{site}:4:3: error[TRT012]: unknown key 'time' in slurm; it belongs into a topology, not into a site profile",
-        f"{site}:5:1: error[TRT012]: unknown key 'nme'; known here: slurm, container, network, runs",
+        f"{site}:5:1: error[TRT012]: unknown key 'nme'; known here: slurm, container, network, runs, images",
         f"{site}:6:1: error[TRT012]: unknown key 'name'; it belongs into a topology, not into a site profile",
     ]
     with pytest.raises(InvalidTopologyError, match="acount"):

@@ -27,6 +27,7 @@ COMMANDS = {
     "exec": "Run a command beside a rank of a run.",
     "init": "Ask Slurm and write a site profile and a first topology.",
     "model": "Copy a model to where jobs read it, and check it.",
+    "image": "Bring container images to where jobs read them, and check them.",
     "bench": "Measure a deployment under load, and compare results.",
     "validate": "Check a topology and report every problem.",
     "import": "Make a topology from the configuration of another launcher.",

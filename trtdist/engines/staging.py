@@ -1,14 +1,10 @@
 """Puts a whole model where jobs read it, once, however many ask for it. Standard library, Python 3.9.
 
 `python -m trtdist.engines.staging SOURCE FOLDER NAME` copies it on the node where it runs.
-
-A model is filled into a hidden folder beside its place, checked there, and renamed: nobody sees half of one. What an
-interrupted copy has finished stays for the next.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
@@ -18,35 +14,31 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Callable
 
-from trtdist.engines.claim import claimed
 from trtdist.engines.model_files import missing, read_sums
 from trtdist.errors import InputError, TrtdistError
+from trtdist.once import Kind, placed
 
 __all__ = ["Fill", "copied", "main", "stage", "wrong_sums"]
 
 Fill = Callable[[Path], Mapping[str, str]]
 """Fills a folder, which may hold what an earlier attempt has finished, and returns digests of its files (SHA-256)."""
 
+_MODEL = Kind("model", "stage", "--to", missing)
 _CHUNK = 8 * 1024 * 1024
 
 
 def stage(fill: Fill, folder: Path, name: str, say: Callable[[str], None]) -> Path:
-    """Have the model `name` in `folder`, complete and checked; returns its folder.
+    """Have the model `name` in `folder`, complete and checked; returns its folder. Errors as `trtdist.once.placed`."""
 
-    `say` is told what is waited for. InputError when there is something else in its place, or what was filled in is no
-    complete model; TrtdistError when it cannot be written.
-    """
-    place = folder / name
-    if _there(place):
-        return place
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with claimed(folder / f".{name}.claim", lambda who: say(f"waiting for {who}, which stages {name}")):
-            if not _there(place):
-                _filled(fill, folder / f".{name}.part", place)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    return place
+    def checked(part: Path) -> None:
+        sums = fill(part)
+        wrong = wrong_sums(part, sums)
+        for each in wrong:
+            (part / each).unlink(missing_ok=True)
+        if wrong:
+            raise TrtdistError(f"the digest of {', '.join(wrong)} is wrong: stage it again, or get the source again")
+
+    return placed(_MODEL, checked, folder, name, say)
 
 
 def copied(source: Path) -> Fill:
@@ -74,30 +66,6 @@ def copied(source: Path) -> Fill:
 def wrong_sums(folder: Path, sums: Mapping[str, str]) -> list[str]:
     """Files whose digest is another than the one that is given for it; absent ones are among them."""
     return [name for name, digest in sums.items() if not _matches(folder / name, digest)]
-
-
-def _there(place: Path) -> bool:
-    """Whether the model is in its place; InputError for something else."""
-    if not os.path.lexists(place):
-        return False
-    problems = missing(place)
-    if problems:
-        raise InputError(f"{place} is there and no complete model ({'; '.join(problems)}): remove it, or use --name")
-    return True
-
-
-def _filled(fill: Fill, part: Path, place: Path) -> None:
-    part.mkdir(exist_ok=True)
-    sums = fill(part)
-    wrong = wrong_sums(part, sums)
-    for name in wrong:
-        (part / name).unlink(missing_ok=True)
-    if wrong:
-        raise TrtdistError(f"the digest of {', '.join(wrong)} is wrong: stage it again, or get the source again")
-    problems = missing(part)
-    if problems:
-        raise InputError(f"what was staged is no complete model: {'; '.join(problems)}")
-    os.rename(part, place)
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -149,12 +117,6 @@ def _require_space(folder: Path, wanted: int) -> None:
     if wanted > free:
         sizes = f"{free >> 20} MiB free and {wanted >> 20} MiB are to be copied"
         raise TrtdistError(f"{folder.parent} has {sizes}: make room")
-
-
-def _unwritable(folder: Path, error: OSError) -> TrtdistError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return TrtdistError(f"no space is left in {folder}: make room and stage it again, it goes on where it stopped")
-    return InputError(f"cannot stage a model in {folder} ({error.filename}: {error.strerror}): choose another --to")
 
 
 def main(arguments: list[str]) -> int:

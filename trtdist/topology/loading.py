@@ -15,6 +15,7 @@ from trtdist.topology.checks import cross_checks
 from trtdist.topology.diagnostics import Diagnostic, InvalidTopologyError, Origin, Source
 from trtdist.topology.faults import report_faults
 from trtdist.topology.files import read_text
+from trtdist.topology.imported import with_imported_image
 from trtdist.topology.model import Topology
 from trtdist.topology.names import canonical
 from trtdist.topology.nodes import Node, Section, at, read
@@ -86,6 +87,7 @@ def check(
         topology = _topology(root, problems)
         if topology is not None:
             topology = absolute(topology, os.path.dirname(os.path.abspath(path)), environ)
+            topology = with_imported_image(topology, environ)
             if problem := model_check(topology):
                 problems.error("TRT028", problem, at(root, ("model",)))
             _look(topology, root, problems, model_facts, room_check)

@@ -200,7 +200,9 @@ class ContainerSection(Section):
     """What the workers run in; `runtime: none` is the host itself."""
 
     runtime: Annotated[ContainerRuntime, Field(description="Container runtime, `none` for no container.")] = "none"
-    image: Annotated[Line | None, Field(description="Image: a reference or a file.")] = None
+    image: Annotated[
+        Line | None, Field(description="Image: a reference, a file or folder, or the name of an imported one.")
+    ] = None
     mounts: Annotated[
         tuple[Mount, ...], Strict(False), Field(description="SOURCE:/TARGET or SOURCE:/TARGET:ro, one each.")
     ] = ()
@@ -373,3 +375,6 @@ class SiteProfile(Section):
     container: Annotated[SiteContainer, Field(description="Defaults of `container`.")] = SiteContainer.model_construct()
     network: Annotated[NetworkSection, Field(description="Defaults of `network`.")] = NetworkSection.model_construct()
     runs: Annotated[Line | None, Field(description="Runs directory, unless $TRTDIST_RUNS is set.")] = None
+    images: Annotated[Line | None, Field(description="Folder of imported images, unless $TRTDIST_IMAGES is set.")] = (
+        None
+    )

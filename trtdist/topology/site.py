@@ -36,15 +36,21 @@ def site_path(environ: Mapping[str, str], system: Path = SYSTEM_PROFILE) -> Path
 
 
 def load_site(environ: Mapping[str, str]) -> SiteProfile:
-    """The site profile, empty when there is none; `runs` is absolute. InvalidTopologyError has every problem."""
+    """The site profile, empty when there is none, with absolute paths. InvalidTopologyError has every problem."""
     problems = Problems()
     profile = SiteProfile()
     path = site_path(environ)
     if path is not None:
         profile, _ = read_site(path, problems)
-        if profile.runs is not None:
-            runs = os.path.join(os.path.dirname(os.path.abspath(path)), os.path.expanduser(profile.runs))
-            profile = profile.model_copy(update={"runs": os.path.normpath(runs)})
+        folder = os.path.dirname(os.path.abspath(path))
+        given = {name: getattr(profile, name) for name in ("runs", "images")}
+        profile = profile.model_copy(
+            update={
+                name: os.path.normpath(os.path.join(folder, os.path.expanduser(text)))
+                for name, text in given.items()
+                if text is not None
+            }
+        )
     if problems.errors:
         raise InvalidTopologyError(problems.found)
     return profile

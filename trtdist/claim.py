@@ -42,6 +42,8 @@ def claimed(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
                 wait(who)
                 told = who
             time.sleep(_POLL)
+            os.utime(mine)
+        _sweep(path, mine)
         with _touching(path):
             yield
     finally:
@@ -105,7 +107,15 @@ def _remove_if(path: Path, holder: dict[str, Any] | None) -> None:
     if _holder(aside) != holder:
         with suppress(FileExistsError):
             os.link(aside, path)
-    aside.unlink()
+    aside.unlink(missing_ok=True)
+
+
+def _sweep(path: Path, mine: Path) -> None:
+    """Remove the files of processes that were killed before they could."""
+    for left in path.parent.glob(f"{path.name}.*"):
+        holder = _holder(left)
+        if left != mine and holder is not None and _over(left, mine, holder):
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
