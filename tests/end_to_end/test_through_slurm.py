@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
+from tests.terminal import CTRL_C, on_terminal
 from trtdist.slurm import argv, parse
 
 EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
@@ -103,19 +104,20 @@ def test_submit_shows_up_serves_and_goes(user: User) -> None:
     assert user.left() == []
 
 
-def test_up_inside_an_allocation_uses_it(user: User) -> None:
-    interrupted = (
-        f"{shlex.join(user.words('up', EXAMPLE, *SHARED))} >up.out 2>&1 & up=$!\n"
-        "until grep -q 'is READY' up.out || ! kill -0 $up; do sleep 0.2; done\n"
-        "kill -TERM $up; wait $up; echo code $?; squeue --noheader --jobs=$SLURM_JOB_ID"
-    )
-    (user.cluster.folder / "inside.sh").write_text(interrupted)
-    done = user.cluster.run(*ALLOCATION, "bash", "inside.sh", timeout=READY_S)
-    said = (user.cluster.folder / "up.out").read_text()
-    assert "is READY after" in said
-    assert "code 130" in done.stdout, said
-    # It is not ours to end.
-    assert " R " in done.stdout
+def test_up_inside_the_smallest_allocation_of_two_nodes(user: User) -> None:
+    """One CPU on each of its nodes, for four ranks."""
+    literal = "salloc -N2 trtdist up examples/slurm/disagg-2nodes.yaml"
+    script = f"trap : INT; cd {ROOT}; export PATH={Path(PYTHON).parent}:$PATH TRTDIST_RUNS={user.runs}\n"
+    command = user.cluster.argv("bash", "-c", f'{script}{literal}\necho "code $?"')
+    with on_terminal(command, user.cluster.folder) as terminal:
+        shown = terminal.wait_for("is READY after", READY_S)
+        assert "is small: it has 1 CPU on a node and 4 are needed" in shown
+        terminal.type(CTRL_C)
+        shown = terminal.wait_for("code 130", 30)
+    assert "is down: interrupted" in shown, shown
+    job = (user.run_dir() / "slurm.borrowed").read_text().strip()
+    # The job is not ours to end: salloc did so, because its command had ended.
+    assert user.job_state(job) in ("COMPLETED", "gone", "FAILED")
     assert user.left() == []
 
 

@@ -85,7 +85,7 @@ class JobOptions:
 
     `mem` is per node in MiB or as Slurm writes it ("64G"), 0 for all of it. `gpu_directive` is `gpus-per-node`, `gres`
     or `none`. `warning` is how many seconds before the time limit the batch script gets USR1, 0 for no warning; Slurm
-    may send it up to a minute earlier.
+    may send it up to a minute earlier. With `crowded`, ranks take next to no CPU and may be more than there are CPUs.
     """
 
     name: str
@@ -107,6 +107,7 @@ class JobOptions:
     comment: str | None = None
     output: str | None = None
     warning: int = 0
+    crowded: bool = False
     extra: tuple[str, ...] = ()
 
 
