@@ -19,6 +19,8 @@ EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
 SHARED = ("--set", "slurm.mem=500")
 ALLOCATION = ("salloc", "-N2", "--ntasks-per-node=4", "--mem=500")
 READY_S = 120.0
+ONE_RANK = ("context_servers.tensor_parallel_size=1", "generation_servers.tensor_parallel_size=1")
+ONE_SERVER = ("context_servers.num_instances=1", "generation_servers.num_instances=1")
 
 
 @dataclass
@@ -47,6 +49,10 @@ class User:
     def job_state(self, job: str) -> str:
         listed = self.cluster.run(*argv.squeue_jobs((job,))).stdout
         return parse.jobs(listed)[0].state if listed else "gone"
+
+    def nodes(self, job: str) -> str:
+        """The nodes of a job that is still known, as a folded list."""
+        return parse.jobs(self.cluster.output(*argv.squeue_jobs((job,))))[0].nodes
 
     def crashes(self) -> str:
         """What the logs of the newest run tell of a program that crashed."""
@@ -172,18 +178,53 @@ def test_a_run_directory_that_one_node_does_not_see_is_named(user: User) -> None
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "nodes"),
     [
-        ["launch=per_server"],
-        # Five ranks on the first node and three on the second, not in the order of the nodes.
-        ["context_servers.tensor_parallel_size=4", "context_servers.num_instances=1", "slurm.gpus_per_node=5"],
+        (["launch=per_server"], "00001111"),
+        # Three ranks on the first node and one on the second.
+        ([*ONE_RANK, "slurm.gpus_per_node=3"], "0001"),
+        # One and four.
+        ([*ONE_RANK, *ONE_SERVER, "generation_servers.tensor_parallel_size=4", "slurm.gpus_per_node=4"], "01111"),
+        # Three and two, back on the first node after the second.
+        (["slurm.gpus_per_node=3", "generation_servers.num_instances=1", "generation_servers.tensor_parallel_size=1"],
+         "00110"),
     ],
-)
-def test_other_layouts(user: User, overrides: list[str]) -> None:
+    ids=["per_server", "three-and-one", "one-and-four", "there-and-back"],
+)  # fmt: skip
+def test_other_layouts(user: User, overrides: list[str], nodes: str) -> None:
     chosen = [word for override in overrides for word in ("--set", override)]
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *chosen)
     assert done.returncode == 0, done.stderr + user.crashes()
+    uneven = len(set(map(nodes.count, nodes))) > 1
+    launched = "".join(path.read_text() for path in (user.run_dir() / "scripts").glob("03-*.srun.sh"))
+    assert ("--distribution=arbitrary" in launched) == uneven
+    seen = user.state()
+    listed = sorted({str(rank["node"]) for rank in seen["ranks"]})  # type: ignore[attr-defined]
+    assert [rank["node"] for rank in seen["ranks"]] == [listed[int(node)] for node in nodes]  # type: ignore[attr-defined]
     assert user.trtdist("down").returncode == 0
+    assert user.left() == []
+
+
+@pytest.mark.long
+def test_a_rank_on_another_node_than_planned_ends_the_run(user: User) -> None:
+    chosen = [word for override in (*ONE_RANK, "slurm.gpus_per_node=3") for word in ("--set", override)]
+    assert user.trtdist("render", EXAMPLE, "out", *SHARED, *chosen).returncode == 0
+    out = user.cluster.folder / "out"
+    launch = out / "scripts" / "03-workers.srun.sh"
+    text = launch.read_text()
+    assert "for TRTDIST_INDEX in 0 0 0 1; do" in text
+    launch.write_text(text.replace("in 0 0 0 1; do", "in 1 0 0 0; do"))
+    job = user.cluster.output("sbatch", "--parsable", "out/job.sbatch")
+    user.cluster.output("bash", "-c", f"until [ -e {out}/verdict.json ]; do sleep 0.3; done", timeout=READY_S)
+    verdict = json.loads((out / "verdict.json").read_text())
+    (first, second) = user.cluster.output(*argv.scontrol_hostnames(user.nodes(job))).split()
+    assert verdict["state"] == "FAILED"
+    assert verdict["reason"] in (
+        f"ctx.0.0 (step workers) is task 0 and belongs on {first}, but runs on {second}",
+        f"gen.1.0 (step workers) is task 3 and belongs on {second}, but runs on {first}",
+    )
+    # Nothing was loaded.
+    assert [path.name for path in (out / "logs").glob("*.?.?.log")] == []
     assert user.left() == []
 
 

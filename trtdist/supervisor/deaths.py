@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from trtdist.plan import Step
-from trtdist.supervisor.facts import Death, Outcome, Settings, StartFailed, StepEnded, TaskEnded, TaskGone
+from trtdist.supervisor.facts import Death, Outcome, Settings, StartFailed, StepEnded, TaskEnded, TaskGone, TaskRefused
 from trtdist.supervisor.state import State
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "not_started",
     "note",
     "of_gone",
+    "of_refusal",
     "of_step",
     "of_supervisor",
     "of_task",
@@ -47,6 +48,11 @@ def of_gone(event: TaskGone) -> Death:
     """The death of a task whose shim vanished: the shim was killed, and its program with it."""
     how = "vanished together with its shim, which had no time to say why"
     return Death(event.task, event.step, None, None, event.at, how, _GONE)
+
+
+def of_refusal(event: TaskRefused) -> Death:
+    """The death of a task that did not even begin, since it cannot run where it is."""
+    return Death(event.task, event.step, None, None, event.at, event.reason, _TOLD)
 
 
 def of_step(step: Step, event: StepEnded) -> Death:

@@ -41,6 +41,7 @@ __all__ = [
     "TaskBegan",
     "TaskEnded",
     "TaskGone",
+    "TaskRefused",
     "TestPort",
     "Tick",
     "TimeLimit",
@@ -178,6 +179,16 @@ class TaskGone:
 
 
 @dataclass(frozen=True)
+class TaskRefused:
+    """A task does not run where it is; `reason` finishes the sentence "gen.0.1 ..."."""
+
+    step: str
+    task: str
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True)
 class PortTested:
     """Whether the port of a service that died before it was healthy is in other hands."""
 
@@ -265,6 +276,7 @@ Input = Union[
     TaskBegan,
     TaskEnded,
     TaskGone,
+    TaskRefused,
     PortTested,
     Healthy,
     Reached,

@@ -38,6 +38,7 @@ from trtdist.supervisor.facts import (
     TaskBegan,
     TaskEnded,
     TaskGone,
+    TaskRefused,
     TestPort,
     Tick,
     TimeLimit,
@@ -159,6 +160,11 @@ def _on_task_ended(state: State, event: TaskEnded, now: float) -> Change:
 def _on_task_gone(state: State, event: TaskGone, now: float) -> Change:
     step = state.steps.get(event.step)
     return (state, []) if step is None else _on_task_death(state, step, deaths.of_gone(event), now)
+
+
+def _on_task_refused(state: State, event: TaskRefused, now: float) -> Change:
+    step = state.steps.get(event.step)
+    return (state, []) if step is None else _on_task_death(state, step, deaths.of_refusal(event), now)
 
 
 def _on_task_death(state: State, step: StepState, death: deaths.Death, now: float) -> Change:
@@ -313,6 +319,7 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     TaskBegan: _on_task_began,
     TaskEnded: _on_task_ended,
     TaskGone: _on_task_gone,
+    TaskRefused: _on_task_refused,
     PortTested: _on_port_tested,
     Healthy: _on_healthy,
     Reached: _on_reached,
