@@ -177,6 +177,17 @@ def test_a_run_directory_that_one_node_does_not_see_is_named(user: User) -> None
 
 
 @pytest.mark.long
+def test_a_run_directory_that_no_node_sees_is_named(user: User) -> None:
+    """Runs under /tmp of the submit host."""
+    folder = f"/tmp/own-{user.cluster.folder.name}"
+    words = [f"TRTDIST_RUNS={folder}" if word.startswith("TRTDIST_RUNS=") else word for word in user.words("submit")]
+    done = user.cluster.run(*words, str(EXAMPLE), *SHARED, "--wait", timeout=READY_S)
+    user.cluster.output("rm", "-r", folder)
+    assert done.returncode == 1
+    assert f"it never began, as it would when its first node does not see {folder}/" in done.stderr, done.stderr
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("overrides", "nodes"),
     [

@@ -79,8 +79,9 @@ def submit(run: RunDir, job: JobOptions) -> str:
     """
     # On the command line too, where they win over what SBATCH_* of the environment say.
     options = argv.sbatch(job)
-    output = str(run.logs / "slurm-%j.out").replace(str(run.logs), str(run.logs).replace("%", "%%"))
-    words = ["sbatch", "--parsable", *options, f"--chdir={run.path}", f"--output={output}"]
+    # Slurm does not start a job whose output it cannot open, and the run directory may show up late on the node; the
+    # script, which waits for it, writes to its logs.
+    words = ["sbatch", "--parsable", *options, f"--chdir={run.path}", "--output=/dev/null"]
     try:
         number = parse.job_id(runner.run([*words, str(job_script(run)), str(run.path)]))
     except SlurmDownError:

@@ -16,6 +16,7 @@ __all__ = [
     "OUTER_TASK_PREFIXES",
     "JobOptions",
     "StepOptions",
+    "sacct_jobs",
     "sacctmgr_accounts",
     "salloc",
     "sbatch",
@@ -228,6 +229,13 @@ def squeue_jobs(jobs: tuple[str, ...] = ()) -> list[str]:
     """Lists jobs, those given or all of this user, for `parse.jobs`."""
     chosen = [f"--jobs={','.join(jobs)}"] if jobs else ["--me"]
     return ["squeue", *chosen, "--noheader", "--states=all", f"--format={_JOB_FORMAT}"]
+
+
+def sacct_jobs(jobs: tuple[str, ...]) -> list[str]:
+    """Lists jobs that squeue has forgotten, for `parse.past_jobs`; it fails where there is no accounting."""
+    columns = "JobIDRaw,State,Reason,Start,End,NodeList,User,JobName"
+    options = ["--allocations", "--noheader", "--parsable2", f"--format={columns}"]
+    return ["sacct", f"--jobs={','.join(jobs)}", *options]
 
 
 def squeue_steps(job: str) -> list[str]:
