@@ -239,6 +239,49 @@ def test_a_rank_on_another_node_than_planned_ends_the_run(user: User) -> None:
     assert user.left() == []
 
 
+# The ports at which the processes of a run listen. Those that several of them have are Slurm's, which they inherit.
+LISTENING = """\
+import collections, os, sys
+ports, held = {}, collections.Counter()
+for name in ("tcp", "tcp6"):
+    for row in open("/proc/net/" + name).read().splitlines()[1:]:
+        words = row.split()
+        if words[3] == "0A":
+            ports["socket:[" + words[9] + "]"] = int(words[1].split(":")[1], 16)
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        ours = sys.argv[1] in open("/proc/" + pid + "/environ").read()
+        links = {os.readlink("/proc/" + pid + "/fd/" + each) for each in os.listdir("/proc/" + pid + "/fd")}
+    except OSError:
+        continue
+    if ours and "srun" not in open("/proc/" + pid + "/comm").read():
+        held.update(link for link in links if link in ports)
+print(*(ports[link] for link, count in held.items() if count == 1))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launch", ["mpi_world", "per_server"])
+def test_a_range_of_ports_is_kept(user: User, launch: str) -> None:
+    chosen = (
+        "--set",
+        "network.port_range=23000-23049",
+        "--set",
+        f"launch={launch}",
+        "--set",
+        "router.http={port: auto}",
+    )
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *chosen)
+    assert done.returncode == 0, done.stderr + user.crashes()
+    run = f"TRTDIST_RUN_ID={user.run_dir().name}"
+    nodes = {str(rank["node"]) for rank in user.state()["ranks"]}  # type: ignore[attr-defined]
+    for node in nodes:
+        ports = list(map(int, user.cluster.output(PYTHON, "-c", LISTENING, run, host=node).split()))
+        assert len(ports) >= 4
+        assert [port for port in ports if not 23000 <= port < 23050] == []
+    assert user.trtdist("down").returncode == 0
+
+
 @pytest.mark.long
 def test_up_outside_gets_an_allocation_and_gives_it_back(user: User) -> None:
     done = user.trtdist("up", EXAMPLE, *SHARED, "--detach")

@@ -255,6 +255,17 @@ def test_the_network_of_mpi_is_a_choice_of_the_topology(tmp_path: Path) -> None:
     assert (environ["OMPI_MCA_pml"], environ["OMPI_MCA_btl"]) == ("ob1", "self,tcp")
 
 
+@pytest.mark.parametrize(("given", "first", "count"), [("20000-20099", "20000", "100"), ("", None, None)])
+def test_mpi_keeps_to_the_range_of_ports(two_nodes: SlurmRun, given: str, first: str | None, count: str | None) -> None:
+    with two_nodes.run.resolved_env.open("a") as file:
+        file.write(f"TRTDIST_PORT_RANGE={given}\n")
+    assert two_nodes.on_node("workers", 0, "n0").returncode == 0
+    environ = two_nodes.seen("ctx.0.0")["environ"]
+    for version in ("v4", "v6"):
+        found = [environ.get(f"OMPI_MCA_btl_tcp_port_{what}_{version}") for what in ("min", "range")]
+        assert found == [first, count]
+
+
 def test_a_failing_setup_line_ends_the_task(tmp_path: Path) -> None:
     run = made(tmp_path, topology(engine="reference", slurm={"setup": ["echo $UNSET_THING", "false"]}))
     assert run.on_node("workers", 0, "n0").returncode == 1

@@ -78,6 +78,14 @@ export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
 export OMPI_MCA_btl_sm_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
 
+# network.port_range. Open MPI reads the first port and how many there are, for each version of IP.
+if [[ -n ${TRTDIST_PORT_RANGE:-} ]]; then
+    export OMPI_MCA_btl_tcp_port_min_v4=${TRTDIST_PORT_RANGE%-*}
+    export OMPI_MCA_btl_tcp_port_range_v4=$((${TRTDIST_PORT_RANGE#*-} - ${TRTDIST_PORT_RANGE%-*} + 1))
+    export OMPI_MCA_btl_tcp_port_min_v6=$OMPI_MCA_btl_tcp_port_min_v4
+    export OMPI_MCA_btl_tcp_port_range_v6=$OMPI_MCA_btl_tcp_port_range_v4
+fi
+
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
