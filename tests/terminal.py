@@ -20,8 +20,9 @@ CTRL_C = "\x03"
 class Terminal:
     """The far side of the terminal: types, and sees what is shown."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, process: subprocess.Popen[bytes]) -> None:
         self._descriptor = descriptor
+        self._process = process
         self.shown = ""
 
     def type(self, text: str) -> None:
@@ -36,6 +37,13 @@ class Terminal:
             if left <= 0 or not self._read(left):
                 pytest.fail(f"no {words!r} within {seconds:g} s in:\n{self.shown}")
         return self.shown[: self.shown.index(words) + len(words)]
+
+    def ends(self, seconds: float) -> int:
+        """The exit code of the program; a failure when it does not end in time."""
+        end = time.monotonic() + seconds
+        while self._process.poll() is None and time.monotonic() < end and self._read(0.1):
+            pass
+        return self._process.wait(max(0.1, end - time.monotonic()))
 
     def _read(self, seconds: float) -> bool:
         """Take what comes next; says whether anything may still come."""
@@ -69,7 +77,7 @@ def on_terminal(argv: Sequence[str], folder: Path) -> Iterator[Terminal]:
         )
         os.close(theirs)
         try:
-            yield Terminal(ours)
+            yield Terminal(ours, process)
         finally:
             process.kill()
             process.wait()
