@@ -29,6 +29,8 @@ LOCKS = Path("/run/lock")
 USER = "trtdist-test"
 NODES, GPUS = 4, 8
 PYTHON = sys.executable
+# A step beside others, all of whose tasks end with the first that fails.
+SRUN = ("srun", "--overlap", "--mem=0", "--cpu-bind=none", "--kill-on-bad-exit=1", "--export=ALL", "--input=none")
 
 
 @dataclass(frozen=True)
