@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster import PYTHON, ROOT, USER, Cluster
+from tests.cluster import PYTHON, ROOT, USER, Cluster, give_up
 from tests.supervisor.runs import wait_for
 
 LOOK = "import sys; from trtdist.observe.jobs import JobWatcher; print(JobWatcher().look(sys.argv[1]).detail)"
@@ -15,6 +16,8 @@ LOOK = "import sys; from trtdist.observe.jobs import JobWatcher; print(JobWatche
 @pytest.fixture
 def accounted(own_cluster: Cluster) -> Iterator[Cluster]:
     """The mini cluster with accounting."""
+    if shutil.which("slurmdbd") is None or shutil.which("mariadbd") is None:
+        give_up("slurmdbd or mariadbd not found: `scripts/minicluster install --accounting` installs them")
     own_cluster.admin("accounting", "start")
     try:
         yield own_cluster
