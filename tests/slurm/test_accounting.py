@@ -38,8 +38,8 @@ def test_accounts_and_past_jobs_are_told(accounted: Cluster) -> None:
     cancelled = accounted.output("sbatch", "--parsable", "--wrap", "sleep 100")
     wait_for(lambda: "R" in accounted.run("squeue", "-h", "-j", cancelled, "-o", "%t").stdout, 30, "the job")
     accounted.output("scancel", cancelled)
-    listed = lambda: accounted.run("squeue", "--states=all", "--noheader").stdout.strip()  # noqa: E731
-    wait_for(lambda: not listed(), 150, "the controller to forget the jobs")
+    list_them = ("squeue", "--states=all", "--noheader", f"--jobs={failed},{cancelled}")
+    wait_for(lambda: not accounted.run(*list_them).stdout.strip(), 150, "the controller to forget the jobs")
     look = ("env", f"PYTHONPATH={ROOT}", PYTHON, "-c", LOOK)
     assert accounted.output(*look, failed) == f"job {failed} is over: its script failed"
     assert accounted.output(*look, cancelled) == f"job {cancelled} is over: it was cancelled (scancel)"
