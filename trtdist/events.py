@@ -31,6 +31,7 @@ __all__ = [
     "StepStarted",
     "SupervisorStarted",
     "TaskExited",
+    "TaskRefused",
     "TaskStarted",
     "decode",
 ]
@@ -125,6 +126,15 @@ class TaskExited:
 
 
 @dataclass(frozen=True)
+class TaskRefused:
+    """A task does not run, since it cannot where it is; `reason` finishes the sentence "gen.0.1 ..." (by its shim)."""
+
+    step: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Rung:
     """A server or service reached a rung of the readiness ladder (one of RUNGS)."""
 
@@ -168,6 +178,7 @@ Event = Union[
     ControlTaken,
     TaskStarted,
     TaskExited,
+    TaskRefused,
     Rung,
     CanaryPassed,
     CanaryFailed,
@@ -183,6 +194,7 @@ _TYPES: dict[str, type[Event]] = {
     "control_taken": ControlTaken,
     "task_started": TaskStarted,
     "task_exited": TaskExited,
+    "task_refused": TaskRefused,
     "rung": Rung,
     "canary_passed": CanaryPassed,
     "canary_failed": CanaryFailed,

@@ -70,6 +70,26 @@ def test_a_job_that_slurm_has_forgotten_is_over() -> None:
     assert (status.state, status.detail) == ("FAILED", "job 7 is over: Slurm does not know it any more")
 
 
+def test_accounting_tells_how_a_job_ended_that_slurm_has_forgotten() -> None:
+    asked = []
+
+    def answers(words: list[str]) -> str:
+        asked.append(words[0])
+        if words[0] == "squeue":
+            raise SlurmError("squeue: slurm_load_jobs error: Invalid job id specified")
+        return "7|CANCELLED by 1000|None|100|500|node[1-2]|me|x\n8|RUNNING|None|100|Unknown|node1|me|x"
+
+    watcher = JobWatcher(answers)
+    watcher.expect(["7", "8"])
+    look = watcher.look("7")
+    assert look is not None
+    assert (look.detail, look.ended) == ("job 7 is over: it was cancelled (scancel)", 500.0)
+    # What accounting takes for running, the controller knows to be over.
+    other = watcher.look("8")
+    assert other is not None and other.detail == "job 8 is over: Slurm does not know it any more"
+    assert asked == ["squeue", "sacct"]
+
+
 def test_a_controller_that_is_down_says_nothing() -> None:
     def down(words: list[str]) -> str:
         raise SlurmDownError("squeue: Unable to contact slurm controller")

@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import PYTHON, Cluster
 from tests.supervisor.runs import wait_for
+from tests.terminal import CTRL_C, on_terminal
 from trtdist.slurm import parse
 
 TOPOLOGY = """\
@@ -94,6 +95,26 @@ def test_ctrl_c_cancels_through_a_step(reached: Reached) -> None:
     assert reached.cluster.output(PYTHON, "-c", script, PYTHON, "-m", "trtdist.cli", *ask) == "130"
     steps = lambda: reached.cluster.output("squeue", "--steps", "--noheader", "--format=%j", "--jobs", reached.job)  # noqa: E731
     wait_for(lambda: "client" not in steps().split(), 20, "the end of the step")
+    assert reached.state() == "READY"
+
+
+@pytest.mark.long
+def test_a_shell_beside_a_rank_has_the_terminal(reached: Reached) -> None:
+    argv = (PYTHON, "-m", "trtdist.cli", "exec", "--run", f"{reached.run}/", "gen.0.0", "--", "bash", "--norc")
+    with on_terminal(
+        reached.cluster.argv("env", "PS1=at $SLURMD_NODENAME> ", *argv), reached.cluster.folder
+    ) as terminal:
+        terminal.wait_for("at node", 60)
+        terminal.type("[ -t 0 ] && [ -t 1 ] && echo it has $((1 + 1)) ends on $TRTDIST_RUN_ID\r")
+        terminal.wait_for("it has 2 ends on run", 30)
+        # Ctrl-C is for what runs in there, and not for srun.
+        terminal.type("sleep 1000; echo sleep ended with $?\r")
+        terminal.wait_for("$?", 30)
+        terminal.type(CTRL_C)
+        terminal.type("echo and $((40 + 2))\r")
+        terminal.wait_for("and 42", 30)
+        terminal.type("exit 5\r")
+        assert terminal.ends(30) == 5
     assert reached.state() == "READY"
 
 
