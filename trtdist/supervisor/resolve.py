@@ -131,7 +131,7 @@ def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, 
             raise TrtdistError(
                 f"port {wanted} of {host} is in other hands: end what uses it, or set router.http.port to another"
             ) from None
-    port = wanted or claims.claim(host, 1)[0]
+    port = wanted or claims.claim(host, 1, _range(given))[0]
     named = head if host in _EVERYWHERE else host
     url = f"http://{host_port(named, port)}"
     return {"TRTDIST_HTTP_HOST": host, "TRTDIST_HTTP_PORT": str(port), "TRTDIST_HTTP_URL": url}
