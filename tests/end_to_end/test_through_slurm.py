@@ -228,8 +228,8 @@ def test_a_rendered_folder_step_by_step(user: User) -> None:
     assert user.trtdist("render", EXAMPLE, "out", *SHARED).returncode == 0
     steps = """cd out
 bash scripts/head.srun.sh resolve.sh || exit
-for step in 01-nats 02-etcd 03-workers 04-router; do bash scripts/$step.srun.sh >$step.out 2>&1 & done
-bash scripts/05-canary.srun.sh
+for step in 01-nats 02-etcd 03-workers 04-router 05-front; do bash scripts/$step.srun.sh >$step.out 2>&1 & done
+bash scripts/06-canary.srun.sh
 echo canary $?
 scancel $SLURM_JOB_ID
 """

@@ -23,11 +23,11 @@ from trtdist.services.address import host_port
 from trtdist.services.binaries import find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
 from trtdist.services.tls import SWITCH
-from trtdist.supervisor.job_nodes import job_nodes, look_at_nodes, mpi_type
+from trtdist.supervisor.job_nodes import Node, job_nodes, look_at_nodes, mpi_type
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
 from trtdist.supervisor.ports import PortClaims
 
-__all__ = ["Node", "main", "resolve", "service_ports"]
+__all__ = ["main", "resolve", "service_ports"]
 
 _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -52,14 +52,6 @@ _SERVICES = {
         ("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "http", "https"
     ),
 }
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of the run by name, and the address at which the others reach it."""
-
-    name: str
-    address: str
 
 
 def resolve(
@@ -106,7 +98,7 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
         "TRTDIST_ADDRESSES": " ".join(node.address for node in nodes),
         "TRTDIST_HEAD_ADDRESS": nodes[0].address,
         **({"TRTDIST_PORT_RANGE": given["TRTDIST_PORT_RANGE"]} if "TRTDIST_PORT_RANGE" in given else {}),
-        **({"TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"} if slurm else {"TRTDIST_MPIEXEC": find_mpiexec(environ)}),
+        **(_through_slurm(nodes) if slurm else {"TRTDIST_MPIEXEC": find_mpiexec(environ)}),
         "TRTDIST_STAMP": secrets.token_hex(8),
     }
     for name, service in _SERVICES.items():
@@ -116,6 +108,11 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
         values[service.binary] = find_binary(name, environ, given.get(service.binary, ""))
         values.update(_ports(name, values, claims))
     return {**values, **_http(given, nodes[0].address, claims)}
+
+
+def _through_slurm(nodes: Sequence[Node]) -> dict[str, str]:
+    clocks = " ".join(f"{node.ahead:.3f}" for node in nodes)
+    return {"TRTDIST_CLOCKS": clocks, "TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"}
 
 
 def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, str]:
@@ -177,9 +174,10 @@ def _of_job(
         raise TrtdistError(f"node {names[0]} {problem}") from None
     port = claims.claim(head, 1, _range(given))[0]
     family = socket.AF_INET6 if ":" in head else socket.AF_INET
-    addresses = look_at_nodes(run, names, given, local, socket.create_server((head, port), family=family, backlog=1024))
+    listener = socket.create_server((head, port), family=family, backlog=1024)
+    found = look_at_nodes(run, names, given, local, listener)
     claims.release([port])
-    return [Node(name, address) for name, address in zip(names, [head, *addresses[1:]])]
+    return [Node(names[0], head), *found[1:]]
 
 
 def _make_folder(path: Path) -> None:

@@ -62,6 +62,8 @@ if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
         "Slurm has placed the step otherwise than its launch line asks" >&2
     exit 1
 fi
+read -r -a TRTDIST_AHEAD <<<"$TRTDIST_CLOCKS"
+export TRTDIST_CLOCK_AHEAD=${TRTDIST_AHEAD[$6]}
 
 # Session files and shared memory of MPI lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
