@@ -6,9 +6,9 @@ is killed.
 Runs where sbatch does; RUNS_FOLDER is seen by all nodes. FILE (default: examples/slurm/disagg-2nodes.yaml) has the
 reference engine and is one MPI world. The peer takes turns with it: a bare script in a job of the same size that starts
 the same programs with srun, all at once but for those that need NATS, with ports that are given to it, and without TLS,
-shims, a supervisor, prompts, or any check. Its end is when the router and every server have registered and the front
-end listens, by the events that these programs write themselves; ours is READY, so after the pinned prompts. Both count
-from the first line of the batch script.
+shims, a supervisor or any check. Its end is the first chunk of an answer that curl, which asks every 0.1 s, gets
+from the front end; ours is READY, when pinned prompts have crossed every server and one the front end. Both count from
+the first line of the batch script.
 
 Then the last rank, on the last node, is killed with KILL; its end is when Slurm has given back all nodes of the job.
 """
@@ -28,7 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from trtdist.events import EventReader, Record, Rung, RunState, TaskStarted
+from trtdist.events import EventReader, RunState, TaskStarted
 from trtdist.plan import Plan, from_json
 from trtdist.rundir import RunDir
 from trtdist.services.binaries import find_binary
@@ -70,6 +70,11 @@ srun --nodes={nodes} --ntasks={ranks} --ntasks-per-node={most} --distribution=bl
     bash {run}/worker.sh &
 one {python} -m trtdist.serving.router {run} &
 one {python} -m trtdist.serving.front {run} &
+until curl --silent --fail --no-buffer --header "Authorization: Bearer $(<{run}/secrets/http.keys)" \\
+    --header "Content-Type: application/json" --data @{run}/prompt.json \\
+    "http://127.0.0.1:{http_port}/v1/completions" | grep -q '^data: '; do sleep 0.1; done
+date +%s.%N >{run}/answered.part
+mv {run}/answered.part {run}/answered
 wait
 """
 
@@ -101,24 +106,10 @@ class Job:
         """What Slurm calls the state of the job."""
         return parse.jobs(said(*argv.squeue_jobs((self.id,))))[0].state
 
-    def began(self) -> float:
-        """When the script began, in seconds since the epoch."""
-        return float((self.run.path / "began").read_text())
-
-    def when(self, come: Callable[[Record], str], names: set[str]) -> float:
-        """The time of the last event that each of `names` must have; `come` says whose an event is, "" for nobody's."""
-        reader, missing, last = EventReader(self.run.events), set(names), 0.0
-
-        def all_there() -> bool:
-            nonlocal last
-            for record in reader.poll():
-                if come(record) in missing:
-                    missing.discard(come(record))
-                    last = record.time
-            return not missing
-
-        until(all_there, f"{', '.join(sorted(names))}; see {self.run.path}", self.gone)
-        return last
+    def took(self, end: Callable[[], float | None]) -> float:
+        """The seconds from the first line of the script until `end`, which is None as long as it has not come."""
+        until(lambda: end() is not None, f"the end of the start in {self.run.path}", self.gone)
+        return (end() or 0.0) - float((self.run.path / "began").read_text())
 
 
 def said(*words: str) -> str:
@@ -144,13 +135,25 @@ def prepared(topology: list[str], folder: Path) -> tuple[RunDir, Plan]:
     return run, from_json(run.plan.read_text())
 
 
+def ready(run: RunDir) -> float | None:
+    """When a run was READY."""
+    records = EventReader(run.events).poll()
+    times = [each.time for each in records if isinstance(each.event, RunState) and each.event.state == "READY"]
+    return times[0] if times else None
+
+
+def answered(run: RunDir) -> float | None:
+    """When the bare script got its answer."""
+    path = run.path / "answered"
+    return float(path.read_text()) if path.exists() else None
+
+
 @contextlib.contextmanager
 def ours(topology: list[str], folder: Path) -> Iterator[tuple[Job, Plan, float]]:
     """Our deployment, when it is READY, and how long that took."""
     run, plan = prepared(topology, folder)
     with Job(run, [f"exec bash {shlex.quote(str(run.path / SCRIPT))} {shlex.quote(str(run.path))}"]) as job:
-        ready = job.when(lambda record: record.event.state if isinstance(record.event, RunState) else "", {"READY"})
-        yield job, plan, ready - job.began()
+        yield job, plan, job.took(lambda: ready(run))
 
 
 def bare(topology: list[str], folder: Path) -> float:
@@ -159,6 +162,8 @@ def bare(topology: list[str], folder: Path) -> float:
     ports = random.sample(range(20000, 32000), 4)
     values = dict(zip(("nats_port", "etcd_port", "peer_port", "http_port"), ports))
     (run.path / "worker.sh").write_text(worker(plan))
+    asked = {"model": plan.model, "prompt": plan.canary.prompt, "max_tokens": plan.canary.max_tokens, "stream": True}
+    (run.path / "prompt.json").write_text(json.dumps(asked))
     ranks = [rank for server in plan.servers for rank in server.ranks]
     counts = [sum(rank.node == node for rank in ranks) for node in range(plan.allocation.nodes)]
     script = BARE.format(
@@ -172,14 +177,8 @@ def bare(topology: list[str], folder: Path) -> float:
         most=max(counts),
         **values,
     )
-
-    def come(record: Record) -> str:
-        event, last = record.event, {"front": "answering"}
-        return event.name if isinstance(event, Rung) and event.rung == last.get(event.name, "registered") else ""
-
     with Job(run, [script]) as job:
-        names = {server.name for server in plan.servers} | {"router"} | ({"front"} if plan.http else set())
-        return job.when(come, names) - job.began()
+        return job.took(lambda: answered(run))
 
 
 def worker(plan: Plan) -> str:
