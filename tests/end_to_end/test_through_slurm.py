@@ -88,7 +88,7 @@ def test_an_allocation_that_is_too_small_is_named(user: User) -> None:
         ("slurm.mem=99000", "at most 16000 MiB of memory, and 2 nodes with 99000"),
         ("slurm.partition=short slurm.time=30", "gives at most 0:10:00 and slurm.time asks for 0:30:00"),
         (
-            "engine=tensorrt_llm model=m/m slurm.cpus_per_task=1 slurm.gpus_per_node=16 context_servers.tensor_parallel_size=6",
+            "engine=tensorrt_llm model=m slurm.cpus_per_task=1 slurm.gpus_per_node=16 context_servers.num_instances=6",
             "at most 8 GPUs, and 1 node with 16 GPUs",
         ),
         ("slurm.reservation=none", "Slurm refuses the job: sbatch: "),
