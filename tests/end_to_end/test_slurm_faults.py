@@ -86,7 +86,7 @@ def an_interface_that_leads_nowhere(*nodes: str) -> Iterator[None]:
     try:
         for number, node in enumerate(nodes, start=1):
             ip = ["ip", "-n", f"trtmini-{node}"]
-            subprocess.run([*ip, "link", "add", "ib0", "type", "dummy"], check=True)
+            subprocess.run([*ip, "link", "add", "ib0", "type", "bridge"], check=True)
             subprocess.run([*ip, "addr", "add", f"10.88.0.{number}/24", "dev", "ib0"], check=True)
             subprocess.run([*ip, "link", "set", "ib0", "up"], check=True)
         yield
