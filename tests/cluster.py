@@ -71,6 +71,8 @@ class Cluster:
     def mend(self) -> None:
         """Bring back what a test has broken."""
         self.admin("controller", "start")
+        for wrong in (STATE / "clock").glob("*"):
+            self.admin("clock", wrong.name, "0")
         for number in range(1, NODES + 1):
             state = self.run("sinfo", "--noheader", "--nodes", f"node{number}", "--format=%t").stdout.split()
             if not set(state) & {"idle", "mix", "alloc"}:

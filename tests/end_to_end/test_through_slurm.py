@@ -4,68 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
+from tests.end_to_end.slurm_user import ALLOCATION, EXAMPLE, READY_S, SHARED, User
 from tests.terminal import CTRL_C, on_terminal
-from trtdist.slurm import argv, parse
+from trtdist.slurm import argv
 
-EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
-# Nodes of the mini cluster are shared with other tests.
-SHARED = ("--set", "slurm.mem=500")
-ALLOCATION = ("salloc", "-N2", "--ntasks-per-node=4", "--mem=500")
-READY_S = 120.0
 ONE_RANK = ("context_servers.tensor_parallel_size=1", "generation_servers.tensor_parallel_size=1")
 ONE_SERVER = ("context_servers.num_instances=1", "generation_servers.num_instances=1")
-
-
-@dataclass
-class User:
-    """Somebody at the submit host whose runs are in the shared folder."""
-
-    cluster: Cluster
-
-    @property
-    def runs(self) -> Path:
-        return self.cluster.folder / "runs"
-
-    def words(self, *arguments: object) -> list[str]:
-        return ["env", f"TRTDIST_RUNS={self.runs}", PYTHON, "-m", "trtdist.cli", *map(str, arguments)]
-
-    def trtdist(self, *arguments: object, host: str = "submit") -> subprocess.CompletedProcess[str]:
-        return self.cluster.run(*self.words(*arguments), host=host, timeout=READY_S)
-
-    def run_dir(self, number: int = -1) -> Path:
-        return sorted(path for path in self.runs.iterdir() if not path.is_symlink())[number]
-
-    def state(self, *run: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.trtdist("status", *run, "--json").stdout)
-        return found
-
-    def job_state(self, job: str) -> str:
-        listed = self.cluster.run(*argv.squeue_jobs((job,))).stdout
-        return parse.jobs(listed)[0].state if listed else "gone"
-
-    def nodes(self, job: str) -> str:
-        """The nodes of a job that is still known, as a folded list."""
-        return parse.jobs(self.cluster.output(*argv.squeue_jobs((job,))))[0].nodes
-
-    def crashes(self) -> str:
-        """What the logs of the newest run tell of a program that crashed."""
-        return self.cluster.run("bash", "-c", f"grep -A16 Signal: {self.runs}/latest/logs/*.log").stdout
-
-    def left(self) -> list[str]:
-        """Local folders of this user's runs, and processes that name one, on any node."""
-        found = []
-        names = [path.name for path in self.runs.iterdir()] if self.runs.exists() else []
-        for node in ("node1", "node2", "node3", "node4"):
-            listed = self.cluster.run("bash", "-c", "ls -d /tmp/trtdist-*/* 2>/dev/null; ps -eo args", host=node).stdout
-            found += [line for line in listed.splitlines() if any(name in line for name in names)]
-        return found
 
 
 @pytest.fixture
@@ -137,20 +86,28 @@ def test_an_allocation_that_is_too_small_is_named(user: User) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("overrides", "words"),
     [
         ("slurm.partition=nope", "there is no partition nope; there are batch"),
         ("slurm.nodes=9", "has 4 nodes and 9 are needed"),
         ("slurm.cpus_per_task=64", "at most 32 CPUs"),
+        ("slurm.mem=99000", "at most 16000 MiB of memory, and 2 nodes with 99000"),
+        ("slurm.partition=short slurm.time=30", "gives at most 0:10:00 and slurm.time asks for 0:30:00"),
+        (
+            "engine=tensorrt_llm model=m slurm.cpus_per_task=1 slurm.gpus_per_node=16 context_servers.num_instances=6",
+            "at most 8 GPUs, and 1 node with 16 GPUs",
+        ),
         ("slurm.reservation=none", "Slurm refuses the job: sbatch: "),
+        ("slurm.extra_sbatch=[--gres=fpga:1]", "Slurm refuses the job: sbatch: "),
     ],
 )
-def test_what_slurm_will_not_give_is_told_before_anything_is_queued(user: User, override: str, words: str) -> None:
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--set", override)
+def test_what_slurm_will_not_give_is_told_before_anything_is_queued(user: User, overrides: str, words: str) -> None:
+    chosen = [word for override in overrides.split() for word in ("--set", override)]
+    done = user.trtdist("submit", EXAMPLE, *SHARED, *chosen)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr and done.stderr.count("\n") == 1
     if "refuses" in words:
-        assert "--reservation=none" in done.stderr
+        assert ("--reservation=none" in done.stderr) != ("--gres=fpga:1" in done.stderr)
         assert json.loads((user.run_dir() / "verdict.json").read_text())["exit_code"] == 2
     else:
         assert not user.runs.exists()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.observe.fake_run import make_plan
+from tests.observe.fake_run import make_plan, reconciled
 from trtdist.errors import SlurmDownError, SlurmError
 from trtdist.events import Record, RunState, SupervisorStarted
 from trtdist.observe.jobs import JobWatcher
-from trtdist.observe.state import JobLook, Machine, RunStatus, reconcile
+from trtdist.observe.state import JobLook, Machine, RunStatus
 
 NOW = 1000.0
 ELSEWHERE = [
@@ -29,7 +29,7 @@ class Squeue:
 
 def state(job: JobLook | None, records: list[Record]) -> RunStatus:
     machine = Machine(alive=lambda host, process: None, now=NOW, created=NOW - 500.0, job=job)
-    return reconcile(make_plan(), records, None, machine)
+    return reconciled(make_plan(), records, None, machine)
 
 
 def seen(line: str) -> JobLook:

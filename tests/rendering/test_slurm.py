@@ -45,6 +45,7 @@ class SlurmRun(RenderedRun):
         self.resolve(
             TRTDIST_NODES=" ".join(f"n{node}" for node in nodes),
             TRTDIST_ADDRESSES=" ".join(f"10.0.0.{node}" for node in nodes),
+            TRTDIST_CLOCKS=" ".join(f"{node}.500" for node in nodes),
             TRTDIST_MPI_TYPE="pmix_v4",
             TRTDIST_STAMP="now",
         )
@@ -168,6 +169,7 @@ def test_each_rank_becomes_its_server_on_its_node(two_nodes: SlurmRun) -> None:
         environ = two_nodes.seen(f"{server}.{rank % 2}")["environ"]
         assert (environ["TRTDIST_WORLD_RANK"], environ["TRTDIST_SERVER"]) == (str(rank), server)
         assert environ["TRTDIST_NODE_ADDRESS"] == f"10.0.0.{node}"
+        assert environ["TRTDIST_CLOCK_AHEAD"] == f"{node}.500"
 
 
 @pytest.mark.parametrize(("rank", "node"), [(0, "n1"), (4, "n0"), (0, ""), (7, "n2")])

@@ -145,3 +145,28 @@ asyncio.run(main([sys.executable, "-m", "trtdist.cli"], sys.argv[1]))
     done = reached.cluster.run(PYTHON, "-c", script, f"{reached.run}/", timeout=90)
     assert done.returncode == 0, done.stderr
     assert "router" in done.stdout and done.stdout.endswith("\n0\n")
+
+
+@pytest.mark.long
+def test_a_client_of_openai_through_forward(reached: Reached) -> None:
+    told = reached.trtdist("url", f"{reached.run}/", "--json")
+    found = json.loads(told.stdout)
+    assert found["http"].startswith("http://127.0.0.1:") and found["http_node"] in told.stderr
+    script = """\
+import subprocess, sys
+from openai import OpenAI
+forward = subprocess.Popen([*sys.argv[2:], "--to", "http"], stdout=subprocess.PIPE, text=True)
+key = open(sys.argv[1]).read().strip()
+with OpenAI(base_url=forward.stdout.readline().strip() + "/v1", api_key=key) as client:
+    asked = dict(model="reference/tiny", prompt="The capital of France is", max_tokens=8, temperature=0)
+    whole = client.completions.create(**asked).choices[0].text
+    chunks = [chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True) if chunk.choices]
+    print(len(chunks) > 1 and "".join(chunks) == whole != "")
+forward.terminate()
+print(forward.wait(20))
+"""
+    forward = (PYTHON, "-m", "trtdist.cli", "forward", f"{reached.run}/")
+    done = reached.cluster.run(PYTHON, "-c", script, found["http_keys_file"], *forward, timeout=90)
+    assert done.stdout == "True\n0\n", done.stdout + done.stderr
+    direct = reached.cluster.run("curl", "--silent", "--max-time", "5", f"{found['http']}/live")
+    assert direct.returncode != 0

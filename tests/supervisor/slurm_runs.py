@@ -49,7 +49,8 @@ class SlurmMade(HandMade):
         task = self.run.scripts / f"{step}.task.sh"
         task.write_text("\n".join([*script, "esac", ""]))
         clean = "unset ${!SLURM_NT@} ${!SLURM_NPROCS@} ${!SLURM_CPU@}"
-        self.script(step, f"{clean}\nexec {shlex.join(SRUN)} --job-name={step} {places} --mpi=none bash {task}")
+        head = "" if len(names) > 1 else f"--nodelist=$(. {self.run.resolved_env}; echo ${{TRTDIST_NODES%% *}})"
+        self.script(step, f"{clean}\nexec {shlex.join(SRUN)} --job-name={step} {places} {head} --mpi=none bash {task}")
 
     def script(self, step: str, text: str) -> None:
         """The launch line of a step, as it is."""

@@ -29,8 +29,9 @@ def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
     """For a run on this machine. InputError when an external address cannot be used, MissingError when a program that
     is named is not there."""
     binaries = {name: find_binary(service, environ, binary) for service, name, binary in _binaries(topology)}
-    common = _common(topology)
-    return Given({**common.variables, **binaries}, common.secrets)
+    common, http = _common(topology), topology.router.http
+    open_to_others = http is not None and not ipaddress.ip_address(http.host).is_loopback
+    return Given({**common.variables, **binaries}, {**common.secrets, **(_http_key() if open_to_others else {})})
 
 
 def given_slurm(topology: Topology, now: float) -> Given:
@@ -43,6 +44,8 @@ def given_slurm(topology: Topology, now: float) -> Given:
     network = topology.network
     chosen = {"TRTDIST_INTERFACE": network.interface, "TRTDIST_SUBNET": network.subnet}
     common = _common(topology)
+    # Others may be on the head node, and reach its loopback.
+    key = _http_key() if topology.router.http is not None else {}
     variables = {
         "TRTDIST_LAUNCHER": "slurm",
         "TRTDIST_PYTHON": sys.executable,
@@ -50,7 +53,7 @@ def given_slurm(topology: Topology, now: float) -> Given:
         **{name: binary for _, name, binary in _binaries(topology)},
         **{name: value for name, value in chosen.items() if value is not None},
     }
-    return Given(variables, {**common.secrets, **make_certificates(now)})
+    return Given(variables, {**common.secrets, **key, **make_certificates(now)})
 
 
 def chosen_binary(topology: Topology, service: str) -> str:
@@ -74,8 +77,6 @@ def _common(topology: Topology) -> Given:
     if http is not None:
         variables["TRTDIST_HTTP_HOST"] = http.host
         variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
-        if not ipaddress.ip_address(http.host).is_loopback:
-            hidden["http.keys"] = f"sk-{secrets.token_hex(_KEY_BYTES)}"
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
     if services.nats.external is None:
@@ -87,3 +88,7 @@ def _common(topology: Topology) -> Given:
     if services.etcd.external is not None:
         variables["ETCD_ENDPOINTS"] = etcd_endpoints(services.etcd.external)
     return Given(variables, {**hidden, **({"nats.user": user, "nats.password": password} if user else {})})
+
+
+def _http_key() -> dict[str, str]:
+    return {"http.keys": f"sk-{secrets.token_hex(_KEY_BYTES)}"}

@@ -110,7 +110,7 @@ class Log:
 
     def write(self, data: bytes) -> None:
         """Append output."""
-        now = time.time()
+        now = _now()
         if not 0 <= now - self._indexed < _INDEX_S:
             self._add_to_index(now)
         rest = memoryview(data)
@@ -168,7 +168,7 @@ class TaskEvents:
         self._write("task_refused", {"step": self._task.step, "name": self._task.name, "reason": self._task.refusal})
 
     def _write(self, kind: str, fields: dict[str, object]) -> None:
-        line = {"time": time.time(), "writer": self._writer, "type": kind, **fields}
+        line = {"time": _now(), "writer": self._writer, "type": kind, **fields}
         text = ", ".join(f"{_json(key)}: {_json(value)}" for key, value in line.items())
         try:
             descriptor = _open(self._path)
@@ -429,6 +429,11 @@ def _stat(pid: int) -> list[str]:
 
 def _start_ticks(pid: int) -> int:
     return int(_stat(pid)[19])
+
+
+def _now() -> float:
+    """The time on the clock of the head node, in seconds since the epoch, as `trtdist.events` has it."""
+    return time.time() - float(os.environ.get("TRTDIST_CLOCK_AHEAD", "0"))
 
 
 def _slurm_step() -> str:

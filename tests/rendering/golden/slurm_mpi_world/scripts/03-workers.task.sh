@@ -66,6 +66,8 @@ read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
     refuse "is task $TRTDIST_TASK and belongs on ${TRTDIST_PLACES[$6]}, but runs on ${SLURMD_NODENAME:-no node}"
 fi
+read -r -a TRTDIST_AHEAD <<<"$TRTDIST_CLOCKS"
+export TRTDIST_CLOCK_AHEAD=${TRTDIST_AHEAD[$6]}
 
 # Session files and shared memory of MPI lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
