@@ -28,10 +28,16 @@ class Given:
 def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
     """For a run on this machine. InputError when an external address cannot be used, MissingError when a program that
     is named is not there."""
-    binaries = {name: find_binary(service, environ, binary) for service, name, binary in _binaries(topology)}
+    inside = topology.container.also
+    binaries = {
+        name: binary if service in inside else find_binary(service, environ, binary)
+        for service, name, binary in _binaries(topology)
+    }
+    mpiexec = {"TRTDIST_MPIEXEC": "mpiexec"} if topology.container.runtime != "none" else {}
     common, http = _common(topology), topology.router.http
     open_to_others = http is not None and not ipaddress.ip_address(http.host).is_loopback
-    return Given({**common.variables, **binaries}, {**common.secrets, **(_http_key() if open_to_others else {})})
+    keys = _http_key() if open_to_others else {}
+    return Given({**common.variables, **binaries, **mpiexec}, {**common.secrets, **keys})
 
 
 def given_slurm(topology: Topology, now: float) -> Given:
@@ -71,7 +77,7 @@ def _binaries(topology: Topology) -> list[tuple[str, str, str]]:
 def _common(topology: Topology) -> Given:
     """Addresses of external services and the range of ports. Credentials are the external server's, or made up for a
     server of our own."""
-    variables = {}
+    variables = {"TRTDIST_CONTAINED": " ".join(topology.container.also)} if topology.container.also else {}
     hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
     services, ports, http = topology.services, topology.network.port_range, topology.router.http
     if http is not None:

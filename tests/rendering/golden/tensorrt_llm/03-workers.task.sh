@@ -46,7 +46,7 @@ export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 # A rank that cannot run here says so through its shim, which makes it known as the cause.
 refuse() {
     exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
-        --run-dir "$TRTDIST_RUN_DIR" --step "$TRTDIST_STEP" --name "$TRTDIST_SERVER.$TRTDIST_RANK" --refuse "$1"
+        --run-dir "$TRTDIST_RUN_DIR" --step workers --name "$1" --refuse "$2"
 }
 
 # The plan numbers the GPUs that this task inherits: those in CUDA_VISIBLE_DEVICES, all of them if it is not set.
@@ -59,7 +59,7 @@ IFS=, read -r -a TRTDIST_WANTED <<<"$7"
 CUDA_VISIBLE_DEVICES=
 for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
     if ((TRTDIST_INDEX >= ${#TRTDIST_THERE[@]})); then
-        refuse "needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there"
+        refuse "$1.$2" "needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there"
     fi
     CUDA_VISIBLE_DEVICES+=${CUDA_VISIBLE_DEVICES:+,}${TRTDIST_THERE[TRTDIST_INDEX]}
 done

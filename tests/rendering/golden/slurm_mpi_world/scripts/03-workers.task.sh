@@ -24,8 +24,18 @@ case $TRTDIST_TASK in
         ;;
 esac
 
-# Every Open MPI has these between any nodes. The reference engine needs no fast network, and the search takes long.
-export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
+TRTDIST_REMOVED=
+# What a site sets for its own MPI breaks that of the engine; slurm.setup and container.env may set it again.
+for TRTDIST_NAME in UCX_TLS "${!OMPI_MCA_@}"; do
+    if [[ -v $TRTDIST_NAME ]]; then
+        TRTDIST_REMOVED+="$TRTDIST_NAME "
+        unset "$TRTDIST_NAME"
+    fi
+done
+
+# Every Open MPI has these between any nodes, vader in 5 by its second name. The reference engine needs no fast network,
+# and the search takes long.
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp
 
 # On a shared file system, what the launch line has read on another node may show up here seconds later.
 TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
@@ -49,6 +59,10 @@ set -a
 . "$TRTDIST_FOUND"
 set +a
 
+if [[ -n $TRTDIST_REMOVED ]]; then
+    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed.$1.$2.txt"
+fi
+
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRTDIST_STEP=workers TRTDIST_LAUNCH=mpi_world
 export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
@@ -58,20 +72,21 @@ export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 # A rank that cannot run here says so through its shim, which makes it known as the cause.
 refuse() {
     exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
-        --run-dir "$TRTDIST_RUN_DIR" --step "$TRTDIST_STEP" --name "$TRTDIST_SERVER.$TRTDIST_RANK" --refuse "$1"
+        --run-dir "$TRTDIST_RUN_DIR" --step workers --name "$1" --refuse "$2"
 }
 
 # Slurm may sort and move tasks, and a rank on another node would take the GPUs of others.
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
-    refuse "is task $TRTDIST_TASK and belongs on ${TRTDIST_PLACES[$6]}, but runs on ${SLURMD_NODENAME:-no node}"
+    refuse "$1.$2" "is task $TRTDIST_TASK and belongs on ${TRTDIST_PLACES[$6]}, but runs on ${SLURMD_NODENAME:-no node}"
 fi
+
 read -r -a TRTDIST_AHEAD <<<"$TRTDIST_CLOCKS"
 export TRTDIST_CLOCK_AHEAD=${TRTDIST_AHEAD[$6]}
 
 # Session files and shared memory of MPI lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
-export OMPI_MCA_btl_sm_backing_directory=$TMPDIR
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
 
 # network.port_range. Open MPI reads the first port and how many there are, for each version of IP.
