@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro import add_service
 from nats.micro.request import Request
 
+from trtdist.serving.direct import DirectClient
 from trtdist.serving.discovery import Instance, Registration
 from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.nats_connection import connect, disconnect, report_to_stderr
@@ -105,13 +105,16 @@ class Member:
         return f"the connection to NATS at {self._config.nats_url} was lost and did not come back: is it running?"
 
 
-async def _connect(config: RunConfig, name: str, cut_off: asyncio.Event) -> Client:
+async def _connect(config: RunConfig, name: str, cut_off: asyncio.Event) -> DirectClient:
     login = (config.nats_user, config.nats_password)
     return await connect(config.nats_url, *login, name, lost=cut_off.set, seconds=CONNECT_S, tls=config.nats_tls)
 
 
 async def _add_service(
-    nats: Client, instance: Instance, take: Callable[[Request], Awaitable[None]], data: Callable[[], dict[str, Any]]
+    nats: DirectClient,
+    instance: Instance,
+    take: Callable[[Request], Awaitable[None]],
+    data: Callable[[], dict[str, Any]],
 ) -> None:
     """Answer `$SRV.PING`, `INFO` and `STATS`, and requests on the subject that Triton Distributed would give it."""
     slug = service_slug(instance.namespace, instance.component)

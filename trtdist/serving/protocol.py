@@ -61,10 +61,11 @@ MAX_TOKENS, MAX_EXCLUDED, MAX_STOPS = 1 << 20, 4096, 64
 MAX_WINDOW = 1 << 16
 # A chunk in the middle of a stream as it is written below, with a few tokens and text without escapes: what nearly all
 # messages are. What does not match goes to the strict reader.
-_NUMBER = "(0|[1-9][0-9]{0,8})"
-_NUMBERS = "((?:0|[1-9][0-9]{0,8})(?:,(?:0|[1-9][0-9]{0,8})){0,63})"
+_NUMBER = b"(0|[1-9][0-9]{0,8})"
+_MORE = b"((?:,(?:0|[1-9][0-9]{0,8})){0,63})"
 _COMMON = re.compile(
-    rf'\{{"v":{VERSION},"attempt":{_NUMBER},"seq":{_NUMBER},"ids":\[{_NUMBERS}\],"text":"([^"\\\x00-\x1f]{{0,16384}})"\}}'
+    rb'\{"v":%d,"attempt":%b,"seq":%b,"ids":\[%b%b\],"text":"([^"\\\x00-\x1f]{0,16384})"\}'
+    % (VERSION, _NUMBER, _NUMBER, _NUMBER, _MORE)
 )
 
 
@@ -312,14 +313,15 @@ def decode_route(data: bytes) -> Route | Failure:
 
 def decode_stream(data: bytes) -> StreamMessage:
     """What a requester finds in its inbox."""
-    try:
-        common = _COMMON.fullmatch(data.decode("utf-8", "surrogatepass"))
-    except UnicodeDecodeError:
-        common = None
+    common = _COMMON.fullmatch(data)
     if common is None:
         return _strict_stream(_read(data)[0])
-    attempt, seq, tokens, text = common.groups()
-    return Chunk(int(attempt), int(seq), tuple(map(int, tokens.split(","))), text)
+    attempt, seq, first, more, text = common.groups()
+    ids = (int(first), *map(int, more[1:].split(b","))) if more else (int(first),)
+    try:
+        return Chunk(int(attempt), int(seq), ids, text.decode("utf-8", "surrogatepass"))
+    except UnicodeDecodeError:
+        return _strict_stream(_read(data)[0])
 
 
 def _strict_stream(fields: Fields) -> StreamMessage:

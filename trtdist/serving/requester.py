@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trtdist.engines.base import Sampling
-from trtdist.serving.attempt import TICK_S, WINDOW, Attempt, ElsewhereError, RequestError
+from trtdist.serving.attempt import TICK_S, WINDOW, AtOnce, Attempt, ElsewhereError, RequestError
 from trtdist.serving.discovery import Change, Instance, Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
 from trtdist.serving.front_door import FrontDoor, component_name
@@ -119,19 +119,27 @@ class Requester:
         finally:
             await batches.aclose()
 
-    async def batches(self, ask: Ask) -> AsyncGenerator[list[Chunk], None]:
-        """As `stream`, but all that has come at once: what a reader that is slower than the servers should take."""
+    async def batches(self, ask: Ask, at_once: AtOnce | None = None) -> AsyncGenerator[list[Chunk], None]:
+        """As `stream`, but all that has come at once: what a reader that is slower than the servers should take.
+
+        `at_once` may take chunks in the middle of the stream before they are yielded, as Attempt says: what was yielded
+        has been dealt with then.
+        """
         request_id = ask.request_id or secrets.token_hex(16)
         deadline = asyncio.get_running_loop().time() + ask.timeout
         exclude: list[str] = []
         problem: RequestError | None = None
         for number in range(MAX_ATTEMPTS):
-            attempt = Attempt(request_id, number)
+            attempt = Attempt(request_id, number, at_once=at_once)
             async with self._receiving(attempt, ask, deadline) as inbox:
                 try:
                     await self._start(ask, attempt, inbox, exclude, deadline)
                     while not attempt.finished:
-                        yield await self._next(attempt)
+                        chunks = await attempt.take()
+                        if chunks:
+                            yield chunks
+                        if attempt.credit_due:
+                            await self._give_credit(attempt)
                     return
                 except ElsewhereError as error:
                     # That no other server is left tells less than why the first one failed.
@@ -172,12 +180,6 @@ class Requester:
             notify=notify,
         )
         await self._inbox.send(called.subject, call.encode(), f"{inbox}.accept")
-
-    async def _next(self, attempt: Attempt) -> list[Chunk]:
-        chunks = await attempt.take()
-        if attempt.credit_due:
-            await self._give_credit(attempt)
-        return chunks
 
     @contextlib.asynccontextmanager
     async def _receiving(self, attempt: Attempt, ask: Ask, deadline: float) -> AsyncIterator[str]:
