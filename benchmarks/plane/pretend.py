@@ -55,6 +55,11 @@ class PretendEngine:
     async def release(self, context_request_id: int) -> None:
         """There is no cache."""
 
+    @property
+    def reuse_tokens(self) -> int:
+        """Nothing is held."""
+        return 0
+
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """As the reference engine does."""
         return tokenize(prompt)

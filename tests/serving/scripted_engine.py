@@ -104,6 +104,11 @@ class ScriptedEngine:
         """Take it down."""
         self.released.append(context_request_id)
 
+    @property
+    def reuse_tokens(self) -> int:
+        """Nothing is held."""
+        return 0
+
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """One token a character."""
         return tuple(map(ord, prompt))
