@@ -39,6 +39,7 @@ class ScriptedEngine:
 
     def __init__(self, rank: int = 0) -> None:
         self.rank = rank
+        self.reuse_tokens = 0
         self.requests: list[GenerateRequest] = []
         self.ended: list[str] = []
         self.released: list[int] = []
@@ -103,11 +104,6 @@ class ScriptedEngine:
     async def release(self, context_request_id: int) -> None:
         """Take it down."""
         self.released.append(context_request_id)
-
-    @property
-    def reuse_tokens(self) -> int:
-        """Nothing is held."""
-        return 0
 
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """One token a character."""

@@ -67,8 +67,8 @@ def test_least_loaded_takes_turns_among_equals(count: int) -> None:
 
 
 def test_policy_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="kv_prefix is not there yet"):
-        policy_named("kv_prefix")
+    with pytest.raises(InputError, match="best is not there: use round_robin or least_loaded or kv_prefix"):
+        policy_named("best")
 
 
 def test_context_and_generation_servers_take_turns_on_their_own() -> None:

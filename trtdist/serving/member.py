@@ -80,16 +80,21 @@ class Member:
         async def take(request: Request) -> None:
             await request.respond(await answer(request.data))
 
-        async def listen(message: Msg) -> None:
+        await _add_service(self.nats, self.instance, take, data)
+        await self.listen(self.instance.control_subject, lambda data: control(decode_control(data)))
+        await self.nats.flush()
+        await self._registration.publish(self.instance)
+
+    async def listen(self, subject: str, take: Callable[[bytes], None]) -> None:
+        """Take what comes to a subject; what makes no sense (ProtocolError) is told in the log and ignored."""
+
+        async def heard(message: Msg) -> None:
             try:
-                control(decode_control(message.data))
+                take(message.data)
             except ProtocolError as error:
                 report_to_stderr(f"a control message was ignored: {error}")
 
-        await _add_service(self.nats, self.instance, take, data)
-        await self.nats.subscribe(self.instance.control_subject, cb=listen)
-        await self.nats.flush()
-        await self._registration.publish(self.instance)
+        await self.nats.subscribe(subject, cb=heard)
 
     async def must_leave(self, *others: Coroutine[Any, Any, str]) -> str:
         """Why to leave, in a sentence: the lease is lost, NATS stays away, or what the first of `others` says."""

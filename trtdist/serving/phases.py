@@ -19,6 +19,7 @@ from trtdist.engines.base import (
     EngineOutput,
     GenerateRequest,
 )
+from trtdist.serving.held import HeldPublisher
 from trtdist.serving.instance import Instance
 from trtdist.serving.kept import KeptCaches
 from trtdist.serving.outbox import Outbox
@@ -50,6 +51,7 @@ class Station:
     engine: Engine
     nats: Client
     kept: KeptCaches
+    held: HeldPublisher
 
 
 async def generate(station: Station, call: GenerateCall, outbox: Outbox, deadline: float) -> None:

@@ -21,6 +21,7 @@ from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
 from trtdist.serving.front_door import FrontDoor, component_name
 from trtdist.serving.inbox import Inbox
 from trtdist.serving.nats_connection import connect, disconnect
+from trtdist.serving.policies import prompt_of
 from trtdist.serving.protocol import Cancel, Chunk, Credit, GenerateCall, RouteCall
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import MONOLITHIC, instance_prefix
@@ -40,8 +41,8 @@ class Ask:
 
     `token_ids` is used when given, else `prompt`. `component` is `router`, or `tensorrt-llm` for a server that does
     everything itself. `context` and `generation` pin servers by their names in the plan (`ctx.0`, `gen.1`, `srv.0`),
-    "" leaves the choice to the policy. `timeout` is for the whole request, in seconds. An empty `request_id` is
-    filled in.
+    "" leaves the choice to the policy; prompts of one `session` are read by one server. `timeout` is for the whole
+    request, in seconds. An empty `request_id` is filled in.
     """
 
     sampling: Sampling
@@ -52,6 +53,7 @@ class Ask:
     generation: str = ""
     timeout: float = 600.0
     request_id: str = ""
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,10 @@ class Requester:
         else:
             router = self._door.choose(ask.component, "", exclude, snapshot)
             attempt.ask(router)
-            asked = RouteCall(attempt.request_id, attempt.number, tuple(exclude), ask.context, ask.generation)
+            pins = (tuple(exclude), ask.context, ask.generation)
+            prompt = prompt_of(ask.prompt, ask.token_ids)
+            about = (prompt.tokens, prompt.blocks, ask.session)
+            asked = RouteCall(attempt.request_id, attempt.number, *pins, *about)
             await self._inbox.send(router.subject, asked.encode(), f"{inbox}.route")
             route = await attempt.route()
             attempt.call(route.context, route.generation)

@@ -187,9 +187,9 @@ class HttpSection(Section):
 class RouterSection(Section):
     """Who serves a request."""
 
-    policy: Annotated[Literal["round_robin", "least_loaded"], Field(description="How a server is chosen.")] = (
-        "round_robin"
-    )
+    policy: Annotated[
+        Literal["round_robin", "least_loaded", "kv_prefix"], Field(description="How a server is chosen.")
+    ] = "round_robin"
     http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = (
         HttpSection.model_construct()
     )

@@ -18,7 +18,7 @@ from trtdist.serving.front.answers import DONE, Choice, Events, Whole, error_eve
 from trtdist.serving.front.calls import Call, parse_body, read_chat, read_completion
 from trtdist.serving.front.chat import Template
 from trtdist.serving.front.connection import Reply
-from trtdist.serving.front.errors import ApiError, of_request
+from trtdist.serving.front.errors import ApiError, invalid, of_request
 from trtdist.serving.front.metrics import Metrics
 from trtdist.serving.front.parser import Request
 from trtdist.serving.protocol import Chunk
@@ -63,6 +63,14 @@ class Exchange:
     request: Request
     reply: Reply
     name: str
+
+    @property
+    def session(self) -> str:
+        """What the client calls the session that the request belongs to, "" for none."""
+        given = self.request.headers.get("x-session-id", "")
+        if given and not _NAME.fullmatch(given):
+            raise invalid("x-session-id must have at most 128 letters, digits and ._:-", code="bad_request")
+        return given
 
     def send(self, status: int, body: bytes, kind: str = "application/json") -> None:
         """The whole answer."""
@@ -188,7 +196,7 @@ class Service:
     async def _answer(self, exchange: Exchange, call: Call) -> None:
         chat = call.messages is not None
         name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
-        asks = _asks(call, name, self._settings.timeout)
+        asks = _asks(call, name, exchange.session, self._settings.timeout)
         begun = time.monotonic()
         choices = [Choice() for _ in asks]
         made = (chat, name, self._settings.model, int(time.time()))
@@ -259,7 +267,7 @@ def _at_once(reply: Reply, events: Events, choices: Sequence[Choice]) -> AtOnce 
     return write
 
 
-def _asks(call: Call, name: str, timeout: float) -> list[Ask]:
+def _asks(call: Call, name: str, session: str, timeout: float) -> list[Ask]:
     """One for each answer; with a seed, each of the answers to a prompt has a seed of its own."""
     asks: list[Ask] = []
     for prompt in call.prompts:
@@ -267,7 +275,8 @@ def _asks(call: Call, name: str, timeout: float) -> list[Ask]:
             seed = call.sampling.seed
             sampling = call.sampling if seed is None else replace(call.sampling, seed=seed + number)
             text, ids = (prompt, ()) if isinstance(prompt, str) else ("", prompt)
-            asks.append(Ask(sampling, text, ids, timeout=timeout, request_id=f"{name}-{len(asks)}"))
+            own = f"{name}-{len(asks)}"
+            asks.append(Ask(sampling, text, ids, timeout=timeout, request_id=own, session=session))
     return asks
 
 
