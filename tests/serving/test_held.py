@@ -13,6 +13,7 @@ from nats.aio.msg import Msg
 
 from tests.serving.deployment import Deployment, deployment, scripted_plan
 from tests.serving.scripted import greedy
+from tests.serving.scripted_engine import ScriptedEngine
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.serving.discovery import Change, Snapshot
 from trtdist.serving.held import HeldBlocks, HeldBook
@@ -154,7 +155,24 @@ def test_live_prompts_that_begin_alike_go_to_one_server_and_sessions_stay(
     asyncio.run(main())
 
 
-async def _all(deployed: Deployment) -> dict[str, object]:
+def test_live_short_prompts_are_read_by_the_generation_server_where_the_topology_says_so(
+    tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer
+) -> None:
+    async def main() -> None:
+        made = scripted_plan(1, 1, router_direct_below=100)
+        async with deployment(tmp_path, nats_server, etcd_server, made) as deployed:
+            engines = await _all(deployed)
+            async with Requester.open(deployed.config, "a test") as requester:
+                for prompt in ("say", "say " + "word " * 100):
+                    async for _ in requester.stream(Ask(greedy(), prompt, timeout=20)):
+                        pass
+            kinds = {name: [each.request_type for each in engine.requests] for name, engine in engines.items()}
+            assert kinds == {"ctx.0": ["context_only"], "gen.0": ["context_and_generation", "generation_only"]}
+
+    asyncio.run(main())
+
+
+async def _all(deployed: Deployment) -> dict[str, ScriptedEngine]:
     await deployed.router()
     return {
         server.name: (await deployed.worker(server.name, reuse_tokens=100_000))[0].engine

@@ -44,7 +44,11 @@ class PhaseFailed(Exception):
 
 @dataclass(frozen=True)
 class Station:
-    """What serves requests: a server of the plan with its engine, its connection and its instance."""
+    """What serves requests: a server of the plan with its engine, its connection and its instance.
+
+    `reads` says whether it takes prompts: all do but generation servers, and those do, too, where short prompts go to
+    them at once.
+    """
 
     role: str
     instance: Instance
@@ -52,6 +56,7 @@ class Station:
     nats: Client
     kept: KeptCaches
     held: HeldPublisher
+    reads: bool
 
 
 async def generate(station: Station, call: GenerateCall, outbox: Outbox, deadline: float) -> None:

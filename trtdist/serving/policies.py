@@ -35,6 +35,7 @@ BLOCK_TOKENS, BYTES_PER_TOKEN = 128, 4
 # Of a prompt that is longer only the beginning is looked for.
 MOST_BLOCKS = 512
 _HASH_BYTES = 6
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class View:
     """What a policy may know: how many choices were made before, the load by lease id (hex), and the prompt.
 
     `held` has the hashes of the blocks whose KV cache each instance holds, `recent` the tokens that each has computed
-    of late (older ones count less), both by lease id.
+    of late (older ones count less), both by lease id. `weights` are the shares of work by the server's name, 1 for
+    those that are not there.
     """
 
     turn: int = 0
@@ -70,6 +72,11 @@ class View:
     prompt: Prompt = Prompt()
     held: Mapping[str, Container[int]] = field(default_factory=dict)
     recent: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+
+    def weight(self, instance: Instance) -> float:
+        """The share of the work that an instance is to get."""
+        return self.weights.get(instance.server, 1.0)
 
 
 # Chooses one of the instances, of which there is at least one, in key order.
@@ -77,16 +84,30 @@ Policy = Callable[[Sequence[Instance], View], Instance]
 
 
 def round_robin(instances: Sequence[Instance], view: View) -> Instance:
-    """Each in turn."""
-    return instances[view.turn % len(instances)]
+    """Each in turn; with weights, as often as they say, and as evenly as that can be."""
+    weights = [view.weight(one) for one in instances]
+    if len(set(weights)) == 1:
+        return instances[view.turn % len(instances)]
+    # Multiples of the golden ratio come to lie evenly between 0 and 1, wherever one begins.
+    place = view.turn * _GOLDEN % 1.0 * sum(weights)
+    for one, weight in zip(instances, weights):
+        place -= weight
+        if place < 0:
+            return one
+    return instances[-1]
 
 
 def least_loaded(instances: Sequence[Instance], view: View) -> Instance:
-    """The one with the fewest tokens, then the fewest requests; in turn among equals."""
+    """The one with the fewest tokens by its weight, then the fewest requests; in turn among equals."""
     first = view.turn % len(instances)
     in_turn = [*instances[first:], *instances[:first]]
     loads = [view.loads.get(one.lease_hex, Load()) for one in in_turn]
-    return min(zip(in_turn, loads), key=lambda pair: (pair[1].tokens, pair[1].requests))[0]
+
+    def work(pair: tuple[Instance, Load]) -> tuple[float, float]:
+        weight = view.weight(pair[0])
+        return pair[1].tokens / weight, pair[1].requests / weight
+
+    return min(zip(in_turn, loads), key=work)[0]
 
 
 def kv_prefix(instances: Sequence[Instance], view: View) -> Instance:
@@ -149,7 +170,8 @@ def _chained(data: bytes, size: int) -> tuple[int, ...]:
 def _tokens_until_computed(instance: Instance, view: View) -> float:
     load = view.loads.get(instance.lease_hex, Load())
     recent = RECENT_WEIGHT * view.recent.get(instance.lease_hex, 0.0)
-    return recent + load.tokens + view.prompt.tokens - held_tokens(instance, view)
+    behind = (recent + load.tokens) / view.weight(instance)
+    return behind + view.prompt.tokens - held_tokens(instance, view)
 
 
 POLICIES: Mapping[str, Policy] = {"round_robin": round_robin, "least_loaded": least_loaded, "kv_prefix": kv_prefix}

@@ -61,7 +61,8 @@ async def route(config: RunConfig, plan: Plan, events: EventWriter, stop: asynci
     roles = list(dict.fromkeys(server.role for server in plan.servers))
     async with Member(config, Identity(ROUTER, "router")) as member:
         async with Watcher(member.etcd, instance_prefix(config.namespace)) as watcher:
-            desk = Desk(roles, policy, member.instance.control_subject)
+            rules = (plan.router_weights, plan.router_direct_below)
+            desk = Desk(roles, policy, member.instance.control_subject, *rules)
             router = Router(desk, watcher)
             for role in roles:
                 await member.listen(held_subject(config.namespace, component_of_role(role)), router.held)

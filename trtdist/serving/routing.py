@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trtdist.serving.discovery import Change, Instance, Snapshot
 from trtdist.serving.held import HeldBook
@@ -15,9 +15,22 @@ __all__ = ["Desk"]
 
 
 class Desk:
-    """Decides who serves; `roles` are those of the deployment, `notify` takes the workers' notices."""
+    """Decides who serves; `roles` are those of the deployment, `notify` takes the workers' notices.
 
-    def __init__(self, roles: Sequence[str], policy: Policy, notify: str) -> None:
+    `weights` are shares of the work by name of server. Prompts of fewer than `direct_below` tokens go to a generation
+    server at once, unless a context server is pinned.
+    """
+
+    def __init__(
+        self,
+        roles: Sequence[str],
+        policy: Policy,
+        notify: str,
+        weights: Mapping[str, float] | None = None,
+        direct_below: int = 0,
+    ) -> None:
+        self._weights = weights or {}
+        self._direct_below = direct_below
         self._roles = tuple(roles)
         self._policy = policy
         self._notify = notify
@@ -33,11 +46,13 @@ class Desk:
         if call.context and "context" not in self._roles:
             reason = f"there is no context server {call.context}: this deployment has none"
             return Failure("unavailable", reason, call.attempt)
-        for role in self._roles:
+        direct = "context" in self._roles and not call.context and 0 < call.tokens < self._direct_below
+        for role in ("generation",) if direct else self._roles:
             candidates = _candidates(role, pins[role], call.exclude, snapshot)
             if not candidates:
                 return Failure("unavailable", _missing(role, pins[role], call, snapshot), call.attempt)
-            found[role] = self._choose(role, candidates, call, now)
+            reads = direct or role != "generation"
+            found[role] = self._choose(role, candidates, call if reads else RouteCall(call.request_id), now)
         for instance, tokens in found.values():
             self._book.chosen(instance.lease_hex, call.request_id, call.attempt, now, tokens)
             self._recent.add(instance.lease_hex, tokens)
@@ -61,13 +76,13 @@ class Desk:
                 book.keep(there)
 
     def _choose(self, role: str, candidates: Sequence[Instance], call: RouteCall, now: float) -> tuple[Instance, int]:
-        """The server for a role, and how many tokens of the prompt it has to compute."""
-        reads = role != "generation"
-        prompt = Prompt(call.tokens, call.blocks, BLOCK_TOKENS) if reads else Prompt()
-        view = View(self._turns[role], self._book.loads(now), prompt, self._held.blocks, self._recent.tokens(now))
+        """The server for a role, and how many tokens of the call's prompt it has to compute."""
+        prompt = Prompt(call.tokens, call.blocks, BLOCK_TOKENS)
+        known = (self._held.blocks, self._recent.tokens(now), self._weights)
+        view = View(self._turns[role], self._book.loads(now), prompt, *known)
         if len(candidates) == 1:
             chosen = candidates[0]
-        elif call.session and reads:
+        elif call.session:
             chosen = sticky(candidates, call.session)
         else:
             self._turns[role] += 1

@@ -65,7 +65,8 @@ async def serve(
     async with Member(config, Identity(component_of_role(server.role), server.name, engine.name)) as member:
         kept = KeptCaches(engine.release, background)
         held = HeldPublisher(member.nats.publish, member.instance, engine.reuse_tokens)
-        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept, held), background)
+        reads = server.role != "generation" or config.plan().router_direct_below > 0
+        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept, held, reads), background)
         await member.serve(calls.answer, calls.control, calls.stats)
         events.write(Rung(server.name, "registered", member.instance.key))
         reason = await member.must_leave(asked(stop), engine.died())

@@ -190,6 +190,18 @@ class RouterSection(Section):
     policy: Annotated[
         Literal["round_robin", "least_loaded", "kv_prefix"], Field(description="How a server is chosen.")
     ] = "round_robin"
+    weights: Annotated[
+        dict[str, Annotated[float, Field(gt=0, le=1000)]],
+        Field(
+            description="Share of the work of servers, by name (`ctx.0: 2` for twice that of others); 1 unless said."
+        ),
+    ] = {}
+    direct_below: Annotated[
+        int,
+        Field(
+            ge=0, description="Prompts of fewer tokens go to a generation server at once, which reads them; 0 for none."
+        ),
+    ] = 0
     http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = (
         HttpSection.model_construct()
     )
