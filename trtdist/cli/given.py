@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from trtdist.cli.front_files import front_files
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology
@@ -76,6 +77,8 @@ def _common(topology: Topology) -> Given:
         variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
         if not ipaddress.ip_address(http.host).is_loopback:
             hidden["http.keys"] = f"sk-{secrets.token_hex(_KEY_BYTES)}"
+        hidden |= front_files(http)
+        variables |= {"TRTDIST_HTTP_TLS": "1"} if http.certificate is not None else {}
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
     if services.nats.external is None:

@@ -178,6 +178,11 @@ class HttpSection(Section):
         HostAddress,
         Field(description="Address to listen on. Beyond this machine (not 127.0.0.1 or ::1) API keys are required."),
     ] = "127.0.0.1"
+    keys: Annotated[Line | None, Field(description="File with API keys, one a line, in place of one made up.")] = None
+    certificate: Annotated[
+        Line | None, Field(description="File with the certificate for HTTPS, and those that signed it, as PEM.")
+    ] = None
+    certificate_key: Annotated[Line | None, Field(description="File with the key of the certificate, as PEM.")] = None
     processes: Annotated[int, Field(ge=1, le=64, description="Processes that share the port.")] = 1
     max_requests: Annotated[
         Count, Field(description="Answers that one process works on at once; more are refused with status 429.")
