@@ -249,7 +249,7 @@ async def for_a_while(port: int, model: str, seconds: float) -> None:
             assert found.status == 200, found
             events = found.body.decode().split("\n\n")
             texts = [json.loads(event[6:])["choices"][0]["text"] for event in events if '"choices"' in event]
-            assert "".join(texts).split() == words
+            assert "".join(texts).split() == words, events[-3:]
             assert events[-2] == "data: [DONE]"
         raw.close()
 
