@@ -39,6 +39,7 @@ class ScriptedEngine:
 
     def __init__(self, rank: int = 0) -> None:
         self.rank = rank
+        self.reuse_tokens = 0
         self.requests: list[GenerateRequest] = []
         self.ended: list[str] = []
         self.released: list[int] = []

@@ -125,6 +125,11 @@ class Engine(Protocol):
         """Free the KV cache that a context-only request left for a generation server that will not come."""
         ...
 
+    @property
+    def reuse_tokens(self) -> int:
+        """How many tokens of earlier prompts it holds for prompts that begin alike, the last used ones; 0 for none."""
+        ...
+
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """The token ids of a prompt."""
         ...

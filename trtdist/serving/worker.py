@@ -23,6 +23,7 @@ from trtdist.plan import Plan, Server
 from trtdist.rundir import RunDir
 from trtdist.serving.background import Background
 from trtdist.serving.calls import Calls
+from trtdist.serving.held import HeldPublisher
 from trtdist.serving.kept import KeptCaches
 from trtdist.serving.member import Identity, Member
 from trtdist.serving.phases import Station
@@ -63,7 +64,9 @@ async def serve(
     background = Background()
     async with Member(config, Identity(component_of_role(server.role), server.name, engine.name)) as member:
         kept = KeptCaches(engine.release, background)
-        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept), background)
+        held = HeldPublisher(member.nats.publish, member.instance, engine.reuse_tokens)
+        reads = server.role != "generation" or config.plan().router_direct_below > 0
+        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept, held, reads), background)
         await member.serve(calls.answer, calls.control, calls.stats)
         events.write(Rung(server.name, "registered", member.instance.key))
         reason = await member.must_leave(asked(stop), engine.died())
