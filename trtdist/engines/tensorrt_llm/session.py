@@ -1,0 +1,110 @@
+"""The ranks of one server in MPI: the leader's session, which hears how each rank ends, and the others' place in it.
+
+As `disaggregated_mpi_worker` does it (`tensorrt_llm/commands/serve.py`; `split_world_comm` in
+`tensorrt_llm/llmapi/disagg_utils.py`): the world is split by server, `set_mpi_comm` makes the part the world of this
+engine on every rank, the leader makes an `MpiCommSession` of it, and the others wait in `MPICommExecutor` for what the
+leader submits. Unlike there, the leader keeps the session in its own process, so that its futures tell of each rank;
+behind trtllm-llmapi-launch `submit` returns none (`RemoteMpiCommSessionClient.submit`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Callable
+
+from trtdist.engines.base import EngineConfig, EngineError
+from trtdist.engines.tensorrt_llm.deaths import Deaths
+from trtdist.engines.world import check_place, color
+
+__all__ = ["follow", "lead", "run_task", "split_world"]
+
+
+def split_world(config: EngineConfig) -> Any:
+    """Start MPI and give the communicator of this server; EngineError when there is no MPI or it is not the plan's.
+
+    The device must have been chosen before.
+    """
+    try:
+        mpi: Any = importlib.import_module("mpi4py.MPI")
+        intracomm = importlib.import_module("mpi4py.util.pkl5").Intracomm
+    except (ImportError, RuntimeError) as error:
+        raise EngineError(f"{sys.executable} has no MPI ({error}); use an image that has mpi4py") from None
+    world = mpi.COMM_WORLD
+    check_place(config, world.Get_rank(), world.Get_size())
+    return intracomm(world.Split(color(config), config.rank))
+
+
+def lead(communicator: Any, deaths: Deaths) -> Any:
+    """The session to hand to `LLM` as `_mpi_session`; it tells `deaths` of every rank that ends."""
+    # Imported here: the class is a part of TensorRT-LLM.
+    base: Any = importlib.import_module("tensorrt_llm.llmapi.mpi_session").MpiCommSession
+    _set_communicator(communicator)
+
+    class Session(base):  # type: ignore[misc]
+        """Runs what it is given as `run_task`, and hears of its end."""
+
+        def submit(self, task: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Future[Any]]:
+            futures: list[Future[Any]] = super().submit(run_task, task, *args, **kwargs)
+            for future in futures:
+                future.add_done_callback(lambda done: _tell(done, deaths))
+            return futures
+
+        def shutdown_abort(self, grace: float = 60, reason: Any = None) -> None:
+            if reason is not None:
+                deaths.failed(f"{rank_name()} failed: {reason}")
+            super().shutdown_abort(grace, reason)
+
+    return Session(comm=communicator, n_workers=communicator.Get_size())
+
+
+def follow(communicator: Any) -> None:
+    """Take part as a rank that does not lead, until the leader shuts its session down."""
+    executor: Any = importlib.import_module("mpi4py.futures").MPICommExecutor
+    _set_communicator(communicator)
+    with executor(communicator) as leading:
+        if leading is not None:
+            raise EngineError(f"{rank_name()} leads its MPI communicator, and the plan says that it does not")
+
+
+def run_task(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
+    """What every rank runs for its leader: the name of the rank when the task ended, EngineError when it failed."""
+    with _Named():
+        task(*args, **kwargs)
+    return rank_name()
+
+
+def rank_name() -> str:
+    """This process, as logs and the plan name it."""
+    return f"{os.environ.get('TRTDIST_SERVER', 'server')}.{os.environ.get('TRTDIST_RANK', '0')}"
+
+
+def _set_communicator(communicator: Any) -> None:
+    """Collective over the ranks of the server: TensorRT-LLM splits it again by node."""
+    importlib.import_module("tensorrt_llm._utils").set_mpi_comm(communicator)
+
+
+def _tell(done: Future[Any], deaths: Deaths) -> None:
+    error = None if done.cancelled() else done.exception()
+    if isinstance(error, EngineError):
+        deaths.failed(str(error))
+    elif error is not None:
+        deaths.failed(f"a rank failed: {error}")
+    elif not done.cancelled():
+        deaths.ended(f"{done.result()} left the engine, and its log says why")
+
+
+class _Named:
+    """Names the rank in what went wrong on it: its leader sees the error alone."""
+
+    def __enter__(self) -> None:
+        """Nothing to say yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            raise EngineError(f"{rank_name()} failed: {type(error).__name__}: {error}") from error
