@@ -82,5 +82,5 @@ def _devices(server: Server, rank: Rank, first: int) -> str:
     neighbours' memory only on devices that it sees, and all ranks of a node see the same list.
     """
     beside = [other for other in server.ranks if other.node == rank.node]
-    beside.sort(key=lambda other: (first + other.rank) % len(beside))
-    return ",".join(str(other.gpu) for other in beside)
+    counted = sorted(beside, key=lambda other: (first + other.rank) % len(beside))
+    return ",".join(str(other.gpu) for other in counted)

@@ -58,7 +58,11 @@ def lead(communicator: Any, deaths: Deaths) -> Any:
                 deaths.failed(f"{rank_name()} failed: {reason}")
             super().shutdown_abort(grace, reason)
 
-    return Session(comm=communicator, n_workers=communicator.Get_size())
+    made = Session(comm=communicator, n_workers=communicator.Get_size())
+    # mpi4py splits the communicator in a thread of the pool, and the ranks begin with a barrier on the same one
+    # (`worker_main`): whichever came second here would meet the other one's messages there.
+    made.mpi_pool.bootup(wait=True)
+    return made
 
 
 def follow(communicator: Any) -> None:
