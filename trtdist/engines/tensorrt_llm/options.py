@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from trtdist.engines.base import EngineConfig, EngineError
@@ -68,6 +69,7 @@ def arguments(config: EngineConfig, api: Api) -> dict[str, Any]:
         raise EngineError(f"{server.name}: backend {given['backend']} is not supported; leave it out for pytorch")
     given.pop("backend", None)
     if server.role != "monolithic":
+        _refuse_other_ways(config, api)
         given = _for_disaggregation(config, api, given)
     sizes = {
         "tensor_parallel_size": server.tensor_parallel_size,
@@ -78,6 +80,18 @@ def arguments(config: EngineConfig, api: Api) -> dict[str, Any]:
     _refuse_unknown({**given, **placed}, api.argument_names, f"{server.name}: TensorRT-LLM {api.version}")
     # Told by value: what TensorRT-LLM makes of the mappings must not reach back into the plan.
     return api.merge({"model": config.plan.model, **placed}, json.loads(json.dumps(given)))
+
+
+def _refuse_other_ways(config: EngineConfig, api: Api) -> None:
+    """Nothing in TensorRT-LLM compares the two ends: caches would leave one way and be awaited another."""
+    mine = transport(config, api)
+    for other in config.plan.servers:
+        theirs = transport(replace(config, server=other, rank=0), api)
+        if theirs != mine:
+            raise EngineError(
+                f"{config.server.name} moves KV caches over {mine} and {other.name} over {theirs}: give context and"
+                " generation servers the same cache_transceiver_config"
+            )
 
 
 def _for_disaggregation(config: EngineConfig, api: Api, given: Mapping[str, Any]) -> dict[str, Any]:

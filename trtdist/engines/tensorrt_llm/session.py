@@ -75,15 +75,33 @@ def follow(communicator: Any) -> None:
 
 
 def run_task(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
-    """What every rank runs for its leader: the name of the rank when the task ended, EngineError when it failed."""
-    with _Named():
-        task(*args, **kwargs)
+    """What every rank runs for its leader: the name of the rank when the task ended, EngineError when it failed.
+
+    A rank that does not lead ends its process when it fails: the others wait for it in the middle of a step, and so
+    the launcher learns at once which rank was the first.
+    """
+    loading = _Loading(kwargs.get("worker_cls"))
+    if loading.kind is not None:
+        kwargs["worker_cls"] = loading
+    try:
+        with _Named():
+            task(*args, **kwargs)
+            loading.check()
+    except EngineError as error:
+        if not _leading():
+            print(f"trtdist: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+        raise
     return rank_name()
 
 
 def rank_name() -> str:
     """This process, as logs and the plan name it."""
     return f"{os.environ.get('TRTDIST_SERVER', 'server')}.{os.environ.get('TRTDIST_RANK', '0')}"
+
+
+def _leading() -> bool:
+    return os.environ.get("TRTDIST_RANK", "0") == "0"
 
 
 def _set_communicator(communicator: Any) -> None:
@@ -99,6 +117,32 @@ def _tell(done: Future[Any], deaths: Deaths) -> None:
         deaths.failed(f"a rank failed: {error}")
     elif not done.cancelled():
         deaths.ended(f"{done.result()} left the engine, and its log says why")
+
+
+class _Loading:
+    """Stands for the class of a rank's worker, since `worker_main` logs what its constructor raises and returns."""
+
+    def __init__(self, kind: Any) -> None:
+        self.kind = kind
+        self._error: BaseException | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Construct the worker."""
+        with self:
+            return self.kind(*args, **kwargs)
+
+    def __enter__(self) -> None:
+        """Nothing has failed yet."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._error = error
+
+    def check(self) -> None:
+        """Raise what the constructor raised."""
+        if self._error is not None:
+            raise self._error
 
 
 class _Named:

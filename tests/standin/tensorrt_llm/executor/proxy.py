@@ -11,7 +11,7 @@ from tensorrt_llm import faults
 from tensorrt_llm._utils import mpi_rank
 from tensorrt_llm.executor import ipc
 from tensorrt_llm.executor.result import GenerationResult
-from tensorrt_llm.executor.worker import CancellingRequest, GenerationRequest, worker_main
+from tensorrt_llm.executor.worker import CancellingRequest, GenerationRequest, Worker, worker_main
 from tensorrt_llm.llmapi.mpi_session import MpiCommSession, MpiPoolSession
 from tensorrt_llm.logger import logger
 
@@ -42,7 +42,7 @@ class GenerationExecutorProxy:
 
     def _start_executor_workers(self, llm_args) -> None:
         self.mpi_futures = self.mpi_session.submit(
-            worker_main, addresses=self._addresses, llm_args=llm_args, ready_signal=self.READY_SIGNAL
+            worker_main, addresses=self._addresses, llm_args=llm_args, ready_signal=self.READY_SIGNAL, worker_cls=Worker
         )
         for future in self.mpi_futures:
             future.add_done_callback(self._mpi_done)

@@ -48,11 +48,11 @@ class _Active:
     tokens: list[int] = field(default_factory=list)
 
 
-def worker_main(addresses: dict[str, str], llm_args, ready_signal: bytes) -> None:
+def worker_main(addresses: dict[str, str], llm_args, ready_signal: bytes, worker_cls=None) -> None:
     """Load, then serve on rank 0 and wait on the others. A rank that cannot load logs it and returns."""
     mpi_barrier()
     try:
-        worker = Worker(addresses, llm_args)
+        worker = worker_cls(addresses, llm_args)
     except Exception as e:
         logger.error(f"Failed to initialize executor on rank {mpi_rank()}: {e}")
         logger.error(traceback.format_exc())
