@@ -131,7 +131,11 @@ class Worker:
             return
         active = _Active(request, language.digest(prompt))
         if kind == "generation_only":
-            fetched = self._transceiver.fetch(params.ctx_request_id, params.opaque_state)
+            try:
+                fetched = self._transceiver.fetch(params.ctx_request_id, params.opaque_state)
+            except (OSError, RuntimeError) as e:
+                self._put(Response(request.id, error=str(e)))
+                return
             if fetched != active.cache:
                 self._put(Response(request.id, error="the KV cache is of another prompt"))
                 return
