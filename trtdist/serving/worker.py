@@ -80,7 +80,7 @@ async def lead(config: RunConfig, server: Server, engine: Engine, events: EventW
         await first_of(engine.start(), _until(stop))
         if stop.is_set():
             return
-        events.write(Rung(server.name, "engine"))
+        events.write(Rung(server.name, "engine", engine.version))
         print("Engine loaded and ready to serve...", flush=True)
         await serve(config, server, engine, events, stop, _drain_seconds())
     except EngineError as error:

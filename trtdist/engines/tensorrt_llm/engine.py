@@ -48,6 +48,7 @@ class TensorRtLlmEngine:
         self._api: Api | None = None
         self._llm: Any = None
         self._transport = ""
+        self.version = ""
         self._deaths: Deaths | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -65,6 +66,7 @@ class TensorRtLlmEngine:
         if error is not None:
             raise EngineError(_described(error)) from error
         self._api, self._llm = loading.result()
+        self.version = self._api.version
         self._watching = asyncio.ensure_future(Health(self._llm, deaths).watch())
         say(f"{self._config.server.name} runs TensorRT-LLM {self._api.version}")
 
