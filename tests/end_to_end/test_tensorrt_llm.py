@@ -145,8 +145,7 @@ def test_two_ways_for_a_cache_are_refused(gpus: Workplace) -> None:
     assert "give context and generation servers the same cache_transceiver_config" in verdict["last_lines"][-1]
 
 
-@pytest.mark.long
-def test_no_tensorrt_llm_is_told_at_once(place: Workplace) -> None:
-    place.environ["CUDA_VISIBLE_DEVICES"] = "0,1,2,3"
-    verdict = fails(place, MONOLITHIC)
-    assert "there is no tensorrt_llm; use an image that has it" in verdict["last_lines"][-1]
+def test_no_tensorrt_llm_is_told_before_anything_starts(place: Workplace) -> None:
+    done = place.trtdist("up", MONOLITHIC, "--local", code=4)
+    assert "has no tensorrt_llm" in done.stderr
+    assert place.runs() == []

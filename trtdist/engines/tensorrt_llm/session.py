@@ -55,7 +55,7 @@ def lead(communicator: Any, deaths: Deaths) -> Any:
 
         def shutdown_abort(self, grace: float = 60, reason: Any = None) -> None:
             if reason is not None:
-                deaths.failed(f"{rank_name()} failed: {reason}")
+                deaths.failed(f"{_rank_name()} failed: {reason}")
             super().shutdown_abort(grace, reason)
 
     made = Session(comm=communicator, n_workers=communicator.Get_size())
@@ -71,7 +71,7 @@ def follow(communicator: Any) -> None:
     _set_communicator(communicator)
     with executor(communicator) as leading:
         if leading is not None:
-            raise EngineError(f"{rank_name()} leads its MPI communicator, and the plan says that it does not")
+            raise EngineError(f"{_rank_name()} leads its MPI communicator, and the plan says that it does not")
 
 
 def run_task(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
@@ -92,10 +92,10 @@ def run_task(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
             print(f"trtdist: {error}", file=sys.stderr, flush=True)
             os._exit(1)
         raise
-    return rank_name()
+    return _rank_name()
 
 
-def rank_name() -> str:
+def _rank_name() -> str:
     """This process, as logs and the plan name it."""
     return f"{os.environ.get('TRTDIST_SERVER', 'server')}.{os.environ.get('TRTDIST_RANK', '0')}"
 
@@ -155,4 +155,4 @@ class _Named:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if isinstance(error, Exception):
-            raise EngineError(f"{rank_name()} failed: {type(error).__name__}: {error}") from error
+            raise EngineError(f"{_rank_name()} failed: {type(error).__name__}: {error}") from error
