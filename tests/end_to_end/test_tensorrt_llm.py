@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.end_to_end.workplace import ROOT, Workplace
+from tests.supervisor.runs import wait_for
 
 STANDIN = ROOT / "tests" / "standin"
 EXAMPLES = sorted((ROOT / "examples" / "single").glob("*.tensorrt-llm.yaml"))
@@ -16,7 +18,7 @@ DISAGGREGATED = ROOT / "examples" / "single" / "disaggregated-tp2-2x1.tensorrt-l
 MONOLITHIC = ROOT / "examples" / "single" / "monolithic-4gpu.tensorrt-llm.yaml"
 ASK = ("client", "--prompt", "The capital of France is", "--max-tokens", 6, "--temperature", 0)
 ANSWER = " olive heron grove maple amber quartz"
-END_S = 120
+END_S, STOP_S = 120, 20
 
 
 @pytest.fixture
@@ -89,7 +91,9 @@ def test_an_engine_that_dies(gpus: Workplace, topology: Path, rank: str, kind: s
     faulty(gpus, rank, kind, tokens=3)
     verdict = fails(gpus, topology)
     assert (verdict["state"], verdict["first"]["name"]) == ("FAILED", first)
-    assert told in verdict["last_lines"][-1] or "A process in the process pool" in verdict["last_lines"][-1]
+    said = "\n".join(verdict["last_lines"])
+    # Whichever is first seen of a process pool: its process is gone, or its future has failed.
+    assert told in said or "A process in the process pool" in said
 
 
 @pytest.mark.long
@@ -108,6 +112,18 @@ def test_an_engine_that_never_comes(gpus: Workplace, rank: str, kind: str, told:
     faulty(gpus, rank, kind)
     verdict = fails(gpus, DISAGGREGATED, "--ready-timeout", 20, code=3)
     assert verdict["state"] == "TIMEOUT" and told in verdict["reason"]
+
+
+@pytest.mark.long
+def test_a_deployment_that_loads_for_ever_can_be_stopped(gpus: Workplace) -> None:
+    faulty(gpus, "ctx.0.1", "hang")
+    front = gpus.start("up", DISAGGREGATED, "--local")
+    wait_for(lambda: bool(gpus.runs()) and "Engine loaded" in gpus.log("gen.0.0"), END_S, "a server that has loaded")
+    began = time.monotonic()
+    assert "is down and nothing is left" in gpus.trtdist("down").stdout
+    assert time.monotonic() - began < STOP_S
+    front.wait(END_S)
+    assert "ctx.0 is stopped while it loads" in gpus.log("ctx.0.0")
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import subprocess
@@ -25,6 +26,7 @@ from trtdist.engines.tensorrt_llm.handle import Handle, parse
 from trtdist.engines.tensorrt_llm.requests import Progress, sampling_arguments
 from trtdist.engines.tensorrt_llm.session import run_task
 from trtdist.plan import Plan, Server, to_json
+from trtdist.rendering import site_files
 
 HANDLE = Handle("ctx.0", "1.2.0", "UCX", b"\0\xff\n{", {"draft_tokens": [1, 2], "ctx_info_endpoint": "tcp://n1:5"})
 
@@ -225,6 +227,11 @@ def test_no_tensorrt_llm_is_something_missing() -> None:
     plan = whole()
     with pytest.raises(ImportError, match="use an image that has it"):
         create(EngineConfig(plan, plan.servers[0], 0, Path()))
+
+
+def test_the_stand_in_is_not_installed() -> None:
+    assert importlib.util.find_spec("tensorrt_llm") is None
+    assert not [name for name in site_files() if "standin" in name or name.startswith(("tensorrt_llm", "torch"))]
 
 
 ARGUMENTS = """\

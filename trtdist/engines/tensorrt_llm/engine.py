@@ -50,12 +50,13 @@ class TensorRtLlmEngine:
         self._transport = ""
         self.version = ""
         self._deaths: Deaths | None = None
+        self._loading: asyncio.Future[tuple[Api, Any]] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load; returns when all ranks have. EngineError as soon as one of them cannot, whatever `LLM` waits for."""
         deaths = self._deaths = Deaths()
-        loading = _in_thread("tensorrt-llm-load", lambda: self._load(deaths))
+        loading = self._loading = _in_thread("tensorrt-llm-load", lambda: self._load(deaths))
         waiting: list[asyncio.Future[Any]] = [loading, deaths.reason]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         if not loading.done():
@@ -117,12 +118,20 @@ class TensorRtLlmEngine:
         return await asyncio.shield(self._deaths.reason)
 
     async def stop(self) -> None:
-        """End the engine and its followers. One that has died is left alone: its `shutdown` would wait for ever."""
+        """End the engine and its followers. One that has died is left alone: its `shutdown` would wait for ever.
+
+        Nothing ends a thread that loads, nor an MPI whose other ranks still load: then the process ends here.
+        """
         if self._watching is not None:
             self._watching.cancel()
-        if self._deaths is None or self._llm is None or self._deaths.reason.done():
+        if self._deaths is None or self._deaths.reason.done():
             return
         self._deaths.stop()
+        if self._loading is not None and not self._loading.done():
+            say(f"{self._config.server.name} is stopped while it loads")
+            os._exit(0)
+        if self._llm is None:
+            return
         await _in_thread("tensorrt-llm-stop", self._llm.shutdown)
 
     def follow(self) -> None:

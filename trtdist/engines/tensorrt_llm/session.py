@@ -61,7 +61,8 @@ def lead(communicator: Any, deaths: Deaths) -> Any:
     made = Session(comm=communicator, n_workers=communicator.Get_size())
     # mpi4py splits the communicator in a thread of the pool, and the ranks begin with a barrier on the same one
     # (`worker_main`): whichever came second here would meet the other one's messages there.
-    made.mpi_pool.bootup(wait=True)
+    if made.mpi_pool is not None:
+        made.mpi_pool.bootup(wait=True)
     return made
 
 
@@ -130,6 +131,10 @@ class _Loading:
         """Construct the worker."""
         with self:
             return self.kind(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """What else is asked of the class."""
+        return getattr(self.kind, name)
 
     def __enter__(self) -> None:
         """Nothing has failed yet."""
