@@ -24,7 +24,7 @@ from trtdist.engines.tensorrt_llm.deaths import Deaths
 from trtdist.engines.tensorrt_llm.device import choose_device, leave_mpi
 from trtdist.engines.tensorrt_llm.handle import Handle, parse
 from trtdist.engines.tensorrt_llm.requests import Progress, sampling_arguments
-from trtdist.engines.tensorrt_llm.session import run_task
+from trtdist.engines.tensorrt_llm.session import named_task, run_task
 from trtdist.plan import Plan, Server, to_json
 from trtdist.rendering import site_files
 
@@ -157,6 +157,14 @@ def test_a_leaders_task_names_its_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_task(print, end="") == "gen.1.0"
     with pytest.raises(EngineError, match=r"gen\.1\.0 failed: ValueError: no room"):
         run_task(fail, "no room")
+
+
+def test_what_a_leader_waits_for_has_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRTDIST_SERVER", "gen.1")
+    monkeypatch.setenv("TRTDIST_RANK", "1")
+    assert named_task(int, "7") == 7
+    with pytest.raises(EngineError, match=r"gen\.1\.1 failed: ValueError: no room"):
+        named_task(fail, "no room")
 
 
 def swallow(problem: str, worker_cls: Any) -> None:

@@ -47,6 +47,7 @@ class TensorRtLlmEngine:
         self._config = config
         self._api: Api | None = None
         self._llm: Any = None
+        self._session: Any = None
         self._transport = ""
         self.version = ""
         self._deaths: Deaths | None = None
@@ -132,7 +133,7 @@ class TensorRtLlmEngine:
             os._exit(0)
         if self._llm is None:
             return
-        await _in_thread("tensorrt-llm-stop", self._llm.shutdown)
+        await _in_thread("tensorrt-llm-stop", self._shut_down)
 
     def follow(self) -> None:
         """Take part as a rank that does not lead; EngineError when it cannot."""
@@ -156,8 +157,14 @@ class TensorRtLlmEngine:
         os.environ.update(options.environment(self._config, api))
         arguments = options.arguments(self._config, api)
         if communicator is not None:
-            arguments["_mpi_session"] = session.lead(communicator, deaths)
+            arguments["_mpi_session"] = self._session = session.lead(communicator, deaths)
         return api, api.llm(**arguments)
+
+    def _shut_down(self) -> None:
+        """Newer releases leave a session that they were given to whoever made it; for others the second end is none."""
+        self._llm.shutdown()
+        if self._session is not None:
+            self._session.shutdown()
 
     def _running(self) -> tuple[Any, Api, Deaths]:
         if self._api is None or self._deaths is None or self._deaths.reason.done():

@@ -20,7 +20,7 @@ from trtdist.engines.base import EngineConfig, EngineError
 from trtdist.engines.tensorrt_llm.deaths import Deaths
 from trtdist.engines.world import check_place, color
 
-__all__ = ["follow", "lead", "run_task", "split_world"]
+__all__ = ["follow", "lead", "named_task", "run_task", "split_world"]
 
 
 def split_world(config: EngineConfig) -> Any:
@@ -45,7 +45,10 @@ def lead(communicator: Any, deaths: Deaths) -> Any:
     _set_communicator(communicator)
 
     class Session(base):  # type: ignore[misc]
-        """Runs what it is given as `run_task`, and hears of its end."""
+        """Runs what it is given as `run_task`, and hears of its end; what is waited for is to end."""
+
+        def submit_sync(self, task: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
+            return [future.result() for future in super().submit(named_task, task, *args, **kwargs)]
 
         def submit(self, task: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Future[Any]]:
             futures: list[Future[Any]] = super().submit(run_task, task, *args, **kwargs)
@@ -57,6 +60,10 @@ def lead(communicator: Any, deaths: Deaths) -> Any:
             if reason is not None:
                 deaths.failed(f"{_rank_name()} failed: {reason}")
             super().shutdown_abort(grace, reason)
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            # Some releases leave it in the arguments that they send to every rank, and their own class refuses that.
+            return _nothing, ()
 
     made = Session(comm=communicator, n_workers=communicator.Get_size())
     # mpi4py splits the communicator in a thread of the pool, and the ranks begin with a barrier on the same one
@@ -94,6 +101,16 @@ def run_task(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> str:
             os._exit(1)
         raise
     return _rank_name()
+
+
+def named_task(task: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """What every rank runs while its leader waits, such as the download of a model: the result, or EngineError."""
+    with _Named():
+        return task(*args, **kwargs)
+
+
+def _nothing() -> None:
+    """What a session is on the ranks that do not lead."""
 
 
 def _rank_name() -> str:

@@ -14,6 +14,7 @@ from tensorrt_llm.executor.result import GenerationResult
 from tensorrt_llm.executor.worker import CancellingRequest, GenerationRequest, Worker, worker_main
 from tensorrt_llm.llmapi.mpi_session import MpiCommSession, MpiPoolSession
 from tensorrt_llm.logger import logger
+from tensorrt_llm.version import NUMBER
 
 _YELLOW, _PLAIN = "\033[33m", "\033[0m"
 _proxies = itertools.count()
@@ -102,4 +103,5 @@ class GenerationExecutorProxy:
             ipc.find(self._addresses["requests"]).put(None)
         while not all(future.done() for future in self.mpi_futures):
             time.sleep(0.01)
-        self.mpi_session.shutdown()
+        if NUMBER < (1, 3) or isinstance(self.mpi_session, MpiPoolSession):
+            self.mpi_session.shutdown()

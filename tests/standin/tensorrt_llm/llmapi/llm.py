@@ -16,6 +16,11 @@ from tensorrt_llm.sampling_params import SamplingParams
 from tensorrt_llm.version import NUMBER
 
 
+def _node_download_hf_model(model: str, revision: str | None = None) -> str:
+    """llmapi/llm_utils.py: what every rank is asked for before its worker starts; here nothing is downloaded."""
+    return f"/hub/{model}"
+
+
 class BaseLLM:
     """The class behind `LLM`."""
 
@@ -58,6 +63,12 @@ class BaseLLM:
             logger.info(f"start MpiSession with {world_size} workers")
             if torch.cuda.device_count() < 1:
                 raise RuntimeError(f"Only 0 GPUs are available, but {world_size} are required.")
+        # Up to 1.2 the session stays in the arguments, which every rank is sent; since then it belongs to the caller.
+        self.args.mpi_session = self.mpi_session if NUMBER < (1, 3) else None
+        self._owns_mpi_session = NUMBER < (1, 3)
+        if external_mpi_comm_available(world_size) and world_size > 1:
+            self._hf_model_dir = self.mpi_session.submit_sync(_node_download_hf_model, model=str(self.args.model))[0]
+            assert str(self._hf_model_dir).startswith("/"), self._hf_model_dir
         self.tokenizer = language.TransformersTokenizer()
         try:
             session = self.mpi_session if external_mpi_comm_available(world_size) else None
@@ -65,7 +76,7 @@ class BaseLLM:
                 self.args, world_size, session, self.tokenizer
             )
         except Exception:
-            if self.mpi_session is not None:
+            if self.mpi_session is not None and self._owns_mpi_session:
                 self.mpi_session.shutdown()
             raise
 
@@ -105,7 +116,7 @@ class BaseLLM:
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
-        if self.mpi_session is not None:
+        if self.mpi_session is not None and self._owns_mpi_session:
             self.mpi_session.shutdown()
             self.mpi_session = None
 

@@ -66,6 +66,7 @@ _COMMON = [
     "enable_attention_dp",
     "speculative_config",
     "stream_interval",
+    "mpi_session",
 ]
 _SINCE = {
     "cache_transceiver_config": (0, 20),

@@ -30,6 +30,13 @@ class MpiSession:
         self.shutdown()
         done.set_result(None)
 
+    def submit_sync(self, task, *args, **kwargs) -> list:
+        """One task on each rank, and their results in the order of ranks."""
+        return [future.result() for future in self.submit(task, *args, **kwargs)]
+
+    def __reduce__(self):
+        raise TypeError("cannot pickle MPI session")
+
     def _abort_on_timeout(self, done: Future, timeout: float) -> None:
         try:
             done.result(timeout=timeout)
