@@ -36,6 +36,7 @@ class ScriptedEngine:
     """Keeps what was asked of it, for tests to look at."""
 
     name = "scripted"
+    version = "1.0"
 
     def __init__(self, rank: int = 0) -> None:
         self.rank = rank

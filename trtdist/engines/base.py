@@ -112,6 +112,8 @@ class Engine(Protocol):
     """
 
     name: str
+    version: str
+    """What computes, once it is loaded, as far as `name` does not say it; "" for nothing to add."""
 
     async def start(self) -> None:
         """Load; returns when requests can be taken. The event loop is not blocked meanwhile."""

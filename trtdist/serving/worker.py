@@ -83,7 +83,7 @@ async def lead(config: RunConfig, server: Server, engine: Engine, events: EventW
         await first_of(engine.start(), _until(stop))
         if stop.is_set():
             return
-        events.write(Rung(server.name, "engine"))
+        events.write(Rung(server.name, "engine", engine.version))
         print("Engine loaded and ready to serve...", flush=True)
         await serve(config, server, engine, events, stop, _drain_seconds())
     except EngineError as error:
@@ -157,5 +157,14 @@ def _drain_seconds() -> float:
     return seconds
 
 
+def _leave(code: int) -> None:
+    """End with an exit code: at once after a failure, since what an engine left running may hold up an orderly end."""
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(sys.argv[1:], _work))
+    _leave(run_program(sys.argv[1:], _work))

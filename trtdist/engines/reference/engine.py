@@ -41,6 +41,7 @@ class ReferenceEngine:
     """
 
     name = "reference"
+    version = ""
 
     def __init__(self, config: EngineConfig, connect: Callable[[EngineConfig], Links]) -> None:
         self._config = config
