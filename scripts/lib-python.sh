@@ -61,7 +61,9 @@ why_anew() {
     old=$(cat "$1/trtdist-stamp")
     read -ra was <<<"$old"
     read -ra now <<<"$2"
-    if [ "${was[*]:0:4}" != "${now[*]:0:4}" ]; then
+    if [ -z "$old" ]; then
+        printf '%s was never finished and is made anew\n' "$1"
+    elif [ "${was[*]:0:4}" != "${now[*]:0:4}" ]; then
         printf '%s was made with %s (%s) and is made anew with %s (%s)\n' "$1" \
             "${was[0]}" "$(IFS=. && echo "${was[*]:1:3}")" "${now[0]}" "$(IFS=. && echo "${now[*]:1:3}")"
     elif [ "$old" != "$2" ]; then
@@ -78,6 +80,8 @@ new_venv() {
     rm -rf "$2" 2>/dev/null
     { mkdir -p "$(dirname "$2")" && "$1" -m venv "$2"; } ||
         give_up "cannot make $2; is there space? XDG_CACHE_HOME names another place than ~/.cache"
+    # Whoever is stopped while pip installs leaves an environment that is not whole, and is known by this.
+    : >"$2/trtdist-stamp"
 }
 
 install_failed() {
