@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -21,12 +18,13 @@ from trtdist.slurm import mpi, parse, runner
 from trtdist.slurm.argv import scontrol_hostnames, srun_mpi_list
 from trtdist.slurm.hostlist import fold
 from trtdist.supervisor import nodeprobe
+from trtdist.supervisor.greeter import Greeter
 
-__all__ = ["Greeter", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
+__all__ = ["MOST_SKEW_S", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
 
 # A controller that is restarted is awaited.
 _PATIENCE_S, _PROBE_S = 30.0, 120.0
-_MOST_SKEW_S = 5.0
+MOST_SKEW_S = 5.0
 _OLDEST_PYTHON = (3, 9)
 # Without that Python on a node there is nobody to write the report.
 _WRAPPER = """\
@@ -89,34 +87,6 @@ def look_at_nodes(
     return [str(reports[node]["address"]) for node in nodes]
 
 
-class Greeter:
-    """Tells whoever connects a secret word and the time, so that nodes know that they reached this one."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.nonce = secrets.token_hex(8)
-        self._listener = listener
-        self._thread = threading.Thread(target=self._greet, daemon=True)
-
-    def __enter__(self) -> Greeter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _greet(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            with connection, suppress(OSError):
-                connection.sendall(f"{self.nonce} {time.time():.6f}\n".encode())
-
-
 def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:
     """What each node found, by its name, and what srun said."""
     script = run.scripts / "each-node.srun.sh"
@@ -150,7 +120,7 @@ def problems_of(node: str, report: Mapping[str, Any] | None, said: str) -> list[
     if tuple(report.get("python", _OLDEST_PYTHON)) < _OLDEST_PYTHON:
         found.append(f"node {node} has a Python older than 3.9 as {sys.executable}: start the run with a newer one")
     ahead = report.get("skew", 0.0)
-    if abs(ahead) - report.get("round_trip", 0.0) > _MOST_SKEW_S:
+    if abs(ahead) - report.get("round_trip", 0.0) > MOST_SKEW_S:
         way = "ahead of" if ahead > 0 else "behind"
         found.append(f"the clock of node {node} is {abs(ahead):.1f} s {way} that of the head node: set one right")
     return found
