@@ -1,0 +1,42 @@
+"""How ranks that greet each other over MPI are started: on the host, or in the container of a topology."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from trtdist.containers import mpi_hello, runtime
+from trtdist.containers.image_open import FIND_PYTHON
+from trtdist.rendering.containers import enter_options, step_options
+from trtdist.slurm import argv, runner
+from trtdist.topology.model import Topology
+
+__all__ = ["hello_command", "hello_options"]
+
+# A folder of the node that goes with the task.
+_WITH_FOLDER = """\
+TRTDIST_LOCAL_DIR=$(mktemp -d) || exit
+export TRTDIST_LOCAL_DIR
+trap 'rm -rf -- "$TRTDIST_LOCAL_DIR"' EXIT
+"$@"
+"""
+
+
+def hello_command(topology: Topology) -> list[str]:
+    """What each rank runs."""
+    source = Path(mpi_hello.__file__).read_text(encoding="utf-8")
+    section = topology.container
+    if section.runtime == "none":
+        return [sys.executable, "-c", source]
+    inside = ["sh", "-c", FIND_PYTHON, "sh", "-c", source]
+    if not runtime(section.runtime).program:
+        return inside
+    enter = [sys.executable, "-m", "trtdist.supervisor.enter", *enter_options(topology), "--", *inside]
+    return ["bash", "-c", _WITH_FOLDER, "bash", *enter]
+
+
+def hello_options(topology: Topology) -> list[str]:
+    """Further options of srun: those of the topology, and those of a runtime that srun starts."""
+    options = step_options(topology)
+    known = runner.run(argv.srun_help()) if options else ""
+    return [*topology.slurm.extra_srun, *(option.text for option in options if option.since in known)]
