@@ -29,6 +29,7 @@ THROUGH_SLURM = {
             "monolithic-2nodes": ("mpi_world", 8, 2),
         }.items()
     },
+    "disagg-2nodes.charliecloud": ("mpi_world", 8, 2),
     "disagg-32nodes.tensorrt-llm": ("per_server", 256, 32),
 }
 

@@ -47,6 +47,7 @@ class RenderedRun:
         self.run = RunDir(self.path)
         self.plan = plan(self.topology, Target.LOCAL)
         self.run.scripts.mkdir(parents=True)
+        self.run.logs.mkdir()
         for name, text in render_local(self.plan, self.topology).items():
             (self.run.scripts / name).write_text(text)
         self.place_witness()

@@ -73,6 +73,47 @@ CASES: dict[str, dict[str, Any]] = {
         "container": {"env": {"HF_HOME": "/cache"}},
         "timeouts": {"stop": 60},
     },
+    "slurm_charliecloud": {
+        "engine": "reference",
+        "context_servers": section(1, 2),
+        "generation_servers": section(1, 2),
+        "slurm": {"gpus_per_node": 2, "setup": ["module load charliecloud"]},
+        "container": {
+            "runtime": "charliecloud",
+            "image": "/images/it's one",
+            "mounts": ["/data:/data:ro", "/scratch:/scratch"],
+            "env": {"HF_HOME": "/data/hf"},
+            "env_files": {"HF_TOKEN": "/home/me/.token"},
+            "also": ["router"],
+            "ulimits": {"memlock": -1},
+        },
+    },
+    "slurm_pyxis": {
+        "launch": "per_server",
+        "context_servers": section(1, 2),
+        "generation_servers": section(1, 2),
+        "slurm": {"gpus_per_node": 4, "setup": ["module load slurm"]},
+        "container": {
+            "runtime": "pyxis",
+            "image": "/images/trtllm.sqsh",
+            "mounts": ["/data:/data:ro"],
+            "env": {"NVIDIA_DRIVER_CAPABILITIES": "all", "HF_HOME": "/data"},
+            "python": "/opt/python/bin/python3",
+        },
+    },
+    "docker": {
+        "context_servers": section(1, 2, fraction=0.25),
+        "generation_servers": section(1, 2, fraction=0.25),
+        "container": {
+            "runtime": "docker",
+            "image": "nvcr.io/nvidia/tensorrt-llm/release:1.2.1",
+            "mounts": [".:/workspace"],
+            "env": {"NVIDIA_DRIVER_CAPABILITIES": "all"},
+            "workdir": "/workspace",
+            "shm_size": "64G",
+            "ulimits": {"memlock": -1, "stack": 67108864},
+        },
+    },
 }
 
 

@@ -12,7 +12,11 @@ from trtdist.rendering import RenderError, render_local
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"runtime": "trtllm-serve"}, "runtime trtllm-serve cannot be started yet"),
-    ({"container": {"runtime": "docker", "image": "x"}}, "container runtime docker cannot be started on this machine"),
+    ({"container": {"runtime": "pyxis", "image": "x"}}, "pyxis is a part of Slurm and starts nothing on this machine"),
+    ({"container": {"runtime": "enroot", "image": "x", "shm_size": "1G"}}, "leave shm_size out"),
+    ({"container": {"ulimits": {"memlock": -1}}}, "with container.runtime none the limits of the job hold"),
+    ({"container": {"env_files": {"A": "/a:b"}}}, "no path may have a colon"),
+    ({"container": {"env_files": {"TRTDIST_A": "/a"}}}, "container.env cannot set TRTDIST_A"),
     ({"container": {"env": {"UID": "1"}}}, "container.env cannot set UID"),
     ({"container": {"env": {"TRTDIST_RANK": "1"}}}, "container.env cannot set TRTDIST_RANK"),
     ({"container": {"env": {"NATS_SERVER": "x"}}}, "services.nats.external"),

@@ -90,6 +90,8 @@ def test_what_an_outer_job_left_does_not_count(disaggregated: RenderedRun) -> No
     }  # fmt: skip
     done = disaggregated.start("workers", **outer)
     assert (done.returncode, done.stderr) == (0, "")
+    removed = (disaggregated.run.logs / "removed.workers.txt").read_text().split()
+    assert set(removed) >= set(outer) and "OMPI_MCA_pml" not in removed
     assert disaggregated.seen("gen.0.0")["environ"]["OMPI_COMM_WORLD_RANK"] == "2"
     assert "SLURM_JOB_ID" not in disaggregated.seen("gen.0.0")["environ"]
 
@@ -209,8 +211,7 @@ def test_the_real_shim_understands_what_is_rendered(disaggregated: RenderedRun) 
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (run.site / "trtdist" / "supervisor" / "shim.py").write_text(SHIM.read_text())
-    for folder in (run.logs, run.events):
-        folder.mkdir()
+    run.events.mkdir()
     for step in ("nats", "workers", "router"):
         done = disaggregated.start(step)
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

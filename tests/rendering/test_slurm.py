@@ -40,6 +40,7 @@ class SlurmRun(RenderedRun):
         for name, text in render_slurm(self.plan, self.topology).items():
             (self.path / name).parent.mkdir(parents=True, exist_ok=True)
             (self.path / name).write_text(text)
+        self.run.logs.mkdir()
         self.place_witness()
         nodes = range(self.plan.allocation.nodes)
         self.resolve(
@@ -148,9 +149,11 @@ def test_what_an_outer_step_left_does_not_count(two_nodes: SlurmRun) -> None:
         "SLURM_EXPORT_ENV": "NONE", "SLURM_SOMETHING_NEW": "1", "SRUN_CPUS_PER_TASK": "3", "PMIX_RANK": "5",
         "PMI_FD": "3", "OMPI_COMM_WORLD_RANK": "5", "PYXIS_CONTAINER_IMAGE": "x",
     }  # fmt: skip
-    kept = {"SLURM_CONF": "/etc/slurm.conf", "OMPI_MCA_btl": "tcp,self", "HF_HOME": "/a,b=c"}
-    environ = two_nodes.launched("workers", **outer, **kept)["environ"]
-    assert not set(outer) & set(environ)
+    of_site = {"OMPI_MCA_btl": "tcp,self", "UCX_TLS": "tcp"}
+    kept = {"SLURM_CONF": "/etc/slurm.conf", "HF_HOME": "/a,b=c"}
+    environ = two_nodes.launched("workers", **outer, **of_site, **kept)["environ"]
+    assert set((two_nodes.run.logs / "removed.workers.txt").read_text().split()) == {*outer, *of_site}
+    assert not {*outer, *of_site} & set(environ)
     assert {name: environ.get(name) for name in kept} == kept
     assert environ["SLURM_JOB_ID"] == "7"
 
@@ -278,9 +281,9 @@ def test_the_warning_leaves_time_for_an_orderly_stop(time: str | None, stop: flo
 
 
 def test_what_cannot_be_started_is_said() -> None:
-    given = topology(container={"runtime": "docker", "image": "x"})
+    given = topology(container={"runtime": "docker", "image": "x", "shm_size": "64G"})
     planned = plan(given, Target.SLURM)
-    with pytest.raises(RenderError, match="docker cannot be started through Slurm"):
+    with pytest.raises(RenderError, match="ranks of a node speak over its own"):
         render_slurm(planned, given)
 
 

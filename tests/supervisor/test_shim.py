@@ -284,6 +284,17 @@ def test_kill_takes_the_program_along(place: Place) -> None:
     wait_for(lambda: not program.alive(), "the end of the program", 2)
 
 
+def test_the_end_of_the_one_who_entered_the_container_ends_everything(place: Place) -> None:
+    caller = subprocess.Popen(["sleep", "60"])
+    named = f"{caller.pid} {start_ticks(caller.pid)}"
+    shim = place.up("sh", "-c", "echo up; exec sleep 60", env={**os.environ, "TRTDIST_CALLER": named})
+    program = place.program()
+    caller.kill()
+    caller.wait()
+    assert shim.wait(10) == 128 + signal.SIGKILL
+    assert not program.alive()
+
+
 @pytest.mark.parametrize("options", [(), ("--ignore-first-term",)])
 def test_the_death_of_the_parent_ends_everything(place: Place, options: tuple[str, ...]) -> None:
     program = ("sh", "-c", "trap '' TERM INT HUP; sleep 60 & setsid sleep 61 & echo $! up; wait; wait")

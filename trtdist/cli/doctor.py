@@ -95,8 +95,12 @@ def _services(topology: Topology | None) -> dict[str, str]:
     """The head services that a run starts, with the program that the topology names for each, or ""."""
     if topology is None:
         return {"nats": "", "etcd": ""}
-    sections = {"nats": topology.services.nats, "etcd": topology.services.etcd}
-    return {name: section.binary or "" for name, section in sections.items() if section.external is None}
+    nats, etcd = topology.services.nats, topology.services.etcd
+    own = {
+        **({"nats": nats.binary or ""} if nats.external is None else {}),
+        **({"etcd": etcd.binary or ""} if etcd.external is None else {}),
+    }
+    return {name: binary for name, binary in own.items() if name not in topology.container.also}
 
 
 def _slurm(topology: Topology | None) -> tuple[list[str], list[Finding]]:

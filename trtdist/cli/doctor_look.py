@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ class Look:
             "image": self._image,
             "mounts": [mount.partition(":")[0] for mount in section.mounts] if contained else [],
             "programs": [program] if program else [],
-            "services": {name: binary for name, binary in self.services.items() if name not in section.also},
+            "services": dict(self.services),
             "gpus": list(QUERY) if self._gpus else [],
             "unpacks": section.runtime in _UNPACKS,
         }
@@ -128,21 +127,12 @@ def _folder(runs: Path) -> Iterator[Path]:
     folder = runs / f".doctor-{secrets.token_hex(8)}"
     made = [path for path in (runs, *runs.parents) if not path.exists()]
     try:
-        try:
+        # When it cannot be made, nodes find it missing and say so, as does what is found here.
+        with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True)
-        except OSError:
-            pass  # nodes find it missing and say so, as does what is found here
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for path in made:
-            with _unless_used():
-                os.rmdir(path)
-
-
-@contextmanager
-def _unless_used() -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        pass
+            with suppress(OSError):
+                path.rmdir()

@@ -88,7 +88,9 @@ def _source(module: str) -> str:
     return Path(spec.origin).read_text(encoding="utf-8")
 
 
-def greet(job: Job, nodes: Sequence[str], tasks: int, mpi: str, command: Sequence[str], extra: Sequence[str]) -> HelloFacts:
+def greet(
+    job: Job, nodes: Sequence[str], tasks: int, mpi: str, command: Sequence[str], extra: Sequence[str]
+) -> HelloFacts:
     """Have ranks on some nodes of the job greet each other over MPI with `command`, within 25 seconds."""
     step = StepOptions(
         name="doctor-hello",
@@ -103,7 +105,7 @@ def greet(job: Job, nodes: Sequence[str], tasks: int, mpi: str, command: Sequenc
     began = time.monotonic()
     with _Step(srun(step, tuple(command))) as running:
         ranks = running.until(lambda reports: len(reports) == tasks, _HELLO_S)
-        code = running.code(_END_S if ranks else 0.0)
+        code = running.code(_END_S if ranks else 1.0)
     return HelloFacts(tasks, mpi, tuple(ranks), code, running.said, time.monotonic() - began)
 
 
@@ -184,7 +186,7 @@ class _Step:
 
 def _reports(lines: Iterable[str]) -> list[Mapping[str, Any]]:
     """The lines that are reports; prologs and entry points print others."""
-    found = []
+    found: list[Mapping[str, Any]] = []
     for line in lines:
         with suppress(ValueError):
             report = json.loads(line)

@@ -28,9 +28,14 @@ class Given:
 def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
     """For a run on this machine. InputError when an external address cannot be used, MissingError when a program that
     is named is not there."""
-    binaries = {name: find_binary(service, environ, binary) for service, name, binary in _binaries(topology)}
+    inside = topology.container.also
+    binaries = {
+        name: binary if service in inside else find_binary(service, environ, binary)
+        for service, name, binary in _binaries(topology)
+    }
     common = _common(topology)
-    return Given({**common.variables, **binaries}, common.secrets)
+    mpiexec = {"TRTDIST_MPIEXEC": "mpiexec"} if topology.container.runtime != "none" else {}
+    return Given({**common.variables, **binaries, **mpiexec}, common.secrets)
 
 
 def given_slurm(topology: Topology, now: float) -> Given:
@@ -68,7 +73,7 @@ def _binaries(topology: Topology) -> list[tuple[str, str, str]]:
 def _common(topology: Topology) -> Given:
     """Addresses of external services and the range of ports. Credentials are the external server's, or made up for a
     server of our own."""
-    variables = {}
+    variables = {"TRTDIST_CONTAINED": " ".join(topology.container.also)} if topology.container.also else {}
     hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
     services, ports, http = topology.services, topology.network.port_range, topology.router.http
     if http is not None:

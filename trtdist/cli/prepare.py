@@ -14,7 +14,8 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from trtdist.cli.given import Given, chosen_binary, given_local, given_slurm
-from trtdist.errors import InputError, TrtdistError
+from trtdist.containers import Container, Mount, runtime
+from trtdist.errors import InputError, MissingError, TrtdistError
 from trtdist.plan import Plan, to_json
 from trtdist.rendering import render_local, render_slurm, site_files
 from trtdist.rundir import RunDir, runs_root, write_atomic
@@ -26,6 +27,7 @@ from trtdist.topology.model import Topology
 __all__ = ["prepare_local", "prepare_slurm", "require_programs"]
 
 _PACKAGES = {"reference": ("nats", "numpy", "mpi4py"), "tensorrt_llm": ("nats", "tensorrt_llm", "mpi4py")}
+_NATS = partial(require_packages, ("nats",))
 _LATEST = "latest"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -43,6 +45,9 @@ def prepare_local(topology: Topology, plan: Plan, *, environ: Mapping[str, str],
 
 def prepare_slurm(topology: Topology, plan: Plan, *, environ: Mapping[str, str], now: float) -> RunDir:
     """The same for a run through Slurm; its programs and packages are looked for on the nodes."""
+    root = os.path.abspath(runs_root(environ))
+    # InputError for a runs folder that srun could not mount.
+    runtime(topology.container.runtime).step_options(Container("", (Mount(root, root),)))
     return _prepare(topology, plan, render_slurm(plan, topology), given_slurm(topology, now), environ, now)
 
 
@@ -61,9 +66,20 @@ def _prepare(
 
 def require_programs(topology: Topology, plan: Plan, environ: Mapping[str, str]) -> None:
     """MissingError names the programs and packages that a run on this machine needs and does not find."""
-    services = [step.name for step in plan.steps if step.kind == "service"]
+    container = topology.container
+    services = [step.name for step in plan.steps if step.kind == "service" and step.name not in container.also]
     binaries = [partial(find_binary, name, environ, chosen_binary(topology, name)) for name in services]
+    if container.runtime != "none":
+        # The image brings what ranks need; whether it does shows inside.
+        require_all([*binaries, partial(_require_runtime, container.runtime, environ), _NATS])
+        return
     require_all([*binaries, partial(find_mpiexec, environ), partial(require_packages, _PACKAGES[topology.engine])])
+
+
+def _require_runtime(name: str, environ: Mapping[str, str]) -> None:
+    program = runtime(name).program
+    if program and shutil.which(program, path=environ.get("PATH")) is None:
+        raise MissingError(f"there is no {program} on PATH: install {name}, or choose another container.runtime")
 
 
 def _make(root: Path, name: str, fill: Callable[[RunDir], None]) -> RunDir:

@@ -28,9 +28,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print run_id, job_id and run_dir as JSON.")
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
 @click.option("--no-check", is_flag=True, help="Do not look first whether this machine can see image and folders.")
-def command(
-    file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tuple[str, ...], no_check: bool
-) -> None:
+def command(file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tuple[str, ...], no_check: bool) -> None:
     """Submit the topology in FILE as a batch job and print the run id and the job id.
 
     `trtdist status` and `trtdist logs -f` follow it from now on, `trtdist down` ends it. With --wait the command

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from trtdist.observe.check_engine import check_engine
-from trtdist.observe.findings import Finding, split
 from trtdist.observe.check_services import check_services
+from trtdist.observe.findings import Finding, split
 from trtdist.observe.node_facts import NodeFacts, Wanted
 
 __all__ = ["check_nodes"]

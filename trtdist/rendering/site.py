@@ -12,7 +12,7 @@ from trtdist.errors import MissingError
 __all__ = ["site_files"]
 
 _MODULES = ("__init__", "claim", "errors", "events", "once", "plan", "process", "rundir")
-_ROOMS = ("engines", "services", "serving", "slurm", "supervisor")
+_ROOMS = ("containers", "engines", "services", "serving", "slurm", "supervisor")
 
 
 def site_files() -> Mapping[str, Path]:

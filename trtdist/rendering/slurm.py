@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trtdist.plan import Plan, Step
+from trtdist.rendering.containers import contained, enters, hooked, step_options
 from trtdist.rendering.shell import Directive
-from trtdist.rendering.tasks import refuse_unsupported, task_file
+from trtdist.rendering.tasks import enter_file, refuse_unsupported, task_file
 from trtdist.rendering.templates import render
 from trtdist.slurm.argv import JobOptions, sbatch, sbatch_directives
 from trtdist.topology.model import Topology
@@ -77,7 +78,7 @@ def render_slurm(plan: Plan, topology: Topology) -> Mapping[str, str]:
 
     RenderError when the topology cannot be carried out.
     """
-    refuse_unsupported(topology, "through Slurm")
+    refuse_unsupported(topology, slurm=True)
     options = job_options(plan, topology)
     directives = [Directive(word) for word in sbatch(options)]
     scripts = _scripts(plan, topology, sbatch_directives(options))
@@ -97,10 +98,21 @@ def _scripts(plan: Plan, topology: Topology, options: list[str]) -> dict[str, st
         "supervisor.sh": render("supervisor.sh.j2", settings=_settings(topology), **common),
     }
     for step in plan.steps:
-        kind = "workers" if step.kind == "workers" else "program"
-        scripts[f"{step.stem}.srun.sh"] = render(f"{kind}.srun.sh.j2", step=step, layout=_layout(step), **common)
-        scripts[f"{step.stem}.task.sh"] = task_file(plan, topology, step, slurm=True)
+        scripts |= _step(plan, topology, step, common)
     return scripts
+
+
+def _step(plan: Plan, topology: Topology, step: Step, common: Mapping[str, object]) -> dict[str, str]:
+    kind = "workers" if step.kind == "workers" else "program"
+    task, inside = f"{step.stem}.task.sh", f"{step.stem}.inside.sh"
+    of_srun = step_options(topology) if contained(topology, step) else ()
+    line = render(
+        f"{kind}.srun.sh.j2", step=step, layout=_layout(step), options=of_srun, hooked=hooked(topology), **common
+    )
+    files = {f"{step.stem}.srun.sh": line, task: task_file(plan, topology, step, slurm=True)}
+    if enters(topology, step):
+        files |= {inside: files[task], task: enter_file(plan, topology, step, inside, slurm=True)}
+    return files
 
 
 def _settings(topology: Topology) -> list[str]:

@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trtdist.plan import Plan, Rank, Server, Step
+from trtdist.rendering.containers import contained, enter_options, enters, hooked, refuse_container, uses_gpus
 from trtdist.rendering.shell import RenderError, refuse_reserved
 from trtdist.rendering.templates import render
 from trtdist.topology.model import Topology
 
-__all__ = ["refuse_unsupported", "task_file"]
-
-_WITHOUT_GPUS = frozenset({"reference"})
+__all__ = ["enter_file", "refuse_unsupported", "task_file"]
 
 
 @dataclass(frozen=True)
@@ -29,32 +28,56 @@ class _Task:
     devices: str
 
 
-def refuse_unsupported(topology: Topology, where: str) -> None:
-    """RenderError when a topology asks for what cannot be started; `where` ends "cannot be started ..."."""
+def refuse_unsupported(topology: Topology, *, slurm: bool) -> None:
+    """RenderError when a topology asks for what cannot be started; `slurm` says what starts the tasks."""
     if topology.runtime != "trtdist":
         raise RenderError(f"runtime {topology.runtime} cannot be started yet; write `runtime: trtdist`")
-    if topology.container.runtime != "none":
-        raise RenderError(
-            f"container runtime {topology.container.runtime} cannot be started {where} yet; "
-            "--set container.runtime=none --set container.image=null runs on the host"
-        )
-    for name in topology.container.env:
+    refuse_container(topology, slurm=slurm)
+    for name in (*topology.container.env, *topology.container.env_files):
         refuse_reserved(name)
 
 
 def task_file(plan: Plan, topology: Topology, step: Step, *, slurm: bool) -> str:
-    """What each task of a step does; through Slurm it runs the setup lines and refuses a node that is not its own."""
-    common = {"plan": plan, "step": step, "slurm": slurm, "setup": topology.slurm.setup if slurm else ()}
+    """What each task of a step does, on the host or inside its container. On the host and through Slurm it runs the
+    setup lines and refuses a node that is not its own."""
+    inside = contained(topology, step)
+    common = {
+        "plan": plan,
+        "step": step,
+        "slurm": slurm,
+        "inside": enters(topology, step),
+        "setup": topology.slurm.setup if slurm and not inside else (),
+        "python": topology.container.python if inside else None,
+    }
     if step.kind != "workers":
         arguments = ["trtdist.services", step.name] if step.kind == "service" else [f"trtdist.serving.{step.kind}"]
         return render("program.task.sh.j2", arguments=arguments, **common)
     return render(
         "workers.task.sh.j2",
         tasks=_tasks([plan.server(name) for name in step.servers]),
-        gpus=plan.engine not in _WITHOUT_GPUS,
+        gpus=uses_gpus(topology),
         variables={**_offline(topology), **topology.container.env},
+        files=topology.container.env_files,
         workdir=topology.container.workdir,
         **common,
+    )
+
+
+def enter_file(plan: Plan, topology: Topology, step: Step, inside: str, *, slurm: bool) -> str:
+    """What a task does on the host when it enters its container, to go on there with the script `inside`: each task
+    through Slurm, the launch line of ranks on one machine, the process of a program."""
+    ranks = "workers.enter.sh.j2" if slurm else "workers.enter.local.sh.j2"
+    return render(
+        ranks if step.kind == "workers" else "program.enter.sh.j2",
+        plan=plan,
+        step=step,
+        slurm=slurm,
+        setup=topology.slurm.setup if slurm else (),
+        tasks=_tasks([plan.server(name) for name in step.servers]),
+        gpus=uses_gpus(topology),
+        hooked=hooked(topology),
+        container=enter_options(topology),
+        inside=inside,
     )
 
 

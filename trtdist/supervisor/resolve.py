@@ -20,7 +20,7 @@ from trtdist.errors import InputError, TrtdistError
 from trtdist.plan import from_json
 from trtdist.rundir import RunDir, local_dir
 from trtdist.services.address import host_port
-from trtdist.services.binaries import find_binary, find_mpiexec
+from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
 from trtdist.services.tls import SWITCH
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
@@ -95,7 +95,7 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
     local = local_dir(run.run_id)
     _make_folder(local)
     slurm = given.get("TRTDIST_LAUNCHER") == "slurm"
-    nodes, launching = _in_job(run, given, environ, local, claims) if slurm else _here(environ)
+    nodes, launching = _in_job(run, given, environ, local, claims) if slurm else _here(given, environ)
     values = {
         "TRTDIST_RUN_ID": run.run_id,
         "TRTDIST_RUN_DIR": str(run.path),
@@ -112,9 +112,22 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
         if service.client in given:
             values[service.client] = given[service.client]
             continue
-        values[service.binary] = find_binary(name, environ, given.get(service.binary, ""))
+        values[service.binary] = _binary(name, given, environ)
         values.update(_ports(name, values, claims))
     return {**values, **_http(given, nodes[0].address, claims)}
+
+
+def _mpiexec(given: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    """That of the image, if ranks run in one."""
+    return given.get("TRTDIST_MPIEXEC") or find_mpiexec(environ)
+
+
+def _binary(service: str, given: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    """The program of a service; in a container it is looked for there, when it starts."""
+    named = given.get(_SERVICES[service].binary, "")
+    if service in given.get("TRTDIST_CONTAINED", "").split():
+        return named or PROGRAMS[service]
+    return find_binary(service, environ, named)
 
 
 def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, str]:
@@ -165,9 +178,9 @@ def _range(values: Mapping[str, str]) -> Sequence[int] | None:
     return range(int(low), int(high) + 1) if low else None
 
 
-def _here(environ: Mapping[str, str]) -> tuple[list[Node], dict[str, str]]:
+def _here(given: Mapping[str, str], environ: Mapping[str, str]) -> tuple[list[Node], dict[str, str]]:
     """This machine as the only node, and the variables that launching takes here."""
-    return [Node(socket.gethostname(), _LOOPBACK)], {"TRTDIST_MPIEXEC": find_mpiexec(environ)}
+    return [Node(socket.gethostname(), _LOOPBACK)], {"TRTDIST_MPIEXEC": _mpiexec(given, environ)}
 
 
 def _in_job(

@@ -4,7 +4,8 @@
 
 The program's output goes to logs/NAME.log, with a time index in logs/NAME.idx, its start and end to
 events/task.NAME.jsonl in the format of `trtdist.events`. Signals are passed on. The program and whatever descends from
-it end when it, the shim or the shim's parent ends. Exits with the program's code, 128 + N after signal N.
+it end when it, the shim, the shim's parent or the process that TRTDIST_CALLER names ("PID START") ends. Exits
+with the program's code, 128 + N after signal N.
 
 The output comes through a pipe: a full or slow disk loses lines, and says so, where it would otherwise fail or stall
 the engine; times are those of the bytes; and a shim whose program is silent never wakes up.
@@ -214,7 +215,8 @@ class Shim:
         self._events = TaskEvents(task, complaint)
         self._folder = NodeFolder(dict(os.environ), task.name)
         self._spares_term = task.ignore_first_term
-        self._check_ms: int | None = None
+        self._caller = _caller(os.environ.get("TRTDIST_CALLER", ""))
+        self._check_ms: int | None = _PARENT_CHECK_MS if self._caller else None
         self._wake = _wake_on_signals()
         self._output, self._input = os.pipe()
         os.set_blocking(self._output, False)
@@ -288,7 +290,8 @@ class Shim:
         return signal.SIGCHLD in numbers and self._has_ended()
 
     def _check_parent(self) -> None:
-        if os.getppid() != self._parent:
+        gone = self._caller is not None and _stat(self._caller[0])[19:20] != [self._caller[1]]
+        if gone or os.getppid() != self._parent:
             _kill_group(self._pid)
             os.kill(self._pid, signal.SIGKILL)
 
@@ -327,6 +330,12 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         _say(f"the task cannot be run: {error}")
         return 1
+
+
+def _caller(text: str) -> tuple[int, str] | None:
+    """Who has started the container that we are in: process id and start, where its end does not end ours."""
+    pid, _, started = text.partition(" ")
+    return (int(pid), started) if pid.isdigit() else None
 
 
 def _start(argv: list[str], output: int) -> int:

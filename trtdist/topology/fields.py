@@ -17,6 +17,7 @@ __all__ = [
     "Duration",
     "EngineVersion",
     "Environment",
+    "EnvironmentFiles",
     "EtcdUrl",
     "Fraction",
     "HostAddress",
@@ -260,6 +261,7 @@ NatsUrl = Annotated[str, AfterValidator(_nats_url)]
 EtcdUrl = Annotated[str, AfterValidator(_etcd_url)]
 Mount = Annotated[str, AfterValidator(_mount), WithJsonSchema(_MOUNT_SCHEMA)]
 Environment = dict[Annotated[str, AfterValidator(_environment_name)], Text]
+EnvironmentFiles = dict[Annotated[str, AfterValidator(_environment_name)], Line]
 Lines = Annotated[tuple[Text, ...], Strict(False), BeforeValidator(_lines), WithJsonSchema(_LINES_SCHEMA)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Limit = Annotated[int, Field(ge=0, le=2**63 - 1)]

@@ -17,6 +17,7 @@ from trtdist.topology.fields import (
     Duration,
     EngineVersion,
     Environment,
+    EnvironmentFiles,
     EtcdUrl,
     Fraction,
     HostAddress,
@@ -207,12 +208,24 @@ class ContainerSection(Section):
         tuple[Mount, ...], Strict(False), Field(description="SOURCE:/TARGET or SOURCE:/TARGET:ro, one each.")
     ] = ()
     env: Annotated[Environment, Field(description="Environment variables of every rank.")] = {}
+    env_files: Annotated[
+        EnvironmentFiles,
+        Field(description="Environment variables of every rank by the file that holds the value, such as a token."),
+    ] = {}
+    python: Annotated[Line, Field(description="The Python of the image: its name or path.")] = "python3"
+    also: Annotated[
+        tuple[Literal["router", "nats", "etcd"], ...],
+        Strict(False),
+        Field(description="What else runs in a container, which then must have its program: router, nats, etcd."),
+    ] = ()
     workdir: Annotated[Line | None, Field(description="Working directory of the ranks.")] = None
     writable: Annotated[bool, Field(description="Whether the container's own files can be changed.")] = False
     mount_home: Annotated[bool, Field(description="Whether the home directory is seen inside.")] = False
-    shm_size: Annotated[Size | None, Field(description="Size of /dev/shm, such as 64G.")] = None
+    shm_size: Annotated[
+        Size | None, Field(description="Size of /dev/shm, such as 64G; without it that of the machine is shared.")
+    ] = None
     ulimits: Annotated[
-        dict[Line, int], Field(description="Limits by name, such as memlock: -1 (docker and podman).")
+        dict[Line, int], Field(description="Limits by name, -1 for none: core, memlock, nofile, nproc, stack.")
     ] = {}
 
 

@@ -46,6 +46,7 @@ def absolute(topology: Topology, folder: str, environ: Mapping[str, str]) -> Top
                 update={
                     "image": marked(image) if image else image,
                     "mounts": tuple(mount(text) for text in container.mounts),
+                    "env_files": {name: path(text) for name, text in container.env_files.items()},
                 }
             ),
         }

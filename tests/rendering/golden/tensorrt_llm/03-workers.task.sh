@@ -53,7 +53,7 @@ IFS=, read -r -a TRTDIST_WANTED <<<"$7"
 CUDA_VISIBLE_DEVICES=
 for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
     if ((TRTDIST_INDEX >= ${#TRTDIST_THERE[@]})); then
-        echo "$0: $TRTDIST_SERVER needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there" >&2
+        echo "$0: $1 needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there" >&2
         exit 1
     fi
     CUDA_VISIBLE_DEVICES+=${CUDA_VISIBLE_DEVICES:+,}${TRTDIST_THERE[TRTDIST_INDEX]}

@@ -24,6 +24,15 @@ case $TRTDIST_TASK in
         ;;
 esac
 
+TRTDIST_REMOVED=
+# What a site sets for its own MPI breaks that of the engine; slurm.setup and container.env may set it again.
+for TRTDIST_NAME in UCX_TLS "${!OMPI_MCA_@}"; do
+    if [[ -v $TRTDIST_NAME ]]; then
+        TRTDIST_REMOVED+="$TRTDIST_NAME "
+        unset "$TRTDIST_NAME"
+    fi
+done
+
 # container.env of the topology.
 export HF_HOME=/cache
 
@@ -49,6 +58,10 @@ set -a
 . "$TRTDIST_FOUND"
 set +a
 
+if [[ -n $TRTDIST_REMOVED ]]; then
+    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed.$1.$2.txt"
+fi
+
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRTDIST_STEP=gen.0 TRTDIST_LAUNCH=per_server
 export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
@@ -65,7 +78,7 @@ fi
 
 # Session files and shared memory of MPI lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
-export OMPI_MCA_btl_sm_backing_directory=$TMPDIR
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
 
 # The plan numbers the GPUs that this task inherits: those in CUDA_VISIBLE_DEVICES, all of them if it is not set.
@@ -78,7 +91,7 @@ IFS=, read -r -a TRTDIST_WANTED <<<"$7"
 CUDA_VISIBLE_DEVICES=
 for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
     if ((TRTDIST_INDEX >= ${#TRTDIST_THERE[@]})); then
-        echo "$0: $TRTDIST_SERVER needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there" >&2
+        echo "$0: $1 needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there" >&2
         exit 1
     fi
     CUDA_VISIBLE_DEVICES+=${CUDA_VISIBLE_DEVICES:+,}${TRTDIST_THERE[TRTDIST_INDEX]}

@@ -14,13 +14,16 @@ set -a
 set +a
 
 # srun reads SLURM_* and SRUN_* as options, and what an outer task was told would reach this one: the job alone counts.
-for TRTDIST_NAME in "${!SLURM_@}"; do
+TRTDIST_REMOVED=
+for TRTDIST_NAME in "${!SLURM_@}" "${!SRUN_@}" "${!PMI_@}" "${!PMIX_@}" "${!PRTE_@}" "${!OMPI_@}" "${!PYXIS_@}"; do
     case $TRTDIST_NAME in
-        SLURM_JOB_ID | SLURM_CONF | SLURM_CONF_SERVER | SLURM_JWT | SLURM_SACK_*) ;;
-        *) unset "$TRTDIST_NAME" ;;
+        SLURM_JOB_ID | SLURM_CONF | SLURM_CONF_SERVER | SLURM_JWT | SLURM_SACK_* | OMPI_MCA_*) ;;
+        *)
+            TRTDIST_REMOVED+="$TRTDIST_NAME "
+            unset "$TRTDIST_NAME"
+            ;;
     esac
 done
-unset "${!SRUN_@}" "${!PMI_@}" "${!PMIX_@}" "${!PRTE_@}" "${!OMPI_COMM_@}" "${!PYXIS_@}" OMPI_UNIVERSE_SIZE
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
     echo "$0: this is no job of Slurm; README.txt in the folder of this file says how to get into one" >&2
     exit 1

@@ -24,14 +24,24 @@ case $TRTDIST_TASK in
         ;;
 esac
 
+TRTDIST_REMOVED=
+# What a site sets for its own MPI breaks that of the engine; slurm.setup and container.env may set it again.
+for TRTDIST_NAME in UCX_TLS "${!OMPI_MCA_@}"; do
+    if [[ -v $TRTDIST_NAME ]]; then
+        TRTDIST_REMOVED+="$TRTDIST_NAME "
+        unset "$TRTDIST_NAME"
+    fi
+done
+
 # slurm.setup of the topology. Files that modules and environments source often use variables that are not set.
 set +u
 eval 'module load '\''cuda/12'\'''
 eval $'export A=$B'
 set -u
 
-# Every Open MPI has these between any nodes. The reference engine needs no fast network, and the search takes long.
-export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm,tcp
+# Every Open MPI has these between any nodes, vader in 5 by its second name. The reference engine needs no fast network,
+# and the search takes long.
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp
 
 # On a shared file system, what the launch line has read on another node may show up here seconds later.
 TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
@@ -55,6 +65,10 @@ set -a
 . "$TRTDIST_FOUND"
 set +a
 
+if [[ -n $TRTDIST_REMOVED ]]; then
+    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed.$1.$2.txt"
+fi
+
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRTDIST_STEP=workers TRTDIST_LAUNCH=mpi_world
 export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
@@ -71,7 +85,7 @@ fi
 
 # Session files and shared memory of MPI lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
-export OMPI_MCA_btl_sm_backing_directory=$TMPDIR
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
 
 # Python imports from the working folder first; it must not find anything else there.

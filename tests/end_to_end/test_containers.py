@@ -1,0 +1,112 @@
+"""Deployments whose ranks run in containers of a real image, in every runtime that is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.containers.places import chosen, image, own_image, podman_settings, refuse_or_skip
+from tests.end_to_end.test_through_slurm import EXAMPLE, READY_S, SHARED, User
+from tests.end_to_end.workplace import QUICKSTART, Workplace
+
+
+@dataclass(frozen=True)
+class ThisCluster(Cluster):
+    """The cluster that this machine submits to; its nodes are reached by Slurm alone."""
+
+    def argv(self, *command: str, host: str = "submit") -> list[str]:
+        """A command here, or as a job of its own on a node."""
+        return [*([] if host == "submit" else ["srun", "--nodes=1", f"--nodelist={host}"]), *command]
+
+
+# Podman and docker are for one machine; under Slurm they need more than an image.
+THROUGH_SLURM = [name for name in chosen() if name not in ("none", "podman", "docker")]
+
+
+@pytest.fixture
+def user(request: pytest.FixtureRequest) -> Iterator[User]:
+    """On the mini cluster, or who runs the tests on the cluster that this machine belongs to."""
+    shared = os.environ.get("TRTDIST_TEST_CLUSTER")
+    if shared is None:
+        yield User(request.getfixturevalue("cluster"))
+        return
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
+        yield User(ThisCluster(Path(folder)))
+
+
+def within(runtime: str, image: object) -> tuple[str, ...]:
+    return ("--set", f"container.runtime={runtime}", "--set", f"container.image={image}")
+
+
+@pytest.mark.parametrize("runtime", THROUGH_SLURM)
+def test_two_nodes(user: User, runtime: str) -> None:
+    """The image has nothing but Python, numpy, mpi4py and Open MPI; the rest comes from the run's site folder."""
+    refuse_or_skip(runtime)
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *within(runtime, image()))
+    assert done.returncode == 0, done.stderr + user.crashes()
+    run = user.run_dir()
+    ranks = json.loads(user.trtdist("status", "--json").stdout)["ranks"]
+    assert len(ranks) == 8 and len({rank["node"] for rank in ranks}) == 2
+    asked = user.trtdist("client", "--prompt", "The capital of France is")
+    assert (asked.returncode, asked.stdout.strip() != "") == (0, True), asked.stderr
+    assert "SLURM_PROCID" in user.cluster.output("cat", str(run / "logs" / "removed.workers.txt"))
+    down = user.trtdist("down")
+    assert down.returncode == 0, down.stderr
+    assert isinstance(user.cluster, ThisCluster) or user.left() == []
+
+
+def test_what_one_node_lacks_is_named(user: User) -> None:
+    """Only one node has what is to be mounted: /tmp is each node's own."""
+    refuse_or_skip("charliecloud")
+    name = f"/tmp/{user.cluster.folder.name}"
+    user.cluster.output("mkdir", name, host="node1")
+    one_node = ("--set", "slurm.extra_sbatch=['--nodelist=node1,node2']")
+    mount = ("--set", f"container.mounts=['{name}:/mnt']")
+    container = within("charliecloud", image())
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *container, *mount, *one_node)
+    user.cluster.output("rmdir", name, host="node1")
+    assert done.returncode == 1
+    assert f"node node2 has no {name} to mount: make it there" in done.stderr, done.stderr
+    assert "node node1 has" not in done.stderr
+    assert user.left() == []
+
+
+def test_one_machine(place: Workplace) -> None:
+    refuse_or_skip("charliecloud")
+    place.up(QUICKSTART, *within("charliecloud", image()))
+    asked = place.trtdist("client", "--prompt", "The capital of France is")
+    assert asked.stdout.strip() != ""
+    place.trtdist("down")
+    place.nothing_left()
+
+
+@pytest.mark.long
+def test_one_machine_with_podman(user: User) -> None:
+    """As a normal user; killed, the supervisor leaves nothing of the container."""
+    refuse_or_skip("podman")
+    settings = [f"{name}={value}" for name, value in podman_settings().items()]
+    container = (*within("podman", own_image()), "--set", "container.shm_size=64M")
+
+    def trtdist(*words: str) -> tuple[int, str, str]:
+        done = user.cluster.run("env", *settings, *user.words(*words), host="node1", timeout=READY_S)
+        return done.returncode, done.stdout, done.stderr
+
+    code, _, told = trtdist("up", str(QUICKSTART), "--local", "--detach", *container)
+    assert code == 0, told
+    code, said, told = trtdist("client", "--prompt", "The capital of France is")
+    assert (code, said.strip() != "") == (0, True), told
+    run = user.run_dir()
+    pid = json.loads(Path(run / "events" / "supervisor.jsonl").read_text().splitlines()[0])["pid"]
+    user.cluster.output("kill", "-KILL", str(pid), host="node1")
+    itself_not = f"[{run.name[0]}]{run.name[1:]}"
+    gone = f"until ! podman ps --quiet | grep -q . && ! pgrep -f '{itself_not}' >/dev/null; do sleep 0.2; done"
+    user.cluster.output("env", *settings, "bash", "-c", gone, host="node1", timeout=60)
+    assert trtdist("down")[0] in (0, 1)
+    assert user.left() == []

@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# test, step 03-workers: what each task does. It finds out which rank it is and becomes that rank.
+set -euo pipefail
+
+TRTDIST_TASK=${SLURM_PROCID:-}
+
+# task) server, rank in it, its ranks, rank in the deployment, GPU, node
+case $TRTDIST_TASK in
+    0) set -- ctx.0 0 2 0 0 0 ;;
+    1) set -- ctx.0 1 2 1 1 0 ;;
+    2) set -- gen.0 0 2 2 0 1 ;;
+    3) set -- gen.0 1 2 3 1 1 ;;
+    "")
+        echo "$0: no rank in the environment; start this file through the launch line beside it" >&2
+        exit 1
+        ;;
+    *)
+        echo "$0: this step has no rank $TRTDIST_TASK" >&2
+        exit 1
+        ;;
+esac
+
+# Every Open MPI has these between any nodes, vader in 5 by its second name. The reference engine needs no fast network,
+# and the search takes long.
+export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,vader,tcp
+# Ranks in containers of their own cannot copy straight from each other's memory.
+export OMPI_MCA_btl_vader_single_copy_mechanism=none
+
+# container.env of the topology.
+export HF_HOME=/data/hf
+HF_TOKEN=$(</home/me/.token)
+export HF_TOKEN
+
+# What was found for the run lies one folder above this file, whichever way the file was named.
+TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
+if [[ ! -r $TRTDIST_FOUND ]]; then
+    echo "$0: there is no $TRTDIST_FOUND; README.txt in the folder of this file says how to make it" >&2
+    exit 1
+fi
+set -a
+# shellcheck source=/dev/null
+. "$TRTDIST_FOUND"
+set +a
+
+# The Python of the image, and no longer that of the host.
+TRTDIST_PYTHON=python3
+
+export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export TRTDIST_STEP=workers TRTDIST_LAUNCH=mpi_world
+export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RANK=$4 TRTDIST_GPU=$5
+read -r -a TRTDIST_AT <<<"$TRTDIST_ADDRESSES"
+export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
+
+# Session files and shared memory of MPI lie with the run's other local files and go with them.
+export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
+(umask 077 && mkdir -p "$TMPDIR")
+
+# Python imports from the working folder first; it must not find anything else there.
+cd -- "$TRTDIST_RUN_DIR/site"
+
+exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
+    --run-dir "$TRTDIST_RUN_DIR" --step "$TRTDIST_STEP" --name "$TRTDIST_SERVER.$TRTDIST_RANK" \
+    --server "$TRTDIST_SERVER" --rank "$TRTDIST_RANK" \
+    -- "$TRTDIST_PYTHON" -m trtdist.serving.worker "$TRTDIST_RUN_DIR"
