@@ -22,7 +22,7 @@ from trtdist.observe.check_here import HereFacts
 from trtdist.observe.check_nodes import check_nodes
 from trtdist.observe.findings import Finding
 from trtdist.observe.gpus import QUERY
-from trtdist.observe.node_facts import Wanted, facts_of
+from trtdist.observe.node_facts import HERE, Wanted, facts_of
 from trtdist.plan import Plan
 from trtdist.slurm import mpi
 from trtdist.topology.model import Topology
@@ -130,6 +130,7 @@ def _folder(runs: Path) -> Iterator[Path]:
         # When it cannot be made, nodes find it missing and say so, as does what is found here.
         with suppress(OSError):
             folder.mkdir(mode=0o700, parents=True)
+            (folder / HERE).touch()
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

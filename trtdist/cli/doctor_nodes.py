@@ -18,7 +18,7 @@ from queue import Empty, Queue
 from typing import IO, Any
 
 from trtdist.cli.doctor_job import Job
-from trtdist.observe.node_facts import HelloFacts
+from trtdist.observe.node_facts import HERE, HelloFacts
 from trtdist.slurm.argv import StepOptions, srun, srun_beside, without_outer_task
 from trtdist.slurm.hostlist import fold
 
@@ -70,7 +70,7 @@ def examine(job: Job, asked: Mapping[str, Any], extra: Sequence[str]) -> Answers
         found = step.until(lambda reports: len(reports) == len(job.nodes), _LOOK_S)
         listening = {report["node"]: report for report in found if report.get("address")}
         peers = [listening[name] for name in job.nodes if name in listening]
-        files = ["", *(report["node"] for report in found if report.get("write_problem") == "")]
+        files = [HERE, *(report["node"] for report in found if report.get("write_problem") == "")]
         told = {"peers": peers if job.nodes[0] in listening else [], "files": files}
         step.tell(told)
         waiting = {report["node"] for report in found if "write_problem" in report}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from trtdist.observe.check_engine import check_engine
 from trtdist.observe.check_services import check_services
 from trtdist.observe.findings import Finding, split
-from trtdist.observe.node_facts import NodeFacts, Wanted
+from trtdist.observe.node_facts import HERE, NodeFacts, Wanted
 
 __all__ = ["check_nodes"]
 
@@ -92,7 +92,7 @@ def _folders(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:
         what = f"cannot write to the runs folder {wanted.runs} ({node.write_problem})"
         yield Finding("error", "runs", node.node, what, remedy)
     elif node.unseen:
-        whose = ", ".join(name or "the machine where this runs" for name in node.unseen)
+        whose = ", ".join("the machine where this runs" if name == HERE else name for name in node.unseen)
         what = f"does not see in the runs folder {wanted.runs} what {whose} wrote there"
         yield Finding("error", "runs.seen", node.node, what, remedy)
     elif node.met:

@@ -6,7 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["HelloFacts", "NodeFacts", "Wanted", "facts_of"]
+__all__ = ["HERE", "HelloFacts", "NodeFacts", "Wanted", "facts_of"]
+
+HERE = ".here"
+"""The file by which nodes know that they see what the machine writes where the command runs; no node is called that."""
 
 
 @dataclass(frozen=True)

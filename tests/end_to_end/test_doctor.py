@@ -1,0 +1,153 @@
+"""`trtdist doctor` on a real cluster: green on one that is well, and each planted fault told by node and remedy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster import Cluster
+from tests.containers.places import refuse_or_skip
+from tests.containers.small_images import small_root
+from tests.end_to_end.test_through_slurm import ALLOCATION, EXAMPLE, SHARED, User
+from tests.images import image_or_skip
+
+Finding = dict[str, str]
+HEAD, OTHER = "node1", "node2"
+THESE = ("--set", f"slurm.extra_sbatch=['--nodelist={HEAD},{OTHER}']")
+
+
+@pytest.fixture
+def user(cluster: Cluster) -> User:
+    return User(cluster)
+
+
+def doctor(user: User, *words: object, code: int) -> list[Finding]:
+    """What `doctor --nodes --json` finds, with this exit code."""
+    done = user.trtdist("doctor", EXAMPLE, *SHARED, *words, "--nodes", "--json")
+    assert done.returncode == code, done.stdout + done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    assert told["exit_code"] == code
+    found: list[Finding] = told["findings"]
+    return found
+
+
+def told(findings: list[Finding], level: str) -> set[tuple[str, str]]:
+    """The codes of a level, each with its node."""
+    return {(found["code"], found["node"]) for found in findings if found["level"] == level}
+
+
+def what(findings: list[Finding], code: str, node: str = "") -> Finding:
+    """The worst finding of a code about a node."""
+    return next(found for found in findings if (found["code"], found["node"]) == (code, node))
+
+
+def left(user: User) -> list[str]:
+    """Jobs of the user, what is in the runs folder, and what the nodes have of the user's in /tmp and /dev/shm."""
+    jobs = user.cluster.output("squeue", "--me", "--noheader", "--name=trtdist-doctor", "--states=R,PD").split()
+    files = [str(path) for path in user.runs.glob("*")] if user.runs.exists() else []
+    for node in (HEAD, OTHER):
+        files += user.cluster.output("find", "/tmp", "/dev/shm", "-maxdepth", "1", "-name", "tmp.*", host=node).split()
+    return jobs + files
+
+
+def test_a_cluster_that_is_well_is_green(user: User) -> None:
+    done = user.trtdist("doctor", EXAMPLE, *SHARED, "--nodes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "error" not in done.stdout
+    assert "2 ranks on the host met over 2 nodes" in done.stdout
+    assert left(user) == []
+    assert not user.runs.exists()
+
+
+@pytest.fixture
+def broken(own_cluster: Cluster) -> Iterator[User]:
+    """A cluster whose second node has no charliecloud, sees no runs, has no way to the first, has a full disk for
+    images, and something left in its shared memory."""
+    user, admin = User(own_cluster), own_cluster.admin
+    user.runs.mkdir()
+    own_cluster.own(user.runs)
+    full = Path("/tmp/full")
+    planted = [
+        ["mount", "--bind", "/dev/null", shutil.which("ch-run") or "/usr/bin/ch-run"],
+        ["mount", "-t", "tmpfs", "-o", "mode=1777", "none", str(user.runs)],
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(full)],
+    ]
+    head = admin("exec", HEAD, "hostname", "--ip-address").split()[0]
+    admin("exec", OTHER, "mkdir", str(full))
+    own_cluster.output("fallocate", "-l", "2M", "/dev/shm/moe_left", host=OTHER)
+    own_cluster.output("mkdir", "/tmp/one-node-alone", host=HEAD)
+    try:
+        for words in planted:
+            admin("exec", OTHER, *words)
+        admin("exec", OTHER, "ip", "route", "add", "blackhole", head)
+        yield user
+    finally:
+        admin("exec", OTHER, "ip", "route", "del", "blackhole", head)
+        for words in reversed(planted):
+            admin("exec", OTHER, "umount", words[-1])
+        admin("exec", OTHER, "rm", "-r", str(full), "/dev/shm/moe_left")
+        admin("exec", HEAD, "rmdir", "/tmp/one-node-alone")
+
+
+def test_what_is_wrong_with_one_node_is_told_at_once(broken: User) -> None:
+    refuse_or_skip("charliecloud")
+    image = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image_or_skip()}")
+    mount = ("--set", "container.mounts=['/tmp/one-node-alone:/mnt']")
+    found = doctor(broken, *THESE, *image, *mount, code=4)
+    assert told(found, "error") == {
+        ("runtime", OTHER),
+        ("mount", OTHER),
+        ("runs", OTHER),
+        ("network.reach", OTHER),
+        ("network.reach", HEAD),
+    }
+    assert found[0]["level"] == "error"
+    assert what(found, "runtime", OTHER)["what"] == "has no ch-run on PATH"
+    assert what(found, "mount", OTHER)["what"] == "has no /tmp/one-node-alone to mount"
+    assert "cannot reach node node1 at " in what(found, "network.reach", OTHER)["what"]
+    assert "moe_left" in what(found, "shm", OTHER)["what"]
+    assert all(each["remedy"] for each in found if each["level"] != "ok")
+    # The ranks of the image have greeted each other on the node that is well.
+    hello = [each for each in found if each["code"] == "mpi.hello"]
+    assert [each["level"] for each in hello] == ["warning", "ok"], hello
+    assert left(broken) == []
+
+
+@pytest.mark.long
+def test_an_image_that_cannot_be_unpacked_on_one_node(broken: User) -> None:
+    """Enroot is on no node of the mini cluster, which is told as well."""
+    squashfs = broken.cluster.folder / "image.sqsh"
+    squashfs.write_bytes(b"hsqs" + bytes(36) + (1 << 20).to_bytes(8, "little") + bytes((1 << 20) - 48))
+    broken.cluster.own(squashfs)
+    image = ("--set", "container.runtime=enroot", "--set", f"container.image={squashfs}")
+    done = broken.cluster.run("env", "ENROOT_DATA_PATH=/tmp/full/data", *broken.words(
+        "doctor", EXAMPLE, *SHARED, *THESE, *image, "--nodes", "--json"))  # fmt: skip
+    found = json.loads(done.stdout)["findings"]
+    assert {("space", OTHER), ("runtime", HEAD), ("runtime", OTHER)} <= told(found, "error")
+    assert ("space", HEAD) not in told(found, "error")
+    assert "/tmp/full/data" in what(found, "space", OTHER)["what"]
+    assert ("runtime.hook", HEAD) in told(found, "warning")
+
+
+@pytest.mark.long
+def test_inside_an_allocation_and_in_the_image(user: User) -> None:
+    """Four nodes within twenty seconds, in the allocation that is there, which stays."""
+    refuse_or_skip("charliecloud")
+    image = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image_or_skip()}")
+    words = user.words("doctor", EXAMPLE, *SHARED, *image, "--nodes")
+    done = user.cluster.run(*ALLOCATION, "bash", "-c", '"$@" && squeue --me --noheader', "bash", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "met over 2 nodes" in done.stdout and str(image_or_skip()) in done.stdout
+    assert left(user) == []
+
+
+def altered(folder: Path, *gone: str) -> Path:
+    """A copy of the bare image without some of its files; those that are kept are shared."""
+    image = folder / "altered"
+    shutil.copytree(image_or_skip(), image, symlinks=True, copy_function=lambda source, target: target)
+    return image
