@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster
+from tests.cluster import STATE, Cluster
 from tests.containers.places import refuse_or_skip
 from tests.containers.small_images import small_root
 from tests.end_to_end.test_through_slurm import ALLOCATION, EXAMPLE, SHARED, User
@@ -146,8 +147,67 @@ def test_inside_an_allocation_and_in_the_image(user: User) -> None:
     assert left(user) == []
 
 
-def altered(folder: Path, *gone: str) -> Path:
-    """A copy of the bare image without some of its files; those that are kept are shared."""
-    image = folder / "altered"
-    shutil.copytree(image_or_skip(), image, symlinks=True, copy_function=lambda source, target: target)
+def without(folder: Path, *patterns: str) -> Path:
+    """The bare image without some of its files; those that stay are shared with it, if one disk has both."""
+    bare = image_or_skip()
+    gone = {path for pattern in patterns for path in bare.glob(pattern)}
+    assert gone
+    image = folder / "image"
+    ignored = shutil.ignore_patterns(*(path.name for path in gone))
+
+    def share(source: str, target: str) -> str:
+        try:
+            os.link(source, target)
+        except OSError:
+            shutil.copy2(source, target)
+        return target
+
+    shutil.copytree(bare, image, symlinks=True, copy_function=share, ignore=ignored)
     return image
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("patterns", "code", "words", "exit_code"),
+    [
+        (["usr/bin/python3*"], "image.python", "it has no Python", 2),
+        (["usr/lib/python3/dist-packages/mpi4py"], "image.mpi", "No module named 'mpi4py'", 2),
+        (["usr/lib/*/openmpi/lib/openmpi3/mca_pmix_*"], "mpi.hello", "", 4),
+    ],
+    ids=["no Python", "no MPI", "no PMIx"],
+)
+def test_an_image_that_cannot_run_ranks(user: User, patterns: list[str], code: str, words: str, exit_code: int) -> None:
+    refuse_or_skip("charliecloud")
+    image = without(user.cluster.folder, *patterns)
+    inside = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image}")
+    found = doctor(user, *inside, code=exit_code)
+    assert told(found, "error") == {(code, "")}, found
+    assert words in found[0]["what"] and found[0]["remedy"], found[0]
+    assert left(user) == []
+
+
+@pytest.mark.long
+def test_an_image_for_other_machines(user: User) -> None:
+    image = small_root(user.cluster.folder / "image", machine="aarch64")
+    inside = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image}")
+    found = doctor(user, *inside, code=2)
+    nodes = {node for code, node in told(found, "error") if code == "image.architecture"}
+    assert len(nodes) == 2, found
+    assert "is made for aarch64" in found[0]["what"]
+
+
+def test_a_slurm_without_pmix(user: User) -> None:
+    """Its plugins are those of the cluster, but for PMIx."""
+    folder = user.cluster.folder
+    config = (STATE / "slurm.conf").read_text()
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    shown = user.cluster.output("scontrol", "show", "config")
+    (place,) = [Path(line.split("=")[1].strip()) for line in shown.splitlines() if line.startswith("PluginDir ")]
+    for plugin in place.glob("*.so"):
+        if "pmix" not in plugin.name:
+            (plugins / plugin.name).symlink_to(plugin)
+    (folder / "slurm.conf").write_text(f"{config}\nPluginDir={plugins}\n")
+    done = user.cluster.run("env", f"SLURM_CONF={folder}/slurm.conf", *user.words("doctor", EXAMPLE))
+    assert done.returncode == 4, done.stdout + done.stderr
+    assert "this Slurm has no PMIx" in done.stdout.splitlines()[0]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from trtdist.cli.image_places import images_folder
-from trtdist.containers.image_formats import recognised
+from trtdist.containers.image_formats import here, recognised
 from trtdist.errors import InputError, TrtdistError
 from trtdist.images import image_path, problems_of, read_record
 from trtdist.observe.check_here import HereFacts, ImageFacts, check_here
@@ -49,6 +49,7 @@ def here_facts(topology: Topology | None) -> HereFacts:
         image=image_facts(image_place(section)) if contained else None,
         runs=root,
         runs_problem=_runs_problem(root),
+        machine=here(),
         mounts_missing=tuple(path for path in sources if not os.path.exists(path)),
         leaking=tuple(leaking(os.environ)),
     )

@@ -22,7 +22,7 @@ from trtdist.observe.node_facts import HERE, HelloFacts
 from trtdist.slurm.argv import StepOptions, srun, srun_beside, without_outer_task
 from trtdist.slurm.hostlist import fold
 
-__all__ = ["Answers", "examine", "greet"]
+__all__ = ["Answers", "examine", "greet", "program"]
 
 _LOOK_S, _MEET_S, _HELLO_S, _END_S = 25.0, 20.0, 25.0, 5.0
 # In the order of what they import of each other.
@@ -64,7 +64,7 @@ def examine(job: Job, asked: Mapping[str, Any], extra: Sequence[str]) -> Answers
 
     `asked` is what `trtdist.supervisor.examine.look` takes; `extra` are further options of srun.
     """
-    command = ["bash", "-c", _ANY_PYTHON, "bash", sys.executable, "-I", "-c", _LOADER, _sources(), json.dumps(asked)]
+    command = ["bash", "-c", _ANY_PYTHON, "bash", sys.executable, *program(asked)]
     words = srun_beside(job.id, job.nodes, command, name="doctor", extra=["--input=all", *extra])
     with _Step(words) as step:
         found = step.until(lambda reports: len(reports) == len(job.nodes), _LOOK_S)
@@ -78,8 +78,10 @@ def examine(job: Job, asked: Mapping[str, Any], extra: Sequence[str]) -> Answers
     return Answers(tuple(found), step.said)
 
 
-def _sources() -> str:
-    return json.dumps([(name, _source(name)) for name in _SENT])
+def program(asked: Mapping[str, Any]) -> list[str]:
+    """What a Python is given so that it examines the node it runs on, all of it on the command line."""
+    sources = [(name, _source(name)) for name in _SENT]
+    return ["-I", "-c", _LOADER, json.dumps(sources), json.dumps(asked)]
 
 
 def _source(module: str) -> str:

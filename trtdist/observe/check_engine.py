@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from trtdist.observe.findings import Finding
 from trtdist.observe.gpus import NodeGpus, read_gpus
@@ -22,8 +23,8 @@ _UNLIMITED = -1
 
 def check_engine(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:
     """Every finding about what an engine needs of a node."""
-    if wanted.gpus:
-        yield from _gpus(wanted, node)
+    if wanted.gpus and node.gpus is not None:
+        yield from _gpus(wanted, node, node.gpus)
         yield from _pinned(node)
     yield from _shared_memory(wanted, node)
     files = (node.limits or {}).get("nofile", _UNLIMITED)
@@ -36,8 +37,7 @@ def check_engine(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:
         yield Finding("warning", "environment", node.node, what, remedy)
 
 
-def _gpus(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:
-    answer = node.gpus or {}
+def _gpus(wanted: Wanted, node: NodeFacts, answer: Mapping[str, Any]) -> Iterator[Finding]:
     lines = [f"|devices|{node.devices}", *(f"|gpu|{line}" for line in answer.get("lines", ()))]
     found = read_gpus("\n".join(lines)).get("", NodeGpus())
     if answer.get("problem"):

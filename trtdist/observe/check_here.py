@@ -32,12 +32,13 @@ class HereFacts:
     """What was found where the command runs.
 
     `image` is None without one, or when it is none of a path. `runs_problem` says why no run can be made in `runs`, ""
-    if one can. `leaking` names variables that bend engines. `mounts_missing` are sources that are not here.
+    if one can. `machine` is the architecture. `leaking` names variables that bend engines. `mounts_missing` are sources that are not here.
     """
 
     image: ImageFacts | None
     runs: str
     runs_problem: str
+    machine: str
     mounts_missing: tuple[str, ...]
     leaking: tuple[str, ...]
 
@@ -45,7 +46,7 @@ class HereFacts:
 def check_here(facts: HereFacts, local: bool) -> Iterator[Finding]:
     """What one machine alone tells; with `local` the run stays on it, so that what is not here is nowhere."""
     if facts.image is not None:
-        yield _image(facts.image, local)
+        yield _image(facts.image, facts.machine if local else "")
     for path in facts.mounts_missing:
         what, remedy = f"there is no {path} to mount", "make it, or take it out of container.mounts"
         if local:
@@ -73,12 +74,18 @@ def check_here(facts: HereFacts, local: bool) -> Iterator[Finding]:
         )
 
 
-def _image(image: ImageFacts, local: bool) -> Finding:
+def _image(image: ImageFacts, machine: str) -> Finding:
+    """`machine` is the architecture of the node if this is it, else ""."""
+    if machine and image.architecture not in ("", machine):
+        what = f"the image {image.path} is made for {image.architecture}, and this machine is {machine}"
+        return Finding(
+            "error", "image.architecture", "", what, f"import it with `trtdist image import --arch {machine}`"
+        )
     if not image.problem:
         told = [image.format, image.architecture]
         return Finding("ok", "image", "", f"{image.path} is {', '.join(filter(None, told))}")
     what, remedy = split(image.problem)
-    if local or image.reachable:
+    if machine or image.reachable:
         return Finding("error", "image", "", what, remedy)
     folder = os.path.dirname(image.path)
     return Finding("warning", "image", "", f"{folder} is not on this machine", "nodes may have it: --nodes looks there")

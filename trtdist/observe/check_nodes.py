@@ -49,9 +49,9 @@ def _python(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:
 
 
 def _runtime(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:
-    if not wanted.program:
+    if not wanted.program or node.programs is None:
         return
-    version = (node.programs or {}).get(wanted.program, "")
+    version = node.programs.get(wanted.program, "")
     if not version:
         remedy = f"install {wanted.runtime} there, leave the node out with slurm.exclude, or take another runtime"
         yield Finding("error", "runtime", node.node, f"has no {wanted.program} on PATH", remedy)

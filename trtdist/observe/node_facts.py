@@ -35,7 +35,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class NodeFacts:
-    """The report of one node; what a report does not have is as it should be. Sizes are in bytes, limits as getrlimit
+    """The report of one node; what a report does not have was not looked at. Sizes are in bytes, limits as getrlimit
     has them (-1 for none), `skew` and `round_trip` in seconds."""
 
     node: str
