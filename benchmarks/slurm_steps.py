@@ -24,7 +24,6 @@ from pathlib import Path
 from trtdist.events import EventReader, TaskStarted
 from trtdist.plan import Allocation, Canary, Plan, Rank, Server, Step, to_json
 from trtdist.rundir import RunDir
-from trtdist.slurm import argv
 
 ROOT = Path(__file__).parents[1]
 ASKING = ("squeue", "scontrol", "scancel", "sinfo")
@@ -62,7 +61,8 @@ def prepare(folder: Path, plan: Plan) -> RunDir:
     shim = [sys.executable, "-I", "-S", str(ROOT / "trtdist/supervisor/shim.py"), "--run-dir", str(folder)]
     for step in plan.steps:
         task = [*shim, "--step", step.name, "--name", f"{step.name}.0", "--server", step.name, "--", "sleep", "100000"]
-        words = [word for word in argv.srun(argv.StepOptions(step.name, 1, 1)) if "distribution" not in word]
+        words = ["srun", f"--job-name={step.name}", "--nodes=1", "--ntasks=1", "--overlap", "--cpu-bind=none"]
+        words += ["--mpi=none", "--kill-on-bad-exit=1", "--export=ALL", "--input=none"]
         scrub = "unset ${!SLURM_NT@} ${!SLURM_NPROCS@} ${!SLURM_CPU@}"
         line = shlex.join([*words, "--mem=0", *task])
         (run.scripts / f"{step.stem}.srun.sh").write_text(f"{scrub}\nexec {line}\n")

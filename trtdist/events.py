@@ -31,6 +31,7 @@ __all__ = [
     "StepStarted",
     "SupervisorStarted",
     "TaskExited",
+    "TaskRefused",
     "TaskStarted",
     "decode",
 ]
@@ -125,6 +126,15 @@ class TaskExited:
 
 
 @dataclass(frozen=True)
+class TaskRefused:
+    """A task does not run, since it cannot where it is; `reason` finishes the sentence "gen.0.1 ..." (by its shim)."""
+
+    step: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Rung:
     """A server or service reached a rung of the readiness ladder (one of RUNGS)."""
 
@@ -168,6 +178,7 @@ Event = Union[
     ControlTaken,
     TaskStarted,
     TaskExited,
+    TaskRefused,
     Rung,
     CanaryPassed,
     CanaryFailed,
@@ -183,6 +194,7 @@ _TYPES: dict[str, type[Event]] = {
     "control_taken": ControlTaken,
     "task_started": TaskStarted,
     "task_exited": TaskExited,
+    "task_refused": TaskRefused,
     "rung": Rung,
     "canary_passed": CanaryPassed,
     "canary_failed": CanaryFailed,
@@ -221,7 +233,7 @@ class EventWriter:
 
     def write(self, event: Event) -> Record:
         """Append an event, stamped with the time of now; OSError when the disk is full."""
-        record = Record(time.time(), self._writer, event)
+        record = Record(_now(), self._writer, event)
         line = {"time": record.time, "writer": record.writer, "type": _NAMES[type(event)], **asdict(event)}
         os.write(self._descriptor, (json.dumps(line) + "\n").encode())
         return record
@@ -229,6 +241,11 @@ class EventWriter:
     def close(self) -> None:
         """Close the file."""
         os.close(self._descriptor)
+
+
+def _now() -> float:
+    """The time on the clock of the head node, in seconds since the epoch: events of several nodes have an order."""
+    return time.time() - float(os.environ.get("TRTDIST_CLOCK_AHEAD", "0"))
 
 
 class EventReader:

@@ -71,10 +71,27 @@ def test_url_names_addresses_and_files(fake: FakeRun) -> None:
     assert found["nats"] == "nats://127.0.0.1:1"
     assert found["user_file"] == str(fake.run.secrets / "nats.user") and found["password_file"] is None
     assert found["ca_file"] == str(fake.run.secrets / "ca.pem")
+    assert found["http"] is found["http_node"] is None
     documented = (Path(__file__).parents[2] / "docs" / "commands.md").read_text()
     assert all(f'"{key}"' in documented for key in found)
     lines = dict(line.split(maxsplit=1) for line in inside(url.command).splitlines())
     assert lines == {name: value for name, value in found.items() if value is not None}
+
+
+def test_url_of_the_front_end_says_where_it_is_reached(fake: FakeRun) -> None:
+    resolve(fake, TRTDIST_HTTP_PORT="4000", TRTDIST_HTTP_URL="http://10.1.2.3:4000")
+    (fake.run.secrets / "http.keys").write_text("sk-1\n")
+    done = trtdist("url", "--json")
+    found = json.loads(done.stdout)
+    assert (found["http"], found["http_node"], done.stderr) == ("http://10.1.2.3:4000", None, "")
+    assert found["http_keys_file"] == str(fake.run.secrets / "http.keys")
+    # Loopback of this machine, then of another.
+    here = socket.gethostname()
+    for node, hint in ((here, ""), ("n1", "http://127.0.0.1:4000 is reached on n1 alone: `trtdist forward --to http`")):
+        resolve(fake, TRTDIST_NODES=f"'{node} n2'", TRTDIST_HTTP_PORT="4000", TRTDIST_HTTP_URL="http://127.0.0.1:4000")
+        done = trtdist("url", "--json")
+        assert json.loads(done.stdout)["http_node"] == node
+        assert done.stderr.startswith(hint) and bool(done.stderr) == bool(hint)
 
 
 def test_url_of_a_run_that_has_ended(fake: FakeRun) -> None:
@@ -196,3 +213,5 @@ def test_forward_to_what_is_not_the_runs_own(fake: FakeRun) -> None:
     resolve(fake)
     with pytest.raises(InputError, match="connect to http://etcd:2379"):
         inside(forward.command, "--to", "etcd")
+    with pytest.raises(InputError, match="has no http: see `trtdist url`"):
+        inside(forward.command, "--to", "http")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tests.cli.hub import Hub, hub
 from tests.engines.models import contents, make_model
 from trtdist.cli import submit, validate
 from trtdist.cli.model import command
@@ -62,8 +63,59 @@ def test_what_cannot_be_staged(whole: Path, tmp_path: Path, monkeypatch: pytest.
         model("stage", tmp_path / "none", "--to", tmp_path)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("huggingface_hub") is not None, reason="huggingface_hub is installed")
-def test_a_download_needs_its_package(tmp_path: Path) -> None:
+def stage_from(there: Hub, target: Path, *more: str, code: int = 0) -> str:
+    """Stage the hub's model in a process of its own, as huggingface_hub reads its settings once; what it says."""
+    environ = {"HF_ENDPOINT": there.url, "HF_HOME": str(target / "home"), "HF_HUB_DISABLE_XET": "1"}
+    argv = [sys.executable, "-m", "trtdist.cli", "model", "stage", *(more or (there.model,)), "--to", str(target)]
+    done = subprocess.run(argv, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    return done.stderr if code else done.stdout
+
+
+def test_a_model_is_downloaded_from_the_hub(whole: Path, tmp_path: Path) -> None:
+    (whole / "pytorch.gguf").write_text("the weights a second time")
+    with hub(whole, "org/tiny") as there:
+        assert stage_from(there, tmp_path / "models") == f"{tmp_path}/models/org--tiny\n"
+        place = tmp_path / "models" / "org--tiny"
+        files = {name: data for name, data in contents(place).items() if not name.startswith(".cache")}
+        (whole / "pytorch.gguf").unlink()
+        assert files == contents(whole)
+        # Once is enough.
+        asked = len(there.asked)
+        assert asked >= len(files)
+        stage_from(there, tmp_path / "models")
+        assert len(there.asked) == asked
+
+
+@pytest.mark.long
+def test_a_download_that_breaks_off_goes_on(whole: Path, tmp_path: Path) -> None:
+    with hub(whole, "org/tiny") as there:
+        there.lie.add(SHARD)
+        there.cut.add("config.json")
+        said = stage_from(there, tmp_path, code=1)
+        assert f"the digest of {SHARD} is wrong: stage it again" in said
+        assert not (tmp_path / "org--tiny").exists()
+        first = {name for name, _ in there.asked}
+        there.lie.clear()
+        there.asked.clear()
+        stage_from(there, tmp_path)
+        # What was whole is not fetched again.
+        assert {name for name, _ in there.asked} == {SHARD} < first
+
+
+@pytest.mark.long
+def test_what_the_hub_does_not_give(whole: Path, tmp_path: Path) -> None:
+    with hub(whole, "org/tiny") as there:
+        said = stage_from(there, tmp_path, "org/other", code=1)
+        assert "the hub does not give org/other" in said and "HF_TOKEN" in said
+        assert "the hub does not give" in stage_from(there, tmp_path, "org/tiny", "--revision", "none", code=1)
+        (whole / SHARD).unlink()
+        assert f"no complete model: {SHARD}" in stage_from(there, tmp_path, code=2)
+    assert "the hub does not give org/tiny" in stage_from(there, tmp_path, code=1)
+
+
+def test_a_download_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingError, match="pip install huggingface_hub"):
         model("stage", "org/model", "--to", tmp_path)
 

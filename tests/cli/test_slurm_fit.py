@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from trtdist.cli.slurm_fit import misfit, too_small
+from trtdist.cli.slurm_fit import few_cpus, misfit, too_small
 from trtdist.slurm.argv import JobOptions
 from trtdist.slurm.parse import Partition
 
@@ -59,18 +59,20 @@ def test_a_partition_that_is_down_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("nodes", "cpus", "gpus", "words"),
+    ("nodes", "gpus", "words"),
     [
-        (1, [4], 4, ["1 node and 2 are needed (--nodes=2)"]),
-        (2, [3, 4], None, ["3 CPUs on a node and 4 are needed (--ntasks-per-node=4 --cpus-per-task=1)"]),
-        (2, [4, 4], 1, ["1 GPU per node and 4 are needed"]),
-        (1, [2], 0, ["1 node", "2 CPUs", "0 GPUs"]),
+        (1, 4, ["it has 1 node and 2 are needed (--nodes=2)"]),
+        (2, 1, ["it has 1 GPU per node and 4 are needed"]),
+        (1, 0, ["it has 1 node and 2 are needed (--nodes=2)", "it has 0 GPUs per node and 4 are needed"]),
+        (3, 8, []),
+        (2, None, []),
     ],
 )
-def test_what_an_allocation_lacks_is_named(nodes: int, cpus: list[int], gpus: int | None, words: list[str]) -> None:
-    found = too_small(JOB, nodes, cpus, gpus)
-    assert all(word in found for word in words)
+def test_what_an_allocation_lacks_is_named(nodes: int, gpus: int | None, words: list[str]) -> None:
+    assert too_small(JOB, nodes, gpus) == words
 
 
-def test_a_larger_allocation_will_do() -> None:
-    assert too_small(JOB, 3, [8, 8, 8], 8) == too_small(JOB, 2, [], None) == ""
+def test_the_node_with_the_fewest_cpus_counts() -> None:
+    options = "(--ntasks-per-node=4 --cpus-per-task=1)"
+    assert few_cpus(JOB, [4, 3]) == [f"it has 3 CPUs on a node and 4 are needed {options}"]
+    assert few_cpus(JOB, [8, 4]) == few_cpus(JOB, []) == []

@@ -4,61 +4,17 @@ from __future__ import annotations
 
 import json
 import shlex
-import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
-from trtdist.slurm import argv, parse
+from tests.end_to_end.slurm_user import ALLOCATION, EXAMPLE, READY_S, SHARED, User
+from tests.terminal import CTRL_C, on_terminal
+from trtdist.slurm import argv
 
-EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
-# Nodes of the mini cluster are shared with other tests.
-SHARED = ("--set", "slurm.mem=500")
-ALLOCATION = ("salloc", "-N2", "--ntasks-per-node=4", "--mem=500")
-READY_S = 120.0
-
-
-@dataclass
-class User:
-    """Somebody at the submit host whose runs are in the shared folder."""
-
-    cluster: Cluster
-
-    @property
-    def runs(self) -> Path:
-        return self.cluster.folder / "runs"
-
-    def words(self, *arguments: object) -> list[str]:
-        return ["env", f"TRTDIST_RUNS={self.runs}", PYTHON, "-m", "trtdist.cli", *map(str, arguments)]
-
-    def trtdist(self, *arguments: object, host: str = "submit") -> subprocess.CompletedProcess[str]:
-        return self.cluster.run(*self.words(*arguments), host=host, timeout=READY_S)
-
-    def run_dir(self, number: int = -1) -> Path:
-        return sorted(path for path in self.runs.iterdir() if not path.is_symlink())[number]
-
-    def state(self, *run: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.trtdist("status", *run, "--json").stdout)
-        return found
-
-    def job_state(self, job: str) -> str:
-        listed = self.cluster.run(*argv.squeue_jobs((job,))).stdout
-        return parse.jobs(listed)[0].state if listed else "gone"
-
-    def crashes(self) -> str:
-        """What the logs of the newest run tell of a program that crashed."""
-        return self.cluster.run("bash", "-c", f"grep -A16 Signal: {self.runs}/latest/logs/*.log").stdout
-
-    def left(self) -> list[str]:
-        """Local folders of this user's runs, and processes that name one, on any node."""
-        found = []
-        names = [path.name for path in self.runs.iterdir()] if self.runs.exists() else []
-        for node in ("node1", "node2", "node3", "node4"):
-            listed = self.cluster.run("bash", "-c", "ls -d /tmp/trtdist-*/* 2>/dev/null; ps -eo args", host=node).stdout
-            found += [line for line in listed.splitlines() if any(name in line for name in names)]
-        return found
+ONE_RANK = ("context_servers.tensor_parallel_size=1", "generation_servers.tensor_parallel_size=1")
+ONE_SERVER = ("context_servers.num_instances=1", "generation_servers.num_instances=1")
 
 
 @pytest.fixture
@@ -103,19 +59,20 @@ def test_submit_shows_up_serves_and_goes(user: User) -> None:
     assert user.left() == []
 
 
-def test_up_inside_an_allocation_uses_it(user: User) -> None:
-    interrupted = (
-        f"{shlex.join(user.words('up', EXAMPLE, *SHARED))} >up.out 2>&1 & up=$!\n"
-        "until grep -q 'is READY' up.out || ! kill -0 $up; do sleep 0.2; done\n"
-        "kill -TERM $up; wait $up; echo code $?; squeue --noheader --jobs=$SLURM_JOB_ID"
-    )
-    (user.cluster.folder / "inside.sh").write_text(interrupted)
-    done = user.cluster.run(*ALLOCATION, "bash", "inside.sh", timeout=READY_S)
-    said = (user.cluster.folder / "up.out").read_text()
-    assert "is READY after" in said
-    assert "code 130" in done.stdout, said
-    # It is not ours to end.
-    assert " R " in done.stdout
+def test_up_inside_the_smallest_allocation_of_two_nodes(user: User) -> None:
+    """One CPU on each of its nodes, for four ranks."""
+    literal = "salloc -N2 trtdist up examples/slurm/disagg-2nodes.yaml"
+    script = f"trap : INT; cd {ROOT}; export PATH={Path(PYTHON).parent}:$PATH TRTDIST_RUNS={user.runs}\n"
+    command = user.cluster.argv("bash", "-c", f'{script}{literal}\necho "code $?"')
+    with on_terminal(command, user.cluster.folder) as terminal:
+        shown = terminal.wait_for("is READY after", READY_S)
+        assert "is small: it has 1 CPU on a node and 4 are needed" in shown
+        terminal.type(CTRL_C)
+        shown = terminal.wait_for("code 130", 30)
+    assert "is down: interrupted" in shown, shown
+    job = (user.run_dir() / "slurm.borrowed").read_text().strip()
+    # The job is not ours to end: salloc did so, because its command had ended.
+    assert user.job_state(job) in ("COMPLETED", "gone", "FAILED")
     assert user.left() == []
 
 
@@ -129,20 +86,28 @@ def test_an_allocation_that_is_too_small_is_named(user: User) -> None:
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("overrides", "words"),
     [
         ("slurm.partition=nope", "there is no partition nope; there are batch"),
         ("slurm.nodes=9", "has 4 nodes and 9 are needed"),
         ("slurm.cpus_per_task=64", "at most 32 CPUs"),
+        ("slurm.mem=99000", "at most 16000 MiB of memory, and 2 nodes with 99000"),
+        ("slurm.partition=short slurm.time=30", "gives at most 0:10:00 and slurm.time asks for 0:30:00"),
+        (
+            "engine=tensorrt_llm model=m slurm.cpus_per_task=1 slurm.gpus_per_node=16 context_servers.num_instances=6",
+            "at most 8 GPUs, and 1 node with 16 GPUs",
+        ),
         ("slurm.reservation=none", "Slurm refuses the job: sbatch: "),
+        ("slurm.extra_sbatch=[--gres=fpga:1]", "Slurm refuses the job: sbatch: "),
     ],
 )
-def test_what_slurm_will_not_give_is_told_before_anything_is_queued(user: User, override: str, words: str) -> None:
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--set", override)
+def test_what_slurm_will_not_give_is_told_before_anything_is_queued(user: User, overrides: str, words: str) -> None:
+    chosen = [word for override in overrides.split() for word in ("--set", override)]
+    done = user.trtdist("submit", EXAMPLE, *SHARED, *chosen)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr and done.stderr.count("\n") == 1
     if "refuses" in words:
-        assert "--reservation=none" in done.stderr
+        assert ("--reservation=none" in done.stderr) != ("--gres=fpga:1" in done.stderr)
         assert json.loads((user.run_dir() / "verdict.json").read_text())["exit_code"] == 2
     else:
         assert not user.runs.exists()
@@ -169,20 +134,109 @@ def test_a_run_directory_that_one_node_does_not_see_is_named(user: User) -> None
 
 
 @pytest.mark.long
+def test_a_run_directory_that_no_node_sees_is_named(user: User) -> None:
+    """Runs under /tmp of the submit host."""
+    folder = f"/tmp/own-{user.cluster.folder.name}"
+    words = [f"TRTDIST_RUNS={folder}" if word.startswith("TRTDIST_RUNS=") else word for word in user.words("submit")]
+    done = user.cluster.run(*words, str(EXAMPLE), *SHARED, "--wait", timeout=READY_S)
+    user.cluster.output("rm", "-r", folder)
+    assert done.returncode == 1
+    assert f"it never began, as it would when its first node does not see {folder}/" in done.stderr, done.stderr
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
-    "overrides",
+    ("overrides", "nodes"),
     [
-        ["launch=per_server"],
-        # Five ranks on the first node and three on the second, not in the order of the nodes.
-        ["context_servers.tensor_parallel_size=4", "context_servers.num_instances=1", "slurm.gpus_per_node=5"],
+        (["launch=per_server"], "00001111"),
+        # Three ranks on the first node and one on the second.
+        ([*ONE_RANK, "slurm.gpus_per_node=3"], "0001"),
+        # One and four.
+        ([*ONE_RANK, *ONE_SERVER, "generation_servers.tensor_parallel_size=4", "slurm.gpus_per_node=4"], "01111"),
+        # Three and two, back on the first node after the second.
+        (["slurm.gpus_per_node=3", "generation_servers.num_instances=1", "generation_servers.tensor_parallel_size=1"],
+         "00110"),
     ],
-)
-def test_other_layouts(user: User, overrides: list[str]) -> None:
+    ids=["per_server", "three-and-one", "one-and-four", "there-and-back"],
+)  # fmt: skip
+def test_other_layouts(user: User, overrides: list[str], nodes: str) -> None:
     chosen = [word for override in overrides for word in ("--set", override)]
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *chosen)
     assert done.returncode == 0, done.stderr + user.crashes()
+    uneven = len(set(map(nodes.count, nodes))) > 1
+    launched = "".join(path.read_text() for path in (user.run_dir() / "scripts").glob("03-*.srun.sh"))
+    assert ("--distribution=arbitrary" in launched) == uneven
+    seen = user.state()
+    listed = sorted({str(rank["node"]) for rank in seen["ranks"]})  # type: ignore[attr-defined]
+    assert [rank["node"] for rank in seen["ranks"]] == [listed[int(node)] for node in nodes]  # type: ignore[attr-defined]
     assert user.trtdist("down").returncode == 0
     assert user.left() == []
+
+
+@pytest.mark.long
+def test_a_rank_on_another_node_than_planned_ends_the_run(user: User) -> None:
+    chosen = [word for override in (*ONE_RANK, "slurm.gpus_per_node=3") for word in ("--set", override)]
+    assert user.trtdist("render", EXAMPLE, "out", *SHARED, *chosen).returncode == 0
+    out = user.cluster.folder / "out"
+    launch = out / "scripts" / "03-workers.srun.sh"
+    text = launch.read_text()
+    assert "for TRTDIST_INDEX in 0 0 0 1; do" in text
+    launch.write_text(text.replace("in 0 0 0 1; do", "in 1 0 0 0; do"))
+    job = user.cluster.output("sbatch", "--parsable", "out/job.sbatch")
+    user.cluster.output("bash", "-c", f"until [ -e {out}/verdict.json ]; do sleep 0.3; done", timeout=READY_S)
+    verdict = json.loads((out / "verdict.json").read_text())
+    (first, second) = user.cluster.output(*argv.scontrol_hostnames(user.nodes(job))).split()
+    assert verdict["state"] == "FAILED"
+    assert verdict["reason"] in (
+        f"ctx.0.0 (step workers) is task 0 and belongs on {first}, but runs on {second}",
+        f"gen.1.0 (step workers) is task 3 and belongs on {second}, but runs on {first}",
+    )
+    # Nothing was loaded.
+    assert [path.name for path in (out / "logs").glob("*.?.?.log")] == []
+    assert user.left() == []
+
+
+# The ports at which the processes of a run listen. Those that several of them have are Slurm's, which they inherit.
+LISTENING = """\
+import collections, os, sys
+ports, held = {}, collections.Counter()
+for name in ("tcp", "tcp6"):
+    for row in open("/proc/net/" + name).read().splitlines()[1:]:
+        words = row.split()
+        if words[3] == "0A":
+            ports["socket:[" + words[9] + "]"] = int(words[1].split(":")[1], 16)
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        ours = sys.argv[1] in open("/proc/" + pid + "/environ").read()
+        links = {os.readlink("/proc/" + pid + "/fd/" + each) for each in os.listdir("/proc/" + pid + "/fd")}
+    except OSError:
+        continue
+    if ours and "srun" not in open("/proc/" + pid + "/comm").read():
+        held.update(link for link in links if link in ports)
+print(*(ports[link] for link, count in held.items() if count == 1))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launch", ["mpi_world", "per_server"])
+def test_a_range_of_ports_is_kept(user: User, launch: str) -> None:
+    chosen = (
+        "--set",
+        "network.port_range=23000-23049",
+        "--set",
+        f"launch={launch}",
+        "--set",
+        "router.http={port: auto}",
+    )
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *chosen)
+    assert done.returncode == 0, done.stderr + user.crashes()
+    run = f"TRTDIST_RUN_ID={user.run_dir().name}"
+    nodes = {str(rank["node"]) for rank in user.state()["ranks"]}  # type: ignore[attr-defined]
+    for node in nodes:
+        ports = list(map(int, user.cluster.output(PYTHON, "-c", LISTENING, run, host=node).split()))
+        assert len(ports) >= 4
+        assert [port for port in ports if not 23000 <= port < 23050] == []
+    assert user.trtdist("down").returncode == 0
 
 
 @pytest.mark.long
@@ -228,8 +282,8 @@ def test_a_rendered_folder_step_by_step(user: User) -> None:
     assert user.trtdist("render", EXAMPLE, "out", *SHARED).returncode == 0
     steps = """cd out
 bash scripts/head.srun.sh resolve.sh || exit
-for step in 01-nats 02-etcd 03-workers 04-router; do bash scripts/$step.srun.sh >$step.out 2>&1 & done
-bash scripts/05-canary.srun.sh
+for step in 01-nats 02-etcd 03-workers 04-router 05-front; do bash scripts/$step.srun.sh >$step.out 2>&1 & done
+bash scripts/06-canary.srun.sh
 echo canary $?
 scancel $SLURM_JOB_ID
 """

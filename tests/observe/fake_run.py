@@ -6,17 +6,29 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trtdist.events import EndpointUp, Event, EventWriter, Rung, RunState, SupervisorStarted, TaskExited, TaskStarted
+from trtdist.events import (
+    EndpointUp,
+    Event,
+    EventWriter,
+    Record,
+    Rung,
+    RunState,
+    SupervisorStarted,
+    TaskExited,
+    TaskStarted,
+)
+from trtdist.observe.history import History
+from trtdist.observe.state import Machine, RunStatus, reconcile
 from trtdist.plan import Allocation, Canary, Plan, Rank, Server, Step, to_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 
-__all__ = ["RUN_ID", "FakeRun", "dead_process", "make_plan"]
+__all__ = ["RUN_ID", "FakeRun", "dead_process", "make_plan", "reconciled"]
 
 RUN_ID = "tiny-20261124-101500-3fa9"
 
@@ -41,6 +53,13 @@ def make_plan(launch: str = "mpi_world") -> Plan:
     allocation = Allocation(1, 3, 3, 1, 0)
     everything = (allocation, (ctx, gen), tuple(steps), (), Canary("prompt", 4, 0.0, 60.0))
     return Plan("tiny", "m", "reference", "trtdist", launch, "round_robin", 3, *everything)
+
+
+def reconciled(plan: Plan, records: Iterable[Record], verdict: Mapping[str, Any] | None, machine: Machine) -> RunStatus:
+    """The state of a run by its events, in any order."""
+    history = History()
+    history.extend(sorted(records, key=lambda record: record.time))
+    return reconcile(plan, history, verdict, machine)
 
 
 def dead_process() -> ProcessId:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.observe.fake_run import make_plan
+from tests.observe.fake_run import make_plan, reconciled
 from trtdist.errors import SlurmDownError, SlurmError
 from trtdist.events import Record, RunState, SupervisorStarted
 from trtdist.observe.jobs import JobWatcher
-from trtdist.observe.state import JobLook, Machine, RunStatus, reconcile
+from trtdist.observe.state import JobLook, Machine, RunStatus
 
 NOW = 1000.0
 ELSEWHERE = [
@@ -29,7 +29,7 @@ class Squeue:
 
 def state(job: JobLook | None, records: list[Record]) -> RunStatus:
     machine = Machine(alive=lambda host, process: None, now=NOW, created=NOW - 500.0, job=job)
-    return reconcile(make_plan(), records, None, machine)
+    return reconciled(make_plan(), records, None, machine)
 
 
 def seen(line: str) -> JobLook:
@@ -68,6 +68,26 @@ def test_a_job_that_slurm_has_forgotten_is_over() -> None:
 
     status = state(JobWatcher(forgotten).look("7"), ELSEWHERE)
     assert (status.state, status.detail) == ("FAILED", "job 7 is over: Slurm does not know it any more")
+
+
+def test_accounting_tells_how_a_job_ended_that_slurm_has_forgotten() -> None:
+    asked = []
+
+    def answers(words: list[str]) -> str:
+        asked.append(words[0])
+        if words[0] == "squeue":
+            raise SlurmError("squeue: slurm_load_jobs error: Invalid job id specified")
+        return "7|CANCELLED by 1000|None|100|500|node[1-2]|me|x\n8|RUNNING|None|100|Unknown|node1|me|x"
+
+    watcher = JobWatcher(answers)
+    watcher.expect(["7", "8"])
+    look = watcher.look("7")
+    assert look is not None
+    assert (look.detail, look.ended) == ("job 7 is over: it was cancelled (scancel)", 500.0)
+    # What accounting takes for running, the controller knows to be over.
+    other = watcher.look("8")
+    assert other is not None and other.detail == "job 8 is over: Slurm does not know it any more"
+    assert asked == ["squeue", "sacct"]
 
 
 def test_a_controller_that_is_down_says_nothing() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.observe.fake_run import make_plan
+from tests.observe.fake_run import make_plan, reconciled
 from trtdist.events import (
     RUNGS,
     ControlTaken,
@@ -20,7 +20,7 @@ from trtdist.events import (
     TaskExited,
     TaskStarted,
 )
-from trtdist.observe.state import FINAL_STATES, RUN_STATES, TASK_STATES, Machine, RunStatus, reconcile
+from trtdist.observe.state import FINAL_STATES, RUN_STATES, TASK_STATES, Machine, RunStatus
 from trtdist.process import ProcessId
 
 PLAN = make_plan()
@@ -73,7 +73,7 @@ class Story:
         def alive(host: str, process: ProcessId) -> bool | None:
             return process.pid not in self.dead if host == "host" else None
 
-        return reconcile(PLAN, self.records, verdict, Machine(alive, NOW, 990.0, booted))
+        return reconciled(PLAN, self.records, verdict, Machine(alive, NOW, 990.0, booted))
 
 
 def states(status: RunStatus) -> dict[str, str]:
@@ -147,7 +147,7 @@ def test_a_service_that_was_started_again_counts_as_started() -> None:
 
 
 def test_a_supervisor_that_never_started() -> None:
-    status = reconcile(PLAN, [], None, Machine(lambda host, process: None, 1000.0, 900.0))
+    status = reconciled(PLAN, [], None, Machine(lambda host, process: None, 1000.0, 900.0))
     assert status.state == "FAILED"
     assert status.failure is not None
     assert "never started" in status.failure.reason
@@ -218,7 +218,7 @@ def test_it_never_claims_what_cannot_be_true(
     def alive(host: str, process: ProcessId) -> bool | None:
         return process.pid not in dead if host == "host" else None
 
-    status = reconcile(PLAN, records, verdict, Machine(alive, NOW, 990.0))
+    status = reconciled(PLAN, records, verdict, Machine(alive, NOW, 990.0))
     found = states(status)
     assert status.state in RUN_STATES
     assert set(found.values()) <= set(TASK_STATES)
@@ -250,4 +250,4 @@ def test_the_order_in_which_files_are_read_does_not_matter(
     machine = Machine(lambda host, process: process.pid not in dead, NOW, 990.0)
     shuffled = list(records)
     random.shuffle(shuffled)  # type: ignore[attr-defined]
-    assert reconcile(PLAN, shuffled, None, machine) == reconcile(PLAN, records, None, machine)
+    assert reconciled(PLAN, shuffled, None, machine) == reconciled(PLAN, records, None, machine)

@@ -46,6 +46,7 @@ class SlurmRun(RenderedRun):
         self.resolve(
             TRTDIST_NODES=" ".join(f"n{node}" for node in nodes),
             TRTDIST_ADDRESSES=" ".join(f"10.0.0.{node}" for node in nodes),
+            TRTDIST_CLOCKS=" ".join(f"{node}.500" for node in nodes),
             TRTDIST_MPI_TYPE="pmix_v4",
             TRTDIST_STAMP="now",
         )
@@ -171,14 +172,16 @@ def test_each_rank_becomes_its_server_on_its_node(two_nodes: SlurmRun) -> None:
         environ = two_nodes.seen(f"{server}.{rank % 2}")["environ"]
         assert (environ["TRTDIST_WORLD_RANK"], environ["TRTDIST_SERVER"]) == (str(rank), server)
         assert environ["TRTDIST_NODE_ADDRESS"] == f"10.0.0.{node}"
+        assert environ["TRTDIST_CLOCK_AHEAD"] == f"{node}.500"
 
 
 @pytest.mark.parametrize(("rank", "node"), [(0, "n1"), (4, "n0"), (0, ""), (7, "n2")])
 def test_a_rank_on_another_node_is_refused(two_nodes: SlurmRun, rank: int, node: str) -> None:
-    done = two_nodes.on_node("workers", rank, node)
-    assert done.returncode == 1
-    assert f"task {rank}, " in done.stderr and f"belongs on n{rank // 4}" in done.stderr
-    assert not list(two_nodes.path.glob("seen.*"))
+    two_nodes.on_node("workers", rank, node)
+    (seen,) = two_nodes.path.glob("seen.*")
+    words = json.loads(seen.read_text())["argv"]
+    reason = f"is task {rank} and belongs on n{rank // 4}, but runs on {node or 'no node'}"
+    assert words[-2:] == ["--refuse", reason]
 
 
 def test_an_mpi_rank_of_an_outer_job_does_not_count(two_nodes: SlurmRun) -> None:
@@ -255,6 +258,17 @@ def test_the_network_of_mpi_is_a_choice_of_the_topology(tmp_path: Path) -> None:
     assert run.on_node("workers", 0, "n0").returncode == 0
     environ = run.seen("srv.0.0")["environ"]
     assert (environ["OMPI_MCA_pml"], environ["OMPI_MCA_btl"]) == ("ob1", "self,tcp")
+
+
+@pytest.mark.parametrize(("given", "first", "count"), [("20000-20099", "20000", "100"), ("", None, None)])
+def test_mpi_keeps_to_the_range_of_ports(two_nodes: SlurmRun, given: str, first: str | None, count: str | None) -> None:
+    with two_nodes.run.resolved_env.open("a") as file:
+        file.write(f"TRTDIST_PORT_RANGE={given}\n")
+    assert two_nodes.on_node("workers", 0, "n0").returncode == 0
+    environ = two_nodes.seen("ctx.0.0")["environ"]
+    for version in ("v4", "v6"):
+        found = [environ.get(f"OMPI_MCA_btl_tcp_port_{what}_{version}") for what in ("min", "range")]
+        assert found == [first, count]
 
 
 def test_a_failing_setup_line_ends_the_task(tmp_path: Path) -> None:

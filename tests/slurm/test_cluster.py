@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import GPUS, NODES, PYTHON, Cluster
+from tests.cluster import GPUS, NODES, PYTHON, SRUN, Cluster
 from tests.supervisor.runs import wait_for
 from trtdist.slurm import argv, mpi, parse, states
 
@@ -52,10 +53,10 @@ def job_of(cluster: Cluster, identity: str) -> parse.Job:
 
 
 def test_a_job_with_steps(cluster: Cluster) -> None:
-    step = argv.StepOptions("ctx.0", nodes=2, tasks=3, nodelist="node[1-2]", mpi="pmix", output="out.%t")
     on_nodes = argv.JobOptions(**{**vars(JOB), "extra": ("--nodelist=node[1-2]",)})
     command = ("bash", "-c", "trap 'echo told; exit 0' TERM; hostname; while :; do sleep 0.2; done")
-    launch = " ".join(f"'{word}'" if "'" not in word else f'"{word}"' for word in argv.srun(step, command))
+    step = ("--job-name=ctx.0", "--nodes=2", "--ntasks=3", "--nodelist=node[1-2]", "--distribution=block")
+    launch = shlex.join([*SRUN, *step, "--mpi=pmix", "--output=out.%t", *command])
     identity = submit(cluster, f"cd {cluster.folder}\n{launch}", on_nodes)
     out = [cluster.folder / f"out.{task}" for task in range(3)]
     wait_for(lambda: all(path.exists() and path.read_text() for path in out), 20, "the tasks")
@@ -73,9 +74,9 @@ def test_a_job_with_steps(cluster: Cluster) -> None:
 
 
 def test_uneven_ranks_go_where_the_host_file_says(cluster: Cluster) -> None:
-    step = argv.StepOptions("gen.0", nodes=2, tasks=3, mpi="none")
     (cluster.folder / "hosts").write_text("node2\nnode1\nnode2\n")
-    words = argv.srun(step, ("bash", "-c", "echo $SLURM_PROCID $SLURMD_NODENAME"))
+    words = [*SRUN, "--nodes=2", "--ntasks=3", "--distribution=arbitrary", "--mpi=none"]
+    words += ["bash", "-c", "echo $SLURM_PROCID $SLURMD_NODENAME"]
     job = ["--nodes=2", "--nodelist=node[1-2]", "--ntasks-per-node=2", "--mem=100"]
     seen = cluster.output("salloc", *job, "env", f"SLURM_HOSTFILE={cluster.folder}/hosts", *words)
     assert sorted(line for line in seen.splitlines()) == ["0 node2", "1 node1", "2 node2"]

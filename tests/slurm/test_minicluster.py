@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.cluster import NODES, PYTHON, Cluster, machine
+from tests.supervisor.runs import wait_for
 
 
 def test_each_node_has_what_is_its_own(cluster: Cluster) -> None:
@@ -30,6 +33,36 @@ def test_shared_memory_is_not_shared_between_nodes(cluster: Cluster) -> None:
 def test_the_shared_folder_is_seen_by_all(cluster: Cluster) -> None:
     cluster.output("srun", "-N2", "bash", "-c", "echo $SLURM_PROCID >from-$SLURM_PROCID; cat from-$SLURM_PROCID")
     assert sorted(path.read_text().strip() for path in cluster.folder.glob("from-*")) == ["0", "1"]
+
+
+@pytest.mark.long
+def test_files_of_a_folder_can_be_late(cluster: Cluster) -> None:
+    folder = cluster.folder / "late"
+    folder.mkdir(mode=0o700)
+    cluster.own(folder)
+    cluster.admin("late", "--seconds", "0.7", str(folder))
+    write = (
+        "echo one >late/part; mkdir late/below; mv late/part late/below/file; ln -s below late/link; cat late/link/file"
+    )
+    assert cluster.output("bash", "-c", write, host="node1") == "one"
+    assert cluster.run("ls", "late/link", host="node2").returncode != 0
+    there = "grep -q {0} late/link/file 2>/dev/null || ((SECONDS > 20))"
+    until = f"SECONDS=0; until {there}; do sleep 0.1; done; cat late/link/file"
+    assert cluster.output("bash", "-c", until.format("one"), host="node2") == "one"
+    more = "exec 3<late/link/file; echo two >>late/link/file; " + until.format("three")
+    # Each writes to it in turn, and it stays the same file.
+    with subprocess.Popen(
+        cluster.argv("bash", "-c", more + "; cat <&3", host="node1"), cwd=cluster.folder, stdout=subprocess.PIPE
+    ) as one:
+        assert cluster.output("bash", "-c", until.format("two"), host="submit") == "one\ntwo"
+        cluster.output("bash", "-c", "echo three >>late/below/file", host="submit")
+        assert one.communicate(timeout=30)[0].decode().split() == ["one", "two", "three"] * 2
+    cluster.output("rm", "-r", "late/below", host="node2")
+    cluster.output("bash", "-c", "until [ ! -e late/below ]; do sleep 0.1; done", host="node1")
+    wait_for(lambda: [path.name for path in folder.iterdir()] == ["link"], 20, "the removal")
+    cluster.admin("late", "--end", str(folder))
+    cluster.output("touch", "late/prompt", host="node1")
+    assert (folder / "prompt").stat().st_uid == folder.stat().st_uid
 
 
 def test_gpus_are_accounted_for(cluster: Cluster) -> None:

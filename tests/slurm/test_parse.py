@@ -32,6 +32,7 @@ def test_fields_may_hold_blanks_and_equal_signs(values: dict[str, str]) -> None:
 @given(st.text())
 def test_nothing_that_is_printed_breaks_a_parser(text: str) -> None:
     parse.jobs(text)
+    parse.past_jobs(text)
     parse.steps(text)
     parse.fields(text)
     parse.config(text)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import PYTHON, Cluster
 from tests.supervisor.runs import wait_for
+from tests.terminal import CTRL_C, on_terminal
 from trtdist.slurm import parse
 
 TOPOLOGY = """\
@@ -98,6 +99,26 @@ def test_ctrl_c_cancels_through_a_step(reached: Reached) -> None:
 
 
 @pytest.mark.long
+def test_a_shell_beside_a_rank_has_the_terminal(reached: Reached) -> None:
+    argv = (PYTHON, "-m", "trtdist.cli", "exec", "--run", f"{reached.run}/", "gen.0.0", "--", "bash", "--norc")
+    with on_terminal(
+        reached.cluster.argv("env", "PS1=at $SLURMD_NODENAME> ", *argv), reached.cluster.folder
+    ) as terminal:
+        terminal.wait_for("at node", 60)
+        terminal.type("[ -t 0 ] && [ -t 1 ] && echo it has $((1 + 1)) ends on $TRTDIST_RUN_ID\r")
+        terminal.wait_for("it has 2 ends on run", 30)
+        # Ctrl-C is for what runs in there, and not for srun.
+        terminal.type("sleep 1000; echo sleep ended with $?\r")
+        terminal.wait_for("$?", 30)
+        terminal.type(CTRL_C)
+        terminal.type("echo and $((40 + 2))\r")
+        terminal.wait_for("and 42", 30)
+        terminal.type("exit 5\r")
+        assert terminal.ends(30) == 5
+    assert reached.state() == "READY"
+
+
+@pytest.mark.long
 def test_a_client_of_its_own_through_forward(reached: Reached) -> None:
     direct = reached.trtdist("client", "--run", f"{reached.run}/", "--via", "direct", code=1)
     assert "Permission denied" in direct.stderr
@@ -124,3 +145,28 @@ asyncio.run(main([sys.executable, "-m", "trtdist.cli"], sys.argv[1]))
     done = reached.cluster.run(PYTHON, "-c", script, f"{reached.run}/", timeout=90)
     assert done.returncode == 0, done.stderr
     assert "router" in done.stdout and done.stdout.endswith("\n0\n")
+
+
+@pytest.mark.long
+def test_a_client_of_openai_through_forward(reached: Reached) -> None:
+    told = reached.trtdist("url", f"{reached.run}/", "--json")
+    found = json.loads(told.stdout)
+    assert found["http"].startswith("http://127.0.0.1:") and found["http_node"] in told.stderr
+    script = """\
+import subprocess, sys
+from openai import OpenAI
+forward = subprocess.Popen([*sys.argv[2:], "--to", "http"], stdout=subprocess.PIPE, text=True)
+key = open(sys.argv[1]).read().strip()
+with OpenAI(base_url=forward.stdout.readline().strip() + "/v1", api_key=key) as client:
+    asked = dict(model="reference/tiny", prompt="The capital of France is", max_tokens=8, temperature=0)
+    whole = client.completions.create(**asked).choices[0].text
+    chunks = [chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True) if chunk.choices]
+    print(len(chunks) > 1 and "".join(chunks) == whole != "")
+forward.terminate()
+print(forward.wait(20))
+"""
+    forward = (PYTHON, "-m", "trtdist.cli", "forward", f"{reached.run}/")
+    done = reached.cluster.run(PYTHON, "-c", script, found["http_keys_file"], *forward, timeout=90)
+    assert done.stdout == "True\n0\n", done.stdout + done.stderr
+    direct = reached.cluster.run("curl", "--silent", "--max-time", "5", f"{found['http']}/live")
+    assert direct.returncode != 0

@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.cluster import PYTHON, USER, Cluster
+from tests.cluster import PYTHON, SRUN, USER, Cluster
 from tests.supervisor.runs import ROOT, HandMade, wait_for
 from trtdist.events import Event, TaskStarted
 from trtdist.slurm import argv, parse
@@ -43,15 +43,14 @@ class SlurmMade(HandMade):
         each = lines if len(lines) == len(names) else lines * len(names)
         # Ranks lie on both nodes, the last of them on the second.
         places = f"--nodes={min(NODES, len(names))} --ntasks={len(names)}"
-        placed = ("--nodes=", "--ntasks=", "--distribution=")
-        options = [word for word in argv.srun(argv.StepOptions(step, 1, 1)) if not word.startswith(placed)]
         script = [f"set -a; . {self.run.resolved_env}; set +a", f"mkdir -p {self.local}", "case $SLURM_PROCID in"]
         for number, (name, line) in enumerate(zip(names, each)):
             script.append(f"{number}) exec {self._shim(step, name, line)} ;;")
         task = self.run.scripts / f"{step}.task.sh"
         task.write_text("\n".join([*script, "esac", ""]))
         clean = "unset ${!SLURM_NT@} ${!SLURM_NPROCS@} ${!SLURM_CPU@}"
-        self.script(step, f"{clean}\nexec {shlex.join(options)} {places} --mem=0 bash {task}")
+        head = "" if len(names) > 1 else f"--nodelist=$(. {self.run.resolved_env}; echo ${{TRTDIST_NODES%% *}})"
+        self.script(step, f"{clean}\nexec {shlex.join(SRUN)} --job-name={step} {places} {head} --mpi=none bash {task}")
 
     def script(self, step: str, text: str) -> None:
         """The launch line of a step, as it is."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.supervisor.simulation import NEVER, Behaviour, Cluster, Fault, make_plan
-from trtdist.supervisor import facts, messages
+from trtdist.supervisor import deaths, facts, messages
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.state import OVER, READY, STARTING, State, initial
 
@@ -104,6 +104,19 @@ def test_a_killed_launcher_is_named_and_not_its_tasks() -> None:
         machine, _ = advance(machine, event, 1.0)
     assert machine.first is not None
     assert machine.first.name == "workers"
+
+
+def test_a_task_that_cannot_run_where_it_is_says_why() -> None:
+    machine = initial(make_plan(), facts.Settings())
+    for event in (
+        messages.Begin(),
+        messages.Resolved(""),
+        messages.StepEnded("workers", 1, None, 10.0),
+        messages.TaskRefused("workers", "ctx.0.1", "belongs elsewhere", 9.9),
+    ):
+        machine, _ = advance(machine, event, 1.0)
+    assert machine.first is not None
+    assert deaths.failure(machine.first).reason == "ctx.0.1 (step workers) belongs elsewhere"
 
 
 @pytest.mark.parametrize("step", ["nats", "workers", "router"])
@@ -343,6 +356,7 @@ anything = st.one_of(
     st.builds(messages.TaskBegan, steps, tasks),
     st.builds(lambda step, task, end, at: messages.TaskEnded(step, task, *end, at), steps, tasks, ends, at),
     st.builds(messages.TaskGone, steps, tasks, at),
+    st.builds(messages.TaskRefused, steps, tasks, st.just("belongs elsewhere"), at),
     st.builds(messages.PortTested, known, st.booleans()),
     st.builds(messages.Healthy, known, st.just("url")),
     st.builds(messages.Reached, st.sampled_from(["ctx.0", "gen.0", "router"]), st.just("engine")),

@@ -82,12 +82,12 @@ def test_claims_are_kept_for_the_servers(run: RunDir) -> None:
 
 
 def test_ports_lie_in_the_given_range(run: RunDir) -> None:
-    write_env(run.given_env, {"TRTDIST_PORT_RANGE": "21000-21199"})
+    write_env(run.given_env, {"TRTDIST_PORT_RANGE": "21000-21199", "TRTDIST_HTTP_HOST": "127.0.0.1"})
     ports: set[int] = set()
     for again in ("", "nats", "etcd"):
         values = resolve(run, os.environ, again)
-        ports |= {*service_ports("nats", values), *service_ports("etcd", values)}
-    assert len(ports) >= 6 and ports <= set(range(21000, 21200))
+        ports |= {*service_ports("nats", values), *service_ports("etcd", values), int(values["TRTDIST_HTTP_PORT"])}
+    assert len(ports) >= 7 and ports <= set(range(21000, 21200))
     write_env(run.given_env, {"TRTDIST_PORT_RANGE": "21000-21000"})
     with pytest.raises(TrtdistError, match="among 1: end what uses them, or widen network"):
         resolve(run, os.environ)

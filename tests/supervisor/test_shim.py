@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.house.test_rooms import oldest_python
-from trtdist.events import EventWriter, TaskExited, TaskStarted, decode
+from trtdist.events import EventWriter, TaskExited, TaskRefused, TaskStarted, decode
 from trtdist.observe.tail import TimeIndex
 from trtdist.process import ProcessId, start_ticks
 from trtdist.supervisor import shim
@@ -119,6 +119,13 @@ def test_the_exit_code_is_the_programs(place: Place, code: int) -> None:
     assert (end.step, end.name, end.pid, end.code, end.signal) == ("workers", "gen.0.1", start.pid, code, None)
     record = decode(place.lines()[1])
     assert record is not None and before < record.time < time.time() and record.writer == "task.gen.0.1"
+
+
+def test_a_refusal_is_told_and_nothing_runs(place: Place) -> None:
+    code, words = place.finish("touch", str(place.run / "ran"), options=("--refuse", "belongs on n0"))
+    assert (code, words) == (1, "trtdist shim: gen.0.1 belongs on n0\n")
+    assert place.events() == [TaskRefused("workers", "gen.0.1", "belongs on n0")]
+    assert not (place.run / "ran").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM])

@@ -91,6 +91,36 @@ def test_cancelled_from_outside(made: SlurmMade) -> None:
     assert made.left() == {}
 
 
+@pytest.mark.long
+def test_cancelled_with_programs_that_do_not_listen(made: SlurmMade) -> None:
+    made.program("workers", DEAF)
+    made.program("router", DEAF)
+    up(made)
+    began = time.monotonic()
+    made.cluster.output("scancel", made.job)
+    assert made.verdict(10)["state"] == "INTERRUPTED"
+    told = time.monotonic() - began
+    assert made.ended() == "CANCELLED"
+    # Slurm's own KILL comes after KillWait, which is 5 s here.
+    assert told < 5.0 < time.monotonic() - began
+    assert {text for text in made.left().values() if "/proc" in text} == set()
+
+
+@pytest.mark.long
+def test_a_rank_that_ends_with_0_too_early(made: SlurmMade) -> None:
+    made.program("workers", f"{SLEEP}")
+    count = len(made.tasks("workers"))
+    made.program("workers", *([SLEEP] * (count - 1)), "until [ -e $TRTDIST_LOCAL_DIR/go ]; do sleep 0.1; done")
+    up(made)
+    last = made.tasks("workers")[-1]
+    made.on_node(made.node_of(last), f"touch {made.local}/go")
+    verdict = made.verdict(30)
+    assert (verdict["state"], verdict["exit_code"]) == ("FAILED", 1)
+    assert verdict["reason"].startswith(f"{last} (step workers) ended with exit code 0")
+    made.ended()
+    assert made.left() == {}
+
+
 def test_term_to_the_supervisor_alone_is_an_orderly_stop(made: SlurmMade) -> None:
     up(made)
     made.cluster.output("scancel", "--batch", "--signal=TERM", made.job)
@@ -107,6 +137,18 @@ def test_the_time_limit_is_met_with_an_orderly_stop(made: SlurmMade) -> None:
     assert (verdict["state"], verdict["exit_code"]) == ("TIMEOUT", 1), verdict
     assert f"job {made.job} reaches its time limit" in verdict["reason"]
     made.ended()
+    assert made.left() == {}
+
+
+@pytest.mark.long
+def test_the_time_limit_without_a_warning(made: SlurmMade) -> None:
+    """Slurm ends everything at once; its clock has minutes."""
+    made.options = ("--time=1",)
+    up(made, "--warning=-600")
+    verdict = made.verdict(180)
+    assert (verdict["state"], verdict["exit_code"]) == ("TIMEOUT", 1), verdict
+    assert verdict["reason"] == f"job {made.job} reached its time limit"
+    assert made.ended() == "TIMEOUT"
     assert made.left() == {}
 
 
@@ -131,12 +173,14 @@ def test_the_supervisor_is_killed(made: SlurmMade) -> None:
 
 
 def test_a_step_that_never_starts_is_told(made: SlurmMade) -> None:
-    made.script("workers", "echo srun would wait here; exec sleep 1000")
-    made.supervise("--start-timeout=2").wait()
+    """As long as another step has CPUs for itself."""
+    alone = "srun --exact --nodes=2 --ntasks=2 --mem=0 --mpi=none"
+    made.script("workers", f"{alone} sleep 1000 & sleep 1; exec {alone} --ntasks=8 true")
+    made.supervise("--start-timeout=4").wait()
     verdict = made.verdict(60)
     assert verdict["state"] == "FAILED"
-    assert verdict["reason"] == "workers was launched, and after 2 s none of its tasks ran"
-    assert verdict["last_lines"] == ["srun would wait here"]
+    assert verdict["reason"] == "workers was launched, and after 4 s none of its tasks ran"
+    assert "step creation temporarily disabled" in "".join(verdict["last_lines"])
     made.ended()
     assert made.left() == {}
 
@@ -149,7 +193,9 @@ def test_preempted(alone: SlurmMade) -> None:
     assert verdict["reason"] == f"job {alone.job} was preempted by another job"
 
 
-@pytest.mark.parametrize("how", [["fail"], ["fail", "--network"]], ids=["power", "network"])
+@pytest.mark.parametrize(
+    "how", [["fail"], ["fail", "--network"], ["fail", "--slurmd"]], ids=["power", "network", "slurmd"]
+)
 @pytest.mark.long
 def test_a_node_fails(alone: SlurmMade, how: list[str]) -> None:
     up(alone)

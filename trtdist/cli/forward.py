@@ -29,12 +29,14 @@ _CHUNK = 64 * 1024
 _LINE = 256 * 1024
 # Each connection is a step of the job; Slurm's controller is there for others too.
 _MOST = 32
+# In resolved.env; the port of a service of the run's own is there as well.
+_ADDRESSES = {"nats": "NATS_SERVER", "etcd": "ETCD_ENDPOINTS", "http": "TRTDIST_HTTP_URL"}
 
 
 @click.command("forward")
 @click.argument("run", required=False)
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="The local port.  [default: a free one]")
-@click.option("--to", "service", default="nats", show_default=True, type=click.Choice(["nats", "etcd"]))
+@click.option("--to", "service", default="nats", show_default=True, type=click.Choice([*_ADDRESSES]))
 def command(run: str | None, port: int, service: str) -> None:
     """Open a port on 127.0.0.1 that leads to a service of a run, until Ctrl-C.
 
@@ -56,10 +58,12 @@ class Forwarder:
 
     @classmethod
     def of(cls, snapshot: Snapshot, service: str) -> Forwarder:
-        """To a service of a run; InputError when the run is not up, or the service is not its own."""
+        """To a service of a run; InputError when the run is not up, or does not have the service, or not as its own."""
         place = head(snapshot)
         env = read_env_or_nothing(snapshot.run.resolved_env)
-        url = env.get("NATS_SERVER" if service == "nats" else "ETCD_ENDPOINTS", "")
+        url = env.get(_ADDRESSES[service], "")
+        if not url:
+            raise InputError(f"run {snapshot.run.run_id} has no {service}: see `trtdist url` for what it has")
         parts = urlsplit(url)
         if f"TRTDIST_{service.upper()}_PORT" not in env or parts.hostname is None:
             raise InputError(f"{service} of run {snapshot.run.run_id} is not its own: connect to {url}")

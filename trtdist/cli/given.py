@@ -33,9 +33,11 @@ def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
         name: binary if service in inside else find_binary(service, environ, binary)
         for service, name, binary in _binaries(topology)
     }
-    common = _common(topology)
     mpiexec = {"TRTDIST_MPIEXEC": "mpiexec"} if topology.container.runtime != "none" else {}
-    return Given({**common.variables, **binaries, **mpiexec}, common.secrets)
+    common, http = _common(topology), topology.router.http
+    open_to_others = http is not None and not ipaddress.ip_address(http.host).is_loopback
+    keys = _http_key() if open_to_others else {}
+    return Given({**common.variables, **binaries, **mpiexec}, {**common.secrets, **keys})
 
 
 def given_slurm(topology: Topology, now: float) -> Given:
@@ -48,6 +50,8 @@ def given_slurm(topology: Topology, now: float) -> Given:
     network = topology.network
     chosen = {"TRTDIST_INTERFACE": network.interface, "TRTDIST_SUBNET": network.subnet}
     common = _common(topology)
+    # Others may be on the head node, and reach its loopback.
+    key = _http_key() if topology.router.http is not None else {}
     variables = {
         "TRTDIST_LAUNCHER": "slurm",
         "TRTDIST_PYTHON": sys.executable,
@@ -55,7 +59,7 @@ def given_slurm(topology: Topology, now: float) -> Given:
         **{name: binary for _, name, binary in _binaries(topology)},
         **{name: value for name, value in chosen.items() if value is not None},
     }
-    return Given(variables, {**common.secrets, **make_certificates(now)})
+    return Given(variables, {**common.secrets, **key, **make_certificates(now)})
 
 
 def chosen_binary(topology: Topology, service: str) -> str:
@@ -79,8 +83,6 @@ def _common(topology: Topology) -> Given:
     if http is not None:
         variables["TRTDIST_HTTP_HOST"] = http.host
         variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
-        if not ipaddress.ip_address(http.host).is_loopback:
-            hidden["http.keys"] = f"sk-{secrets.token_hex(_KEY_BYTES)}"
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
     if services.nats.external is None:
@@ -92,3 +94,7 @@ def _common(topology: Topology) -> Given:
     if services.etcd.external is not None:
         variables["ETCD_ENDPOINTS"] = etcd_endpoints(services.etcd.external)
     return Given(variables, {**hidden, **({"nats.user": user, "nats.password": password} if user else {})})
+
+
+def _http_key() -> dict[str, str]:
+    return {"http.keys": f"sk-{secrets.token_hex(_KEY_BYTES)}"}

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from trtdist.cli.slurm_fit import misfit, too_small
+from trtdist.cli.progress import say
+from trtdist.cli.slurm_fit import few_cpus, misfit, too_small
 from trtdist.errors import InputError, MissingError, SlurmDownError, SlurmError
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.slurm import argv, hostlist, parse, runner
@@ -35,13 +36,18 @@ def refuse_misfit(job: JobOptions) -> None:
 
 
 def refuse_small(job: JobOptions, environ: Mapping[str, str]) -> parse.Job:
-    """The job that this shell is inside of; InputError says what it lacks for the run."""
+    """The job that this shell is inside of; InputError says what it lacks for the run.
+
+    Of ranks that may be crowded it is only said that they are.
+    """
     number = environ["SLURM_JOB_ID"]
     shown = parse.fields(runner.run(argv.scontrol_show("job", number), _PATIENCE))
-    nodes = hostlist.expand(shown.get("NodeList", ""))
-    reason = too_small(job, len(nodes), _cpus(environ), _gpus(shown))
-    if reason:
-        raise InputError(f"the allocation {number} is too small: {reason}")
+    missing = too_small(job, len(hostlist.expand(shown.get("NodeList", ""))), _gpus(shown))
+    scarce = few_cpus(job, _cpus(environ))
+    if missing or (scarce and not job.crowded):
+        raise InputError(f"the allocation {number} is too small: {'; '.join(missing + scarce)}")
+    if scarce:
+        say(f"trtdist: the allocation {number} is small: {scarce[0]}; ranks share CPUs")
     return parse.jobs(runner.run(argv.squeue_jobs((number,)), _PATIENCE))[0]
 
 
@@ -73,8 +79,9 @@ def submit(run: RunDir, job: JobOptions) -> str:
     """
     # On the command line too, where they win over what SBATCH_* of the environment say.
     options = argv.sbatch(job)
-    output = str(run.logs / "slurm-%j.out").replace(str(run.logs), str(run.logs).replace("%", "%%"))
-    words = ["sbatch", "--parsable", *options, f"--chdir={run.path}", f"--output={output}"]
+    # Slurm does not start a job whose output it cannot open, and the run directory may show up late on the node; the
+    # script, which waits for it, writes to its logs.
+    words = ["sbatch", "--parsable", *options, f"--chdir={run.path}", "--output=/dev/null"]
     try:
         number = parse.job_id(runner.run([*words, str(job_script(run)), str(run.path)]))
     except SlurmDownError:

@@ -23,6 +23,7 @@ from trtdist.events import (
     RunState,
     StepStarted,
     TaskExited,
+    TaskRefused,
 )
 from trtdist.observe.snapshot import RunReader, Snapshot
 from trtdist.observe.state import RunStatus
@@ -141,6 +142,7 @@ _LINES: Mapping[type, Callable[[Any], str]] = {
     EndpointUp: lambda event: f"{event.service} is healthy at {event.url}",
     Rung: _rung,
     TaskExited: _exited,
+    TaskRefused: lambda event: f"{event.name} {event.reason}",
     CanaryPassed: _passed,
     CanaryFailed: _failed,
 }

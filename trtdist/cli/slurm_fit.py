@@ -8,7 +8,7 @@ from trtdist.rendering import limit_seconds
 from trtdist.slurm.argv import JobOptions
 from trtdist.slurm.parse import Partition
 
-__all__ = ["misfit", "too_small"]
+__all__ = ["few_cpus", "misfit", "too_small"]
 
 
 def misfit(job: JobOptions, rows: Sequence[Partition]) -> str:
@@ -26,23 +26,23 @@ def misfit(job: JobOptions, rows: Sequence[Partition]) -> str:
     return "" if not reasons or "" in reasons else "; ".join(reasons)
 
 
-def too_small(job: JobOptions, nodes: int, cpus: Sequence[int], gpus: int | None) -> str:
-    """What an allocation lacks, as a sentence; "" when it is large enough.
-
-    `cpus` has the CPUs given on each of its nodes; `gpus` is what it has per node, None when that is not known.
-    """
+def too_small(job: JobOptions, nodes: int, gpus: int | None) -> list[str]:
+    """What an allocation lacks of nodes and GPUs, as half sentences; `gpus` per node, None when that is not known."""
     missing = []
     if nodes < job.nodes:
         missing.append(f"it has {_count(nodes, 'node')} and {job.nodes} are needed (--nodes={job.nodes})")
-    wanted = job.tasks_per_node * (job.cpus_per_task or 1)
-    if min(cpus, default=wanted) < wanted:
-        missing.append(
-            f"it has {_count(min(cpus), 'CPU')} on a node and {wanted} are needed "
-            f"(--ntasks-per-node={job.tasks_per_node} --cpus-per-task={job.cpus_per_task or 1})"
-        )
     if gpus is not None and gpus < job.gpus_per_node:
         missing.append(f"it has {_count(gpus, 'GPU')} per node and {job.gpus_per_node} are needed")
-    return "; ".join(missing)
+    return missing
+
+
+def few_cpus(job: JobOptions, cpus: Sequence[int]) -> list[str]:
+    """What it lacks of CPUs, of which there are so many on each of its nodes; empty when that is not known."""
+    wanted = job.tasks_per_node * (job.cpus_per_task or 1)
+    if min(cpus, default=wanted) >= wanted:
+        return []
+    options = f"--ntasks-per-node={job.tasks_per_node} --cpus-per-task={job.cpus_per_task or 1}"
+    return [f"it has {_count(min(cpus), 'CPU')} on a node and {wanted} are needed ({options})"]
 
 
 def _misfit_in(job: JobOptions, name: str, rows: Sequence[Partition]) -> str:

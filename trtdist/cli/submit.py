@@ -22,7 +22,7 @@ __all__ = ["command"]
 
 
 @click.command("submit")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--wait", is_flag=True, help="Return at READY, or when it failed.")
 @click.option("--dry-run", is_flag=True, help="Print exactly what would be submitted, and submit nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print run_id, job_id and run_dir as JSON.")

@@ -9,6 +9,7 @@ from trtdist.observe.jobs import JobWatcher
 from trtdist.rundir import RunDir
 from trtdist.slurm import states
 from trtdist.supervisor.facts import Death
+from trtdist.supervisor.remains import supervisor_of
 
 __all__ = ["Submitted"]
 
@@ -44,9 +45,10 @@ class Submitted:
         self._gone_since = time.monotonic() if self._gone_since is None else self._gone_since
         if time.monotonic() - self._gone_since < _LATE:
             return None
-        return Death(
-            "supervisor", "supervisor", None, None, look.ended or time.time(), f"ended, since {look.detail}", 0
-        )
+        how = f"ended, since {look.detail}"
+        if supervisor_of(self._run) is None:
+            how += f"; it never began, as it would when its first node does not see {self._run.path}"
+        return Death("supervisor", "supervisor", None, None, look.ended or time.time(), how, 0)
 
     def _tell(self, detail: str) -> None:
         if detail and detail != self._said:

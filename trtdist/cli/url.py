@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import socket
+from urllib.parse import urlsplit
 
 import click
 
+from trtdist.cli.progress import say
 from trtdist.errors import TrtdistError
 from trtdist.observe.runs import find_run
 from trtdist.observe.snapshot import RunReader, Snapshot
@@ -25,9 +29,12 @@ def command(run: str | None, as_json: bool) -> None:
     found = _found(snapshot)
     if as_json:
         click.echo(json.dumps(found))
-        return
-    width = max(map(len, found))
-    click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found.items() if value is not None))
+    else:
+        width = max(map(len, found))
+        click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found.items() if value is not None))
+    if found["http_node"] not in (None, *_names_of_this_machine()):
+        way = "`trtdist forward --to http` leads there from here"
+        say(f"{found['http']} is reached on {found['http_node']} alone: {way}")
 
 
 def _found(snapshot: Snapshot) -> dict[str, str | None]:
@@ -39,6 +46,9 @@ def _found(snapshot: Snapshot) -> dict[str, str | None]:
     return {
         "nats": ends.nats_url,
         "etcd": ends.etcd_url,
+        "http": ends.http_url,
+        "http_node": _only_node(ends.http_url, env.get("TRTDIST_NODES", "")),
+        "http_keys_file": ends.http_keys_file,
         "namespace": ends.namespace,
         "user_file": ends.nats_user_file,
         "password_file": ends.nats_password_file,
@@ -46,3 +56,14 @@ def _found(snapshot: Snapshot) -> dict[str, str | None]:
         "certificate_file": str(files.client) if files else None,
         "key_file": str(files.client_key) if files else None,
     }
+
+
+def _only_node(url: str | None, nodes: str) -> str | None:
+    """The head node when it alone reaches the address, None when others do as well."""
+    host = urlsplit(url or "").hostname
+    alone = host is not None and ipaddress.ip_address(host).is_loopback
+    return next(iter(nodes.split()), None) if alone else None
+
+
+def _names_of_this_machine() -> tuple[str, ...]:
+    return tuple(filter(None, (socket.gethostname(), os.environ.get("SLURMD_NODENAME"))))

@@ -19,6 +19,8 @@ _TIMEOUT = 5.0
 class JobWatcher:
     """Looks at jobs with one `squeue` for all; between two looks what was seen last is told again.
 
+    How a job ended that Slurm has forgotten meanwhile, `sacct` tells where there is accounting.
+
     `ask` runs a command line of Slurm's and returns what it printed; `calls` counts how often it did.
     """
 
@@ -26,6 +28,7 @@ class JobWatcher:
         self._ask = ask
         self._known: set[str] = set()
         self._seen: dict[str, JobLook] = {}
+        self._past: dict[str, JobLook] = {}
         self._next = 0.0
         self.calls = 0
 
@@ -51,7 +54,21 @@ class JobWatcher:
         except SlurmError:
             # What squeue says when none of the jobs exists any more.
             listed = []
-        self._seen = {**_gone(self._known), **{job.id: _look(job) for job in listed}}
+        found = {job.id: _look(job) for job in listed}
+        self._look_back(self._known - found.keys() - self._past.keys())
+        self._seen = {**self._past, **found}
+
+    def _look_back(self, forgotten: Collection[str]) -> None:
+        """Find out how jobs ended that are not listed any more."""
+        if not forgotten:
+            return
+        self.calls += 1
+        try:
+            told = parse.past_jobs(self._ask(argv.sacct_jobs(tuple(sorted(forgotten)))))
+        except (MissingError, SlurmError):
+            told = []
+        ended = [job for job in told if states.phase(job.state) == states.ENDED]
+        self._past.update({**_gone(forgotten), **{job.id: _look(job) for job in ended}})
 
 
 def _gone(jobs: Collection[str]) -> dict[str, JobLook]:

@@ -14,7 +14,7 @@ from trtdist.errors import InputError
 from trtdist.events import EventReader, SupervisorStarted
 from trtdist.observe.history import History
 from trtdist.observe.jobs import JobWatcher
-from trtdist.observe.state import FINAL_STATES, Failure, JobLook, Machine, RunStatus, reconcile_history
+from trtdist.observe.state import FINAL_STATES, Failure, JobLook, Machine, RunStatus, reconcile
 from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
@@ -93,7 +93,7 @@ class RunReader:
             booted=_boot_time(),
             job=job,
         )
-        status = reconcile_history(self.plan, self._history, verdict.read(self.run), machine)
+        status = reconcile(self.plan, self._history, verdict.read(self.run), machine)
         ends = _endpoints(self.run, self.plan)
         return Snapshot(self.run, self.plan, self._with_lines(status), ends, self._job_id() or None)
 

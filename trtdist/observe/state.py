@@ -8,11 +8,11 @@ as is one whose job of Slurm's is over, and a READY run one of whose processes i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trtdist.events import RUNGS, Record
+from trtdist.events import RUNGS
 from trtdist.observe.history import History, TaskHistory
 from trtdist.plan import Plan, Rank, Server, Step
 from trtdist.process import ProcessId
@@ -33,7 +33,6 @@ __all__ = [
     "ServiceStatus",
     "failure_of",
     "reconcile",
-    "reconcile_history",
 ]
 
 RUN_STATES = (
@@ -156,15 +155,8 @@ class RunStatus:
     job: JobLook | None = None
 
 
-def reconcile(plan: Plan, records: Iterable[Record], verdict: Mapping[str, Any] | None, machine: Machine) -> RunStatus:
-    """The state of a run from its plan, its events, its verdict and what is alive."""
-    history = History()
-    history.extend(sorted(records, key=lambda record: record.time))
-    return reconcile_history(plan, history, verdict, machine)
-
-
-def reconcile_history(plan: Plan, history: History, verdict: Mapping[str, Any] | None, machine: Machine) -> RunStatus:
-    """The same from events that were folded before."""
+def reconcile(plan: Plan, history: History, verdict: Mapping[str, Any] | None, machine: Machine) -> RunStatus:
+    """The state of a run from its plan, its folded events, its verdict and what is alive."""
     return _Reconciler(plan, history, verdict, machine).status()
 
 

@@ -52,8 +52,14 @@ def job_options(plan: Plan, topology: Topology) -> JobOptions:
         exclude=given.exclude,
         segment=given.segment,
         warning=_warning(topology),
+        crowded=_may_crowd(plan),
         extra=given.extra_sbatch,
     )
+
+
+def _may_crowd(plan: Plan) -> bool:
+    """Slurm refuses a step of more tasks than CPUs unless it is told that they share them."""
+    return plan.engine == "reference"
 
 
 def _warning(topology: Topology) -> int:
@@ -89,7 +95,8 @@ def render_slurm(plan: Plan, topology: Topology) -> Mapping[str, str]:
 
 
 def _scripts(plan: Plan, topology: Topology, options: list[str]) -> dict[str, str]:
-    common = {"plan": plan, "extra": topology.slurm.extra_srun, "setup": topology.slurm.setup}
+    given = topology.slurm
+    common = {"plan": plan, "extra": given.extra_srun, "setup": given.setup, "crowded": _may_crowd(plan)}
     scripts = {
         "README.txt": render("README.slurm.txt.j2", options=options, **common),
         "each-node.srun.sh": render("each-node.srun.sh.j2", **common),

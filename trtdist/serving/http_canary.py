@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, field
 
 from trtdist.plan import Canary, Plan
-from trtdist.services.envfile import read_env
 from trtdist.serving.http1 import Connection, HttpError, Url, parse_url
 from trtdist.serving.run_config import RunConfig
 
@@ -28,10 +27,9 @@ class Front:
         """The front end of a run, None when it has none."""
         if plan.http is None:
             return None
-        url = read_env(config.run.resolved_env)["TRTDIST_HTTP_URL"]
         keys = config.run.secrets / "http.keys"
         lines = keys.read_text(encoding="utf-8").split() if keys.exists() else []
-        return cls(parse_url(url), lines[0] if lines else "", plan.model)
+        return cls(parse_url(config.http_url), lines[0] if lines else "", plan.model)
 
     async def ask(self, canary: Canary) -> str:
         """The answer to a canary; HttpError or OSError when there is none."""

@@ -21,7 +21,7 @@ class RunConfig:
 
     `namespace` is the run id. `etcd_endpoints` are base URLs. `nats_user` and `nats_password` are "" when the server
     (an external one) asks for none. `nats_tls` and `etcd_tls` hold the certificates of the run where its own services
-    ask for them, else None: what the system trusts.
+    ask for them, else None: what the system trusts. `http_url` is that of the HTTP front end, "" without one.
     """
 
     run: RunDir
@@ -31,6 +31,7 @@ class RunConfig:
     etcd_endpoints: tuple[str, ...]
     nats_tls: ssl.SSLContext | None = None
     etcd_tls: ssl.SSLContext | None = None
+    http_url: str = ""
 
     @property
     def namespace(self) -> str:
@@ -59,6 +60,7 @@ class RunConfig:
                 etcd_endpoints=tuple(values["ETCD_ENDPOINTS"].split(",")),
                 nats_tls=own_context(run, values, "TRTDIST_NATS_PORT"),
                 etcd_tls=own_context(run, values, "TRTDIST_ETCD_PORT"),
+                http_url=values.get("TRTDIST_HTTP_URL", ""),
             )
         except KeyError as error:
             raise TrtdistError(f"{run.resolved_env} lacks {error.args[0]}: bring the run up again") from None

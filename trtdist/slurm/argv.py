@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from trtdist.slurm.hostlist import fold
 
 __all__ = [
-    "INHERITED_OPTIONS",
     "OUTER_TASK_PREFIXES",
     "JobOptions",
-    "StepOptions",
+    "sacct_jobs",
     "sacctmgr_accounts",
     "salloc",
     "sbatch",
@@ -27,50 +26,11 @@ __all__ = [
     "sinfo_nodes",
     "squeue_jobs",
     "squeue_steps",
-    "srun",
     "srun_beside",
     "srun_help",
     "srun_mpi_list",
     "without_outer_task",
 ]
-
-# Variables that srun reads as options of its own (srun(1), "Input environment variables"): what the outer job or a
-# user's profile has left in them must not decide over a step.
-INHERITED_OPTIONS = (
-    "SLURM_ACCEL_BIND_TYPE",
-    "SLURM_CPU_BIND",
-    "SLURM_CPUS_PER_TASK",
-    "SLURM_DISTRIBUTION",
-    "SLURM_EXACT",
-    "SLURM_EXCLUSIVE",
-    "SLURM_EXPORT_ENV",
-    "SLURM_GPU_BIND",
-    "SLURM_HINT",
-    "SLURM_HOSTFILE",
-    "SLURM_KILL_BAD_EXIT",
-    "SLURM_LABELIO",
-    "SLURM_MEM_BIND",
-    "SLURM_MEM_PER_CPU",
-    "SLURM_MEM_PER_GPU",
-    "SLURM_MPI_TYPE",
-    "SLURM_NO_KILL",
-    "SLURM_NTASKS",
-    "SLURM_NTASKS_PER_NODE",
-    "SLURM_NPROCS",
-    "SLURM_OPEN_MODE",
-    "SLURM_OVERLAP",
-    "SLURM_PROLOG",
-    "SLURM_REMOTE_CWD",
-    "SLURM_STDERRMODE",
-    "SLURM_STDINMODE",
-    "SLURM_STDOUTMODE",
-    "SLURM_TASK_EPILOG",
-    "SLURM_TASK_PROLOG",
-    "SLURM_THREADS_PER_CORE",
-    "SLURM_UNBUFFEREDIO",
-    "SLURM_WAIT",
-    "SRUN_CPUS_PER_TASK",
-)
 
 # Prefixes of what an outer step tells its own task; a program that finds them believes to be that task.
 OUTER_TASK_PREFIXES = ("OMPI_", "PMI_", "PMIX_", "PRTE_", "SLURM_STEP_")
@@ -85,7 +45,7 @@ class JobOptions:
 
     `mem` is per node in MiB or as Slurm writes it ("64G"), 0 for all of it. `gpu_directive` is `gpus-per-node`, `gres`
     or `none`. `warning` is how many seconds before the time limit the batch script gets USR1, 0 for no warning; Slurm
-    may send it up to a minute earlier.
+    may send it up to a minute earlier. With `crowded`, ranks take next to no CPU and may be more than there are CPUs.
     """
 
     name: str
@@ -107,44 +67,8 @@ class JobOptions:
     comment: str | None = None
     output: str | None = None
     warning: int = 0
+    crowded: bool = False
     extra: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """What a step of a running job is given.
-
-    `nodelist` is a folded host list; "" leaves the nodes to SLURM_HOSTFILE, whose lines then name the node of each
-    task in turn (Slurm refuses both together). `mpi` is a type that `srun --mpi=list` prints. `output` may hold
-    srun's patterns (%t: one file per task, written on its node).
-    """
-
-    name: str
-    nodes: int
-    tasks: int
-    nodelist: str = ""
-    mpi: str = "none"
-    tasks_per_node: int | None = None
-    cpus_per_task: int | None = None
-    cpu_bind: str = "none"
-    jobid: str | None = None
-    output: str | None = None
-    extra: tuple[str, ...] = ()
-
-
-def srun(step: StepOptions, command: tuple[str, ...] = ()) -> list[str]:
-    """The launch line of a named step inside an allocation, beside any others that run there."""
-    argv = ["srun", f"--job-name={step.name}"]
-    argv += _given({"jobid": step.jobid})
-    argv += [f"--nodes={step.nodes}", f"--ntasks={step.tasks}"]
-    argv += _given({"ntasks-per-node": step.tasks_per_node, "nodelist": step.nodelist or None})
-    argv += [f"--distribution={'block' if step.nodelist else 'arbitrary'}"]
-    # Steps share CPUs, memory and GPUs; who uses which GPU is decided in the task.
-    argv += ["--overlap", f"--mpi={step.mpi}", f"--cpu-bind={step.cpu_bind}"]
-    argv += _given({"cpus-per-task": step.cpus_per_task, "output": step.output})
-    # One dead rank ends the step. An explicit ALL, since the batch script's own --export is inherited otherwise.
-    argv += ["--kill-on-bad-exit=1", "--export=ALL", "--input=none", "--open-mode=append"]
-    return [*argv, *step.extra, *command]
 
 
 def srun_beside(
@@ -227,6 +151,13 @@ def squeue_jobs(jobs: tuple[str, ...] = ()) -> list[str]:
     """Lists jobs, those given or all of this user, for `parse.jobs`."""
     chosen = [f"--jobs={','.join(jobs)}"] if jobs else ["--me"]
     return ["squeue", *chosen, "--noheader", "--states=all", f"--format={_JOB_FORMAT}"]
+
+
+def sacct_jobs(jobs: tuple[str, ...]) -> list[str]:
+    """Lists jobs that squeue has forgotten, for `parse.past_jobs`; it fails where there is no accounting."""
+    columns = "JobIDRaw,State,Reason,Start,End,NodeList,User,JobName"
+    options = ["--allocations", "--noheader", "--parsable2", f"--format={columns}"]
+    return ["sacct", f"--jobs={','.join(jobs)}", *options]
 
 
 def squeue_steps(job: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = [
     "Job",
@@ -18,6 +18,7 @@ __all__ = [
     "mpi_types",
     "node_states",
     "partitions",
+    "past_jobs",
     "seconds",
     "steps",
 ]
@@ -76,6 +77,11 @@ def jobs(text: str) -> list[Job]:
         identity, state, reason, start, end, nodes, user, name = parts
         found.append(Job(identity, state, _given(reason), _time(start), _time(end), _given(nodes), user, name))
     return found
+
+
+def past_jobs(text: str) -> list[Job]:
+    """Jobs as `argv.sacct_jobs` lists them, with states as squeue writes them: sacct says who cancelled a job."""
+    return [replace(job, state=job.state.partition(" ")[0]) for job in jobs(text)]
 
 
 def steps(text: str) -> list[Step]:

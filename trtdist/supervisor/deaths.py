@@ -31,6 +31,7 @@ __all__ = [
     "not_started",
     "note",
     "of_gone",
+    "of_refusal",
     "of_step",
     "of_supervisor",
     "of_task",
@@ -51,6 +52,11 @@ def of_gone(step: str, task: str, at: float) -> Death:
     """The death of a task whose shim vanished: the shim was killed, and its program with it."""
     how = "vanished together with its shim, which had no time to say why"
     return Death(task, step, None, None, at, how, _GONE)
+
+
+def of_refusal(step: str, task: str, reason: str, at: float) -> Death:
+    """The death of a task that did not even begin, since it cannot run where it is."""
+    return Death(task, step, None, None, at, reason, _TOLD)
 
 
 def of_step(step: Step, event: StepEnded) -> Death:

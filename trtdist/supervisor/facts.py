@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Death", "Outcome", "Settings"]
+__all__ = ["Death", "Node", "Outcome", "Settings"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,13 @@ class Outcome:
     reason: str
     first: Death | None = None
     left: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the run by name, the address at which the others reach it, and the seconds that its clock is ahead of
+    the head node's."""
+
+    name: str
+    address: str
+    ahead: float = 0.0

@@ -6,6 +6,7 @@ Standard library, Python 3.9.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
@@ -86,7 +87,9 @@ class InJob:
         """Remove the local folder on every node with a step of its own."""
         folder = local_folder(self._run)
         script = self._run.scripts / "each-node.srun.sh"
-        if len(_resolved(self._run, "TRTDIST_NODES").split()) < 2 or not script.is_file():
+        # Where something was wrong with a node nothing is resolved, and the look at the nodes has made the folder.
+        nodes = len(_resolved(self._run, "TRTDIST_NODES").split()) or int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
+        if nodes < 2 or not script.is_file():
             return ()
         try:
             await ask(["bash", str(script), "rm", "-rf", "--", str(folder)], _CLEANING)

@@ -18,13 +18,15 @@ from trtdist.slurm import mpi, parse, runner
 from trtdist.slurm.argv import scontrol_hostnames, srun_mpi_list
 from trtdist.slurm.hostlist import fold
 from trtdist.supervisor import nodeprobe
+from trtdist.supervisor.facts import Node
 from trtdist.supervisor.greeter import Greeter
 
-__all__ = ["MOST_SKEW_S", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
+__all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
 
 # A controller that is restarted is awaited.
 _PATIENCE_S, _PROBE_S = 30.0, 120.0
-MOST_SKEW_S = 5.0
+# What time servers leave between clocks, and what looking at them from afar adds, is no difference.
+_SAME_TIME_S = 0.2
 _OLDEST_PYTHON = (3, 9)
 # Without that Python on a node there is nobody to write the report.
 _WRAPPER = """\
@@ -64,8 +66,8 @@ def mpi_type() -> str:
 
 def look_at_nodes(
     run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path, listener: socket.socket
-) -> list[str]:
-    """The address of each node, in order, found there; the node-local folder is made on each.
+) -> list[Node]:
+    """What was found of each node, in order; the node-local folder is made on each.
 
     `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET. `listener` is where the nodes must reach the head node.
     TrtdistError names each node with what is wrong there.
@@ -84,7 +86,13 @@ def look_at_nodes(
     problems = [problem for node in nodes for problem in problems_of(node, reports.get(node), said)]
     if problems:
         raise TrtdistError("; ".join(problems))
-    return [str(reports[node]["address"]) for node in nodes]
+    found = [Node(node, str(reports[node]["address"]), clock_ahead(reports[node])) for node in nodes]
+    for node in found:
+        if node.ahead:
+            way = "ahead of" if node.ahead > 0 else "behind"
+            skew = f"the clock of node {node.name} is {abs(node.ahead):.1f} s {way} that of the head node"
+            print(f"trtdist: {skew}, whose time this run tells", file=sys.stderr, flush=True)
+    return found
 
 
 def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:
@@ -119,8 +127,10 @@ def problems_of(node: str, report: Mapping[str, Any] | None, said: str) -> list[
     found = [f"node {node} {problem}" for problem in report["problems"]]
     if tuple(report.get("python", _OLDEST_PYTHON)) < _OLDEST_PYTHON:
         found.append(f"node {node} has a Python older than 3.9 as {sys.executable}: start the run with a newer one")
-    ahead = report.get("skew", 0.0)
-    if abs(ahead) - report.get("round_trip", 0.0) > MOST_SKEW_S:
-        way = "ahead of" if ahead > 0 else "behind"
-        found.append(f"the clock of node {node} is {abs(ahead):.1f} s {way} that of the head node: set one right")
     return found
+
+
+def clock_ahead(report: Mapping[str, Any]) -> float:
+    """The seconds that the clock of a node is ahead of the head node's, by its report; 0 for what may be none."""
+    ahead = float(report["skew"])
+    return ahead if abs(ahead) > max(report["round_trip"], _SAME_TIME_S) else 0.0

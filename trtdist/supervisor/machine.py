@@ -38,6 +38,7 @@ from trtdist.supervisor.messages import (
     TaskBegan,
     TaskEnded,
     TaskGone,
+    TaskRefused,
     TestPort,
     Tick,
     TimeLimit,
@@ -161,6 +162,13 @@ def _on_task_gone(state: State, event: TaskGone, now: float) -> Change:
     if step is None:
         return state, []
     return _on_task_death(state, step, deaths.of_gone(event.step, event.task, event.at), now)
+
+
+def _on_task_refused(state: State, event: TaskRefused, now: float) -> Change:
+    step = state.steps.get(event.step)
+    if step is None:
+        return state, []
+    return _on_task_death(state, step, deaths.of_refusal(event.step, event.task, event.reason, event.at), now)
 
 
 def _on_task_death(state: State, step: StepState, death: deaths.Death, now: float) -> Change:
@@ -315,6 +323,7 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     TaskBegan: _on_task_began,
     TaskEnded: _on_task_ended,
     TaskGone: _on_task_gone,
+    TaskRefused: _on_task_refused,
     PortTested: _on_port_tested,
     Healthy: _on_healthy,
     Reached: _on_reached,

@@ -40,6 +40,7 @@ __all__ = [
     "TaskBegan",
     "TaskEnded",
     "TaskGone",
+    "TaskRefused",
     "TestPort",
     "Tick",
     "TimeLimit",
@@ -119,6 +120,16 @@ class TaskGone:
 
     step: str
     task: str
+    at: float
+
+
+@dataclass(frozen=True)
+class TaskRefused:
+    """A task does not run where it is; `reason` finishes the sentence "gen.0.1 ..."."""
+
+    step: str
+    task: str
+    reason: str
     at: float
 
 
@@ -210,6 +221,7 @@ Input = Union[
     TaskBegan,
     TaskEnded,
     TaskGone,
+    TaskRefused,
     PortTested,
     Healthy,
     Reached,

@@ -142,7 +142,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": []}
     for check in (_address, _folders, _head):
         try:
-            report.update(check(asked))
+            report.update(check({**asked, **report}))
         except Unusable as problem:
             report["problems"].append(str(problem))
         except OSError as error:
@@ -169,21 +169,22 @@ def _folders(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _head(asked: dict[str, Any]) -> dict[str, Any]:
-    """Reach the head node, which says its nonce and its time."""
+    """Reach the head node, which says its nonce and its time; `asked` has what `_address` found as well."""
     address, port = asked["head"]
-    skew, round_trip = reach("the head node", address, port, asked["nonce"])
+    here = f" from {asked['address']} on {asked['interface']}" if "address" in asked else ""
+    skew, round_trip = reach("the head node", address, port, asked["nonce"], here)
     return {"skew": skew, "round_trip": round_trip}
 
 
-def reach(whom: str, address: str, port: int, nonce: str) -> tuple[float, float]:
+def reach(whom: str, address: str, port: int, nonce: str, here: str = "") -> tuple[float, float]:
     """How many seconds the clock here is ahead of that of another node, and how long it took to ask; the other has a
-    Greeter with this nonce. Unusable when it cannot be reached."""
+    Greeter with this nonce. Unusable when it cannot be reached; `here` says from where."""
     before = time.time()
     try:
         with socket.create_connection((address, port), timeout=_CONNECT_S) as connection:
             said = connection.recv(256).decode("ascii", "replace").split()
     except OSError as error:
-        raise Unusable(f"cannot reach {whom} at {address} port {port} ({error})") from error
+        raise Unusable(f"cannot reach {whom} at {address} port {port}{here} ({error})") from error
     after = time.time()
     if len(said) != 2 or said[0] != nonce:
         raise Unusable(f"reaches another machine than {whom} at {address} port {port}")

@@ -23,10 +23,11 @@ from trtdist.services.address import host_port
 from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
 from trtdist.services.tls import SWITCH
+from trtdist.supervisor.facts import Node
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
 from trtdist.supervisor.ports import PortClaims
 
-__all__ = ["Node", "main", "resolve", "service_ports"]
+__all__ = ["main", "resolve", "service_ports"]
 
 _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -51,14 +52,6 @@ _SERVICES = {
         ("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "http", "https"
     ),
 }
-
-
-@dataclass(frozen=True)
-class Node:
-    """A node of the run by name, and the address at which the others reach it."""
-
-    name: str
-    address: str
 
 
 def resolve(
@@ -143,7 +136,7 @@ def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, 
             raise TrtdistError(
                 f"port {wanted} of {host} is in other hands: end what uses it, or set router.http.port to another"
             ) from None
-    port = wanted or claims.claim(host, 1)[0]
+    port = wanted or claims.claim(host, 1, _range(given))[0]
     named = head if host in _EVERYWHERE else host
     url = f"http://{host_port(named, port)}"
     return {"TRTDIST_HTTP_HOST": host, "TRTDIST_HTTP_PORT": str(port), "TRTDIST_HTTP_URL": url}
@@ -200,10 +193,12 @@ def _in_job(
         raise TrtdistError(f"node {names[0]} {problem}") from None
     port = claims.claim(head, 1, _range(given))[0]
     family = socket.AF_INET6 if ":" in head else socket.AF_INET
-    addresses = look_at_nodes(run, names, given, local, socket.create_server((head, port), family=family, backlog=1024))
+    listener = socket.create_server((head, port), family=family, backlog=1024)
+    found = look_at_nodes(run, names, given, local, listener)
     claims.release([port])
-    nodes = [Node(name, address) for name, address in zip(names, [head, *addresses[1:]])]
-    return nodes, {"TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"}
+    nodes = [Node(names[0], head), *found[1:]]
+    clocks = " ".join(f"{node.ahead:.3f}" for node in nodes)
+    return nodes, {"TRTDIST_CLOCKS": clocks, "TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"}
 
 
 def _make_folder(path: Path) -> None:

@@ -26,6 +26,7 @@ from trtdist.events import (
     StepExited,
     StepStarted,
     TaskExited,
+    TaskRefused,
     TaskStarted,
 )
 from trtdist.plan import Plan
@@ -150,6 +151,8 @@ class Supervisor:
         if isinstance(event, TaskExited):
             self._told.add((event.name, event.pid))
             return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
+        if isinstance(event, TaskRefused):
+            return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
         if isinstance(event, Rung):
             return [messages.Reached(event.name, event.rung)]
         if isinstance(event, Ready):

@@ -1,6 +1,7 @@
 """Wraps one task of a run, so that it is logged, signalled, accounted for and never left behind.
 
     shim.py --run-dir RUN --step STEP --name NAME [--server NAME --rank N] [--ignore-first-term] -- PROGRAM [ARG ...]
+    shim.py --run-dir RUN --step STEP --name NAME --refuse REASON
 
 The program's output goes to logs/NAME.log, with a time index in logs/NAME.idx, its start and end to
 events/task.NAME.jsonl in the format of `trtdist.events`. Signals are passed on. The program and whatever descends from
@@ -9,6 +10,8 @@ with the program's code, 128 + N after signal N.
 
 The output comes through a pipe: a full or slow disk loses lines, and says so, where it would otherwise fail or stall
 the engine; times are those of the bytes; and a shim whose program is silent never wakes up.
+
+With --refuse no program runs: the reason is told as an event and on stderr, and the exit code is 1.
 
 Runs as `python -I -S shim.py` on Python 3.9 before every program of a run, so it imports little and nothing of ours.
 """
@@ -50,13 +53,14 @@ class Task:
         self.name = values["--name"]
         self.server = values["--server"]
         self.rank = int(values["--rank"])
+        self.refusal = values["--refuse"]
         self.ignore_first_term = ignore_first_term
         self.argv = argv
 
 
 def parse(arguments: list[str]) -> Task:
     """The task that the arguments describe; UsageError when they do not."""
-    values = {"--run-dir": "", "--step": "", "--name": "", "--server": "", "--rank": "0"}
+    values = {"--run-dir": "", "--step": "", "--name": "", "--server": "", "--rank": "0", "--refuse": ""}
     ignore_first_term = False
     rest = iter(arguments)
     for argument in rest:
@@ -70,7 +74,7 @@ def parse(arguments: list[str]) -> Task:
         values[argument] = next(rest, "")
     argv = list(rest)
     missing = [name for name in ("--run-dir", "--step", "--name") if not values[name]]
-    if missing or not argv or not values["--rank"].isdigit() or "/" in values["--name"]:
+    if missing or not (argv or values["--refuse"]) or not values["--rank"].isdigit() or "/" in values["--name"]:
         raise UsageError("--run-dir, --step, --name (no path) and a program after -- are needed, --rank is a number")
     return Task(values, ignore_first_term, argv)
 
@@ -107,7 +111,7 @@ class Log:
 
     def write(self, data: bytes) -> None:
         """Append output."""
-        now = time.time()
+        now = _now()
         if not 0 <= now - self._indexed < _INDEX_S:
             self._add_to_index(now)
         rest = memoryview(data)
@@ -160,8 +164,12 @@ class TaskEvents:
         fields = {"step": self._task.step, "name": self._task.name, "pid": pid, "code": code, "signal": number}
         self._write("task_exited", fields)
 
+    def refused(self) -> None:
+        """No program runs."""
+        self._write("task_refused", {"step": self._task.step, "name": self._task.name, "reason": self._task.refusal})
+
     def _write(self, kind: str, fields: dict[str, object]) -> None:
-        line = {"time": time.time(), "writer": self._writer, "type": kind, **fields}
+        line = {"time": _now(), "writer": self._writer, "type": kind, **fields}
         text = ", ".join(f"{_json(key)}: {_json(value)}" for key, value in line.items())
         try:
             descriptor = _open(self._path)
@@ -318,6 +326,10 @@ def main(arguments: list[str]) -> int:
     parent = os.getppid()
     try:
         task = parse(arguments)
+        if task.refusal:
+            TaskEvents(task, _Complaint(task.name)).refused()
+            _say(f"{task.name} {task.refusal}")
+            return 1
         _prctl(_PR_SET_PDEATHSIG, _PARENT_DIED)
         _prctl(_PR_SET_CHILD_SUBREAPER, 1)
         shim = Shim(task, parent)
@@ -426,6 +438,11 @@ def _stat(pid: int) -> list[str]:
 
 def _start_ticks(pid: int) -> int:
     return int(_stat(pid)[19])
+
+
+def _now() -> float:
+    """The time on the clock of the head node, in seconds since the epoch, as `trtdist.events` has it."""
+    return time.time() - float(os.environ.get("TRTDIST_CLOCK_AHEAD", "0"))
 
 
 def _slurm_step() -> str:

@@ -60,12 +60,16 @@ if [[ -n $TRTDIST_REMOVED ]]; then
     echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed.$1.$2.txt"
 fi
 
+# A rank that cannot run here says so through its shim, which makes it known as the cause.
+refuse() {
+    exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
+        --run-dir "$TRTDIST_RUN_DIR" --step workers --name "$1" --refuse "$2"
+}
+
 # Slurm may sort and move tasks, and a rank on another node would take the GPUs of others.
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
-    echo "$0: task $TRTDIST_TASK, $1.$2, belongs on ${TRTDIST_PLACES[$6]} and is on ${SLURMD_NODENAME:-no node}:" \
-        "Slurm has placed the step otherwise than its launch line asks" >&2
-    exit 1
+    refuse "$1.$2" "is task $TRTDIST_TASK and belongs on ${TRTDIST_PLACES[$6]}, but runs on ${SLURMD_NODENAME:-no node}"
 fi
 
 export TRTDIST_STEP=workers

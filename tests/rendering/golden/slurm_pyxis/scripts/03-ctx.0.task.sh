@@ -66,13 +66,20 @@ export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RA
 read -r -a TRTDIST_AT <<<"$TRTDIST_ADDRESSES"
 export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 
+# A rank that cannot run here says so through its shim, which makes it known as the cause.
+refuse() {
+    exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
+        --run-dir "$TRTDIST_RUN_DIR" --step ctx.0 --name "$1" --refuse "$2"
+}
+
 # Slurm may sort and move tasks, and a rank on another node would take the GPUs of others.
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
-    echo "$0: task $TRTDIST_TASK, $1.$2, belongs on ${TRTDIST_PLACES[$6]} and is on ${SLURMD_NODENAME:-no node}:" \
-        "Slurm has placed the step otherwise than its launch line asks" >&2
-    exit 1
+    refuse "$1.$2" "is task $TRTDIST_TASK and belongs on ${TRTDIST_PLACES[$6]}, but runs on ${SLURMD_NODENAME:-no node}"
 fi
+
+read -r -a TRTDIST_AHEAD <<<"$TRTDIST_CLOCKS"
+export TRTDIST_CLOCK_AHEAD=${TRTDIST_AHEAD[$6]}
 
 # Session files and shared memory of MPI lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
@@ -89,8 +96,7 @@ IFS=, read -r -a TRTDIST_WANTED <<<"$7"
 CUDA_VISIBLE_DEVICES=
 for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
     if ((TRTDIST_INDEX >= ${#TRTDIST_THERE[@]})); then
-        echo "$0: $1 needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there" >&2
-        exit 1
+        refuse "$1.$2" "needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there"
     fi
     CUDA_VISIBLE_DEVICES+=${CUDA_VISIBLE_DEVICES:+,}${TRTDIST_THERE[TRTDIST_INDEX]}
 done

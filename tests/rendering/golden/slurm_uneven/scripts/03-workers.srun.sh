@@ -50,6 +50,7 @@ done >"$SLURM_HOSTFILE"
 # Steps share CPUs, memory and GPUs; the task file decides who uses which GPU. One dead rank ends the step.
 exec srun --job-name=workers --nodes=2 --ntasks=8 \
     --distribution=arbitrary \
+    --overcommit \
     --overlap --mem=0 --cpu-bind=none --mpi="$TRTDIST_MPI_TYPE" --kill-on-bad-exit=1 --export=ALL --input=none \
     $'--comment=two $words' \
     bash "$TRTDIST_RUN_DIR/scripts/"03-workers.task.sh </dev/null

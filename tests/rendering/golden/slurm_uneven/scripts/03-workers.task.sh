@@ -75,18 +75,33 @@ export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RA
 read -r -a TRTDIST_AT <<<"$TRTDIST_ADDRESSES"
 export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 
+# A rank that cannot run here says so through its shim, which makes it known as the cause.
+refuse() {
+    exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
+        --run-dir "$TRTDIST_RUN_DIR" --step workers --name "$1" --refuse "$2"
+}
+
 # Slurm may sort and move tasks, and a rank on another node would take the GPUs of others.
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
-    echo "$0: task $TRTDIST_TASK, $1.$2, belongs on ${TRTDIST_PLACES[$6]} and is on ${SLURMD_NODENAME:-no node}:" \
-        "Slurm has placed the step otherwise than its launch line asks" >&2
-    exit 1
+    refuse "$1.$2" "is task $TRTDIST_TASK and belongs on ${TRTDIST_PLACES[$6]}, but runs on ${SLURMD_NODENAME:-no node}"
 fi
+
+read -r -a TRTDIST_AHEAD <<<"$TRTDIST_CLOCKS"
+export TRTDIST_CLOCK_AHEAD=${TRTDIST_AHEAD[$6]}
 
 # Session files and shared memory of MPI lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
 export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
+
+# network.port_range. Open MPI reads the first port and how many there are, for each version of IP.
+if [[ -n ${TRTDIST_PORT_RANGE:-} ]]; then
+    export OMPI_MCA_btl_tcp_port_min_v4=${TRTDIST_PORT_RANGE%-*}
+    export OMPI_MCA_btl_tcp_port_range_v4=$((${TRTDIST_PORT_RANGE#*-} - ${TRTDIST_PORT_RANGE%-*} + 1))
+    export OMPI_MCA_btl_tcp_port_min_v6=$OMPI_MCA_btl_tcp_port_min_v4
+    export OMPI_MCA_btl_tcp_port_range_v6=$OMPI_MCA_btl_tcp_port_range_v4
+fi
 
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"

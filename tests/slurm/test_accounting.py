@@ -1,0 +1,46 @@
+"""Where a cluster keeps accounts: who may charge what, and how jobs ended that the controller has forgotten."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster import PYTHON, ROOT, USER, Cluster, give_up
+from tests.supervisor.runs import wait_for
+
+LOOK = "import sys; from trtdist.observe.jobs import JobWatcher; print(JobWatcher().look(sys.argv[1]).detail)"
+
+
+@pytest.fixture
+def accounted(own_cluster: Cluster) -> Iterator[Cluster]:
+    """The mini cluster with accounting."""
+    if shutil.which("slurmdbd") is None or shutil.which("mariadbd") is None:
+        give_up("slurmdbd or mariadbd not found: `scripts/minicluster install --accounting` installs them")
+    own_cluster.admin("accounting", "start")
+    try:
+        yield own_cluster
+    finally:
+        own_cluster.admin("accounting", "stop")
+        assert own_cluster.run("sacct").returncode != 0
+
+
+@pytest.mark.long
+def test_accounts_and_past_jobs_are_told(accounted: Cluster) -> None:
+    site = f"TRTDIST_SITE={accounted.folder}/site.yaml"
+    for words in (["account", "physics"], ["user", USER, "account=physics"]):
+        accounted.admin("exec", "submit", "sacctmgr", "--immediate", "add", *words)
+    accounted.output("env", site, PYTHON, "-m", "trtdist.cli", "init", "--yes", ".")
+    assert "account: physics" in (accounted.folder / "site.yaml").read_text()
+
+    failed = accounted.output("sbatch", "--parsable", "--account=physics", "--wrap", "exit 3")
+    cancelled = accounted.output("sbatch", "--parsable", "--wrap", "sleep 100")
+    wait_for(lambda: "R" in accounted.run("squeue", "-h", "-j", cancelled, "-o", "%t").stdout, 30, "the job")
+    accounted.output("scancel", cancelled)
+    list_them = ("squeue", "--states=all", "--noheader", f"--jobs={failed},{cancelled}")
+    wait_for(lambda: not accounted.run(*list_them).stdout.strip(), 150, "the controller to forget the jobs")
+    look = ("env", f"PYTHONPATH={ROOT}", PYTHON, "-c", LOOK)
+    assert accounted.output(*look, failed) == f"job {failed} is over: its script failed"
+    assert accounted.output(*look, cancelled) == f"job {cancelled} is over: it was cancelled (scancel)"
+    assert accounted.output(*look, "999999") == "job 999999 is over: Slurm does not know it any more"
