@@ -14,12 +14,12 @@ import pytest
 from tests.cluster import STATE, Cluster
 from tests.containers.places import refuse_or_skip
 from tests.containers.small_images import small_root
-from tests.end_to_end.test_through_slurm import ALLOCATION, EXAMPLE, SHARED, User
+from tests.end_to_end.slurm_user import ALLOCATION, EXAMPLE, SHARED, User
 from tests.images import image_or_skip
 
 Finding = dict[str, str]
-HEAD, OTHER = "node1", "node2"
-THESE = ("--set", f"slurm.extra_sbatch=['--nodelist={HEAD},{OTHER}']")
+HEAD, OTHER, WRONG_CLOCK = "node1", "node2", "node3"
+THREE = ("--set", "slurm.nodes=3", "--set", f"slurm.extra_sbatch=['--nodelist={HEAD},{OTHER},{WRONG_CLOCK}']")
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def left(user: User) -> list[str]:
     """Jobs of the user, what is in the runs folder, and what the nodes have of the user's in /tmp and /dev/shm."""
     jobs = user.cluster.output("squeue", "--me", "--noheader", "--name=trtdist-doctor", "--states=R,PD").split()
     files = [str(path) for path in user.runs.glob("*")] if user.runs.exists() else []
-    for node in (HEAD, OTHER):
+    for node in (HEAD, OTHER, WRONG_CLOCK):
         files += user.cluster.output("find", "/tmp", "/dev/shm", "-maxdepth", "1", "-name", "tmp.*", host=node).split()
     return jobs + files
 
@@ -68,7 +68,7 @@ def test_a_cluster_that_is_well_is_green(user: User) -> None:
 @pytest.fixture
 def broken(own_cluster: Cluster) -> Iterator[User]:
     """A cluster whose second node has no charliecloud, sees no runs, has no way to the first, has a full disk for
-    images, and something left in its shared memory."""
+    images, and something left in its shared memory; the clock of the third is wrong."""
     user, admin = User(own_cluster), own_cluster.admin
     user.runs.mkdir()
     own_cluster.own(user.runs)
@@ -78,6 +78,7 @@ def broken(own_cluster: Cluster) -> Iterator[User]:
         ["mount", "-t", "tmpfs", "-o", "mode=1777", "none", str(user.runs)],
         ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(full)],
     ]
+    admin("clock", WRONG_CLOCK, "30")
     head = admin("exec", HEAD, "hostname", "--ip-address").split()[0]
     admin("exec", OTHER, "mkdir", str(full))
     own_cluster.output("fallocate", "-l", "2M", "/dev/shm/moe_left", host=OTHER)
@@ -93,16 +94,18 @@ def broken(own_cluster: Cluster) -> Iterator[User]:
             admin("exec", OTHER, "umount", words[-1])
         admin("exec", OTHER, "rm", "-r", str(full), "/dev/shm/moe_left")
         admin("exec", HEAD, "rmdir", "/tmp/one-node-alone")
+        admin("clock", WRONG_CLOCK, "0")
 
 
 def test_what_is_wrong_with_one_node_is_told_at_once(broken: User) -> None:
     refuse_or_skip("charliecloud")
     image = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image_or_skip()}")
     mount = ("--set", "container.mounts=['/tmp/one-node-alone:/mnt']")
-    found = doctor(broken, *THESE, *image, *mount, code=4)
+    found = doctor(broken, *THREE, *image, *mount, code=4)
     assert told(found, "error") == {
         ("runtime", OTHER),
         ("mount", OTHER),
+        ("mount", WRONG_CLOCK),
         ("runs", OTHER),
         ("network.reach", OTHER),
         ("network.reach", HEAD),
@@ -113,7 +116,8 @@ def test_what_is_wrong_with_one_node_is_told_at_once(broken: User) -> None:
     assert "cannot reach node node1 at " in what(found, "network.reach", OTHER)["what"]
     assert "moe_left" in what(found, "shm", OTHER)["what"]
     assert all(each["remedy"] for each in found if each["level"] != "ok")
-    # The ranks of the image have greeted each other on the node that is well.
+    assert what(found, "clock", WRONG_CLOCK)["what"].startswith("has a clock 30.")
+    # The ranks of the image have greeted each other on the node that has what they need.
     hello = [each for each in found if each["code"] == "mpi.hello"]
     assert [each["level"] for each in hello] == ["warning", "ok"], hello
     assert left(broken) == []
@@ -127,7 +131,7 @@ def test_an_image_that_cannot_be_unpacked_on_one_node(broken: User) -> None:
     broken.cluster.own(squashfs)
     image = ("--set", "container.runtime=enroot", "--set", f"container.image={squashfs}")
     done = broken.cluster.run("env", "ENROOT_DATA_PATH=/tmp/full/data", *broken.words(
-        "doctor", EXAMPLE, *SHARED, *THESE, *image, "--nodes", "--json"))  # fmt: skip
+        "doctor", EXAMPLE, *SHARED, *THREE, *image, "--nodes", "--json"))  # fmt: skip
     found = json.loads(done.stdout)["findings"]
     assert {("space", OTHER), ("runtime", HEAD), ("runtime", OTHER)} <= told(found, "error")
     assert ("space", HEAD) not in told(found, "error")

@@ -73,7 +73,7 @@ def test_nodes_that_are_well_have_nothing_wrong() -> None:
         ({"address_problem": "has no address on network.interface ib7"}, "error", "network.address", "interface ib7"),
         ({"unreached": {"gpu1": "cannot reach node gpu1"}}, "error", "network.reach", "cannot reach node gpu1"),
         ({"unresolved": ("gpu1",)}, "warning", "network.names", "finds no address for gpu1"),
-        ({"skew": 90.0, "round_trip": 0.01}, "error", "clock", "has a clock 90.0 s ahead of that of the head node"),
+        ({"skew": 400.0, "round_trip": 0.01}, "error", "clock", "has a clock 400.0 s ahead of that of the head node"),
         ({"skew": -2.0}, "warning", "clock", "2.0 s behind"),
         ({"gpus": {"problem": "there is no nvidia-smi", "lines": []}}, "error", "gpu", "there is no nvidia-smi"),
         ({"gpus": {"problem": "", "lines": ["0, 4, 81559"]}}, "error", "gpu", "shows 1 GPUs, and 2 are needed"),
@@ -141,13 +141,14 @@ HELLO = HelloFacts(
     said="",
     seconds=1.0,
 )
+REFUSING = {"node": "gpu1", "refusal": 97}
 NONE = {"node": "gpu1", "problem": "No module named 'mpi4py'"}
 
 
 @pytest.mark.parametrize(
     ("hello", "code", "words"),
     [
-        (replace(HELLO, ranks=(), code=97), "image.python", f"the image {IMAGE} cannot run ranks: it has no Python"),
+        (replace(HELLO, ranks=(REFUSING, HELLO.ranks[1])), "image.python", f"the image {IMAGE} cannot run ranks"),
         (replace(HELLO, ranks=(NONE, NONE)), "image.mpi", "has no MPI (No module named 'mpi4py')"),
         (replace(HELLO, ranks=(), code=None, seconds=25.0), "mpi.hello", f"did not start in {IMAGE} within 25"),
         (

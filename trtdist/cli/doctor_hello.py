@@ -6,13 +6,23 @@ import sys
 from pathlib import Path
 
 from trtdist.containers import mpi_hello, runtime
-from trtdist.containers.image_open import FIND_PYTHON
+from trtdist.containers.image_open import FIND_PYTHON, REFUSALS
 from trtdist.rendering.containers import enter_options, step_options
 from trtdist.slurm import argv, runner
 from trtdist.topology.model import Topology
 
 __all__ = ["hello_command", "hello_options"]
 
+# Ranks without Python say so themselves; an exit code would be lost beside that of others, which then are killed.
+_TELL = f"""\
+(
+{FIND_PYTHON})
+code=$?
+case $code in
+    {"|".join(map(str, REFUSALS))}) printf '{{"node": "%s", "refusal": %d}}\\n' "$SLURMD_NODENAME" $code ;;
+    *) exit $code ;;
+esac
+"""
 # A folder of the node that goes with the task.
 _WITH_FOLDER = """\
 TRTDIST_LOCAL_DIR=$(mktemp -d) || exit
@@ -28,7 +38,7 @@ def hello_command(topology: Topology) -> list[str]:
     section = topology.container
     if section.runtime == "none":
         return [sys.executable, "-c", source]
-    inside = ["sh", "-c", FIND_PYTHON, "sh", "-c", source]
+    inside = ["sh", "-c", _TELL, "sh", "-c", source]
     if not runtime(section.runtime).program:
         return inside
     enter = [sys.executable, "-m", "trtdist.supervisor.enter", *enter_options(topology), "--", *inside]

@@ -19,8 +19,7 @@ from typing import IO, Any
 
 from trtdist.cli.doctor_job import Job
 from trtdist.observe.node_facts import HERE, HelloFacts
-from trtdist.slurm.argv import StepOptions, srun, srun_beside, without_outer_task
-from trtdist.slurm.hostlist import fold
+from trtdist.slurm.argv import srun_beside, without_outer_task
 
 __all__ = ["Answers", "examine", "greet", "program"]
 
@@ -94,18 +93,10 @@ def greet(
     job: Job, nodes: Sequence[str], tasks: int, mpi: str, command: Sequence[str], extra: Sequence[str]
 ) -> HelloFacts:
     """Have ranks on some nodes of the job greet each other over MPI with `command`, within 25 seconds."""
-    step = StepOptions(
-        name="doctor-hello",
-        nodes=len(nodes),
-        tasks=tasks,
-        nodelist=fold(nodes),
-        mpi=mpi,
-        tasks_per_node=-(-tasks // len(nodes)),
-        jobid=job.id,
-        extra=("--mem=0", *extra),
-    )
+    options = [f"--mpi={mpi}", f"--ntasks={tasks}", f"--ntasks-per-node={-(-tasks // len(nodes))}"]
+    words = srun_beside(job.id, nodes, command, name="doctor-hello", extra=[*options, "--kill-on-bad-exit=1", *extra])
     began = time.monotonic()
-    with _Step(srun(step, tuple(command))) as running:
+    with _Step(words) as running:
         ranks = running.until(lambda reports: len(reports) == tasks, _HELLO_S)
         code = running.code(_END_S if ranks else 1.0)
     return HelloFacts(tasks, mpi, tuple(ranks), code, running.said, time.monotonic() - began)

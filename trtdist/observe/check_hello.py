@@ -25,10 +25,11 @@ _APART = (
 def check_hello(hello: HelloFacts, inside: str) -> Finding:
     """The finding; `inside` is the image in which the ranks greeted each other, "" for none."""
     where = f"in {inside}" if inside else "on the host"
-    if hello.code in REFUSALS:
-        what, remedy = split(REFUSALS[hello.code])
+    refusals = [rank["refusal"] for rank in hello.ranks if "refusal" in rank]
+    if refusals:
+        what, remedy = split(REFUSALS[refusals[0]])
         return Finding("error", "image.python", "", f"the image {inside} cannot run ranks: {what}", remedy)
-    if any(rank["problem"] for rank in hello.ranks):
+    if any(rank.get("problem") for rank in hello.ranks):
         return _without_mpi(hello, where)
     if not hello.ranks and hello.code is None:
         what = f"MPI did not start {where} within {hello.seconds:.0f} s with --mpi={hello.mpi}"

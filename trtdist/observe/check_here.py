@@ -32,7 +32,8 @@ class HereFacts:
     """What was found where the command runs.
 
     `image` is None without one, or when it is none of a path. `runs_problem` says why no run can be made in `runs`, ""
-    if one can. `machine` is the architecture. `leaking` names variables that bend engines. `mounts_missing` are sources that are not here.
+    if one can. `machine` is the architecture. `leaking` names variables that bend engines. `mounts_missing` are sources
+    that are not here.
     """
 
     image: ImageFacts | None

@@ -12,7 +12,8 @@ from trtdist.observe.node_facts import HERE, NodeFacts, Wanted
 __all__ = ["check_nodes"]
 
 _OLDEST_PYTHON = (3, 9)
-_SKEW_S, _NOTICED_SKEW_S = 5.0, 1.0
+# Munge, on which Slurm relies, trusts nothing that is older than five minutes; a run puts up with less.
+_SKEW_S, _NOTICED_SKEW_S = 300.0, 1.0
 _HOOK = "50-slurm-pmi.sh"
 _ENROOT = ("pyxis", "enroot")
 # What a run keeps on the node itself: etcd's data, sockets, session files of MPI.
