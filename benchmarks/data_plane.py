@@ -1,6 +1,7 @@
 """From an engine to a client: what each way costs, side by side on one machine.
 
-    python benchmarks/data_plane.py [--rounds N] [--share S] [--only NAME,...] [--dynamo-env DIR] [--no-dynamo] [--json]
+    python benchmarks/data_plane.py [--rounds N] [--share S] [--ways NAME,...] [--dynamo-env DIR] [--no-dynamo]
+                                    [--json FILE] [--plots DIR]
 
 The engine pretends: it computes nothing, so that the way is all there is. The load client is `trtdist bench`'s, in this
 process. The ways take turns, so that whatever else the machine does meets all of them; figures are medians over the
@@ -8,11 +9,17 @@ rounds. All of it runs in a network namespace that has only the loopback interfa
 
 nats          this runtime: the router says who serves, the worker publishes straight to the client
 nats-direct   the same without the router: what the router adds is the difference
+http          this runtime over its HTTP front end: chats with a template, each token a chunk of its own
+http-2        the same with two processes of the front end
 relay         a router that relays each chunk over NATS, as the runtime that this one replaces does
 raw-nats      a publisher and a subscriber, nothing else: the limit of the ways over NATS
 bare-http     an asyncio server that streams bytes made before: the limit of the ways over HTTP
 dynamo        NVIDIA Dynamo's front end and mocker from its wheels, as shipped
 dynamo-nodelay  the same with TCP_NODELAY set by a preloaded shim
+
+For http and http-2 there is more: an engine that gives each of 64 streams a token every 5.7 ms, and the time of each
+chunk from it to the client; and, with four servers and four processes of clients, what two processes of the front end
+do that one does not. `--json` also writes everything to a file, `--plots` as SVG files.
 """
 
 from __future__ import annotations
@@ -33,8 +40,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.plane import dynamo
+from benchmarks.plane import dynamo, figures
+from benchmarks.plane.fronts import Deployed, deploy, window
 from benchmarks.plane.machine import Program, own_network, python
+from benchmarks.plane.pretend import TURN
 from benchmarks.plane.raw import raw_target
 from benchmarks.plane.services import Services, free_ports, services
 from trtdist.bench import workload
@@ -53,6 +62,11 @@ LENGTHS = {16: 800, 256: 200, 2048: 40}
 # The ways whose answers are also measured at these lengths.
 LONG = ("nats", "relay", "raw-nats")
 START_S = 60.0
+# Processes of the front end, by the name of the way.
+FRONTS = {"http": 1, "http-2": 2}
+PACE_MS, PACED_STREAMS = 5.7, 64
+SERVERS, CLIENTS, MANY_STREAMS = 4, 4, 256
+WINDOW_S = 4.0
 
 Opening = Callable[[], contextlib.AbstractAsyncContextManager[Target]]
 
@@ -84,18 +98,26 @@ def ways(stack: contextlib.ExitStack, at: Services, options: argparse.Namespace)
     yield Way("relay", lambda: run_target(relay_config, "tensorrt-llm", 60), {"worker": worker, "router": relay})
     publisher = start("publisher", python("benchmarks.plane.raw", str(ours)))
     yield Way("raw-nats", lambda: raw_target(config), {"worker": publisher})
+    for name, processes in FRONTS.items():
+        if not options.ways or name in options.ways:
+            front = deploy(stack, at, name, TURN, processes)
+            yield Way(name, lambda to=front: _http(to.url, to.model), _by_role(front))  # type: ignore[misc]
     (port,) = free_ports(1)
     bare = start("bare", python("benchmarks.plane.bare_http", str(port)))
     yield Way("bare-http", lambda: _http(f"http://127.0.0.1:{port}/v1", "tiny"), {"front": bare})
     if not options.no_dynamo:
         for name, found in dynamo.start(stack, Path(options.dynamo_env), at.folder).items():
-            yield Way(name, lambda url=found.url: _http(url, dynamo.MODEL), found.programs)  # type: ignore[misc]
+            yield Way(name, lambda url=found.url: _http(url, dynamo.MODEL, ignore_eos=True), found.programs)  # type: ignore[misc]
+
+
+def _by_role(front: Deployed) -> dict[str, Program]:
+    return {"worker" if role.startswith("worker") else role: program for role, program in front.programs.items()}
 
 
 @contextlib.asynccontextmanager
-async def _http(url: str, model: str) -> AsyncIterator[Target]:
-    extra = {"ignore_eos": True, "temperature": 0}
-    async with http_target(Endpoint(url, "chat", model, extra=extra, timeout=60.0)) as target:
+async def _http(url: str, model: str, **extra: Any) -> AsyncIterator[Target]:
+    asked = {"temperature": 0, **extra}
+    async with http_target(Endpoint(url, "chat", model, extra=asked, timeout=60.0)) as target:
         yield target
 
 
@@ -147,6 +169,30 @@ async def one(way: Way, concurrency: int, count: int, output_tokens: int) -> dic
     return row
 
 
+@contextlib.contextmanager
+def fronts(at: Services, kind: str, names: list[str]) -> Iterator[dict[str, Deployed]]:
+    """The deployments of a part that is only about front ends, while in `with`."""
+    with contextlib.ExitStack() as stack:
+        paced, servers = (str(PACE_MS), 1) if kind == "paced" else (TURN, SERVERS)
+        yield {name: deploy(stack, at, f"{name}-{kind}", paced, FRONTS[name], servers) for name in names}
+
+
+async def measure_fronts(kind: str, found: dict[str, Deployed], rounds: int, share: float) -> list[dict[str, Any]]:
+    """Medians over the rounds of what a window of time shows, by way."""
+    for name, to in found.items():
+        await ready(Way(name, lambda to=to: _http(to.url, to.model), to.programs))  # type: ignore[misc]
+    clients, streams, spread = (
+        (1, PACED_STREAMS, PACE_MS * 64 / 1000) if kind == "paced" else (CLIENTS, MANY_STREAMS, 0.2)
+    )
+    rows: dict[tuple[str, int], list[dict[str, float]]] = {}
+    for number in range(rounds):
+        for name, to in found.items():
+            print(f"round {number + 1}: {name}, {streams} streams, {kind}", file=sys.stderr, flush=True)
+            row = await window(to, clients, streams, max(1.0, WINDOW_S * share), spread)
+            rows.setdefault((name, streams), []).append(row)
+    return _medians(rows, "streams")
+
+
 async def measure_all(found: list[Way], rounds: int, share: float) -> dict[str, Any]:
     """Medians over the rounds, by way and load, and the router's CPU by length of the answer."""
     for way in found:
@@ -176,28 +222,8 @@ def _medians(rows: dict[tuple[str, int], list[dict[str, float]]], key: str) -> l
     ]
 
 
-def show(found: dict[str, Any]) -> None:
-    """Print the tables."""
-    columns = ("requests_per_s", "tokens_per_s", "ttft_p50_ms", "ttft_p99_ms", "client_us_per_token")
-    columns += ("worker_us_per_token", "router_us_per_request", "front_us_per_token", "front_mb", "router_mb")
-    print(f"{'way':<16}{'streams':>8}" + "".join(f"{name.replace('_per_', '/'):>20}" for name in columns))
-    for row in found["loads"]:
-        cells = (f"{row[name]:.2f}" if name in row else "-" for name in columns)
-        print(f"{row['way']:<16}{row['streams']:>8}" + "".join(f"{cell:>20}" for cell in cells))
-    print(f"\n{'8 streams':<16}{'output tokens':>16}{'tokens/s':>14}{'router us/request':>20}")
-    for row in found["lengths"]:
-        router = f"{row['router_us_per_request']:.0f}" if "router_us_per_request" in row else "-"
-        print(f"{row['way']:<16}{row['output_tokens']:>16}{row['tokens_per_s']:>14.0f}{router:>20}")
-    rows = {(row["way"], row["streams"]): row for row in found["loads"]}
-    for name, other in (("nats", "nats-direct"), ("nats", "relay")):
-        if (name, 1) in rows and (other, 1) in rows:
-            added = rows[name, 1]["ttft_p50_ms"] - rows[other, 1]["ttft_p50_ms"]
-            print(f"first token at 1 stream, {name} less {other}: {added:+.2f} ms")
-    for name, other in (("nats", "raw-nats"), ("nats", "relay"), ("dynamo-nodelay", "bare-http")):
-        for streams in CONCURRENCY:
-            if (name, streams) in rows and (other, streams) in rows:
-                ratio = rows[name, streams]["tokens_per_s"] / rows[other, streams]["tokens_per_s"]
-                print(f"tokens/s at {streams} streams, {name} over {other}: {ratio:.2f}")
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
 
 
 def main() -> None:
@@ -205,13 +231,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the requests, for a quick look")
-    parser.add_argument("--only", default="", help="names of ways, with commas between them")
+    parser.add_argument("--ways", default="", type=_names, help="names of ways, with commas between them; all")
     parser.add_argument("--dynamo-env", default=str(dynamo.ENVIRONMENT), help="made when it is not there")
     parser.add_argument("--no-dynamo", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--plots", type=Path, metavar="DIR")
     options = parser.parse_args()
-    only = [name for name in options.only.split(",") if name]
-    if only and not any(name.startswith("dynamo") for name in only):
+    if options.ways and not any(name.startswith("dynamo") for name in options.ways):
         options.no_dynamo = True
     if not options.no_dynamo:
         problem = dynamo.prepare(Path(options.dynamo_env))
@@ -226,12 +252,18 @@ def main() -> None:
         options.no_dynamo = True
     with tempfile.TemporaryDirectory(prefix="trtdist-plane.") as folder, contextlib.ExitStack() as stack:
         at = stack.enter_context(services(Path(folder)))
-        found = [way for way in ways(stack, at, options) if not only or way.name in only]
-        measured = asyncio.run(measure_all(found, options.rounds, options.share))
+        with contextlib.ExitStack() as started:
+            found = [way for way in ways(started, at, options) if not options.ways or way.name in options.ways]
+            measured = asyncio.run(measure_all(found, options.rounds, options.share))
+        names = [name for name in FRONTS if not options.ways or name in options.ways]
+        for kind in ("paced", "many") if names else ():
+            with fronts(at, kind, names) as there:
+                measured[kind] = asyncio.run(measure_fronts(kind, there, options.rounds, options.share))
+    figures.show(measured)
     if options.json:
-        print(json.dumps(measured, indent=1))
-    else:
-        show(measured)
+        options.json.write_text(json.dumps(measured, indent=1) + "\n")
+    if options.plots:
+        figures.draw(measured, options.plots)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,8 @@ class Plan:
     runtime: str
     launch: str
     router_policy: str
+    router_weights: dict[str, float]
+    router_direct_below: int
     world_size: int
     allocation: Allocation
     servers: tuple[Server, ...]

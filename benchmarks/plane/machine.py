@@ -51,15 +51,20 @@ class Program:
             return ""
         return f"{self.process.args!r} ended with {self.process.returncode}: {self.log.read_text()[-2000:]}"
 
+    @property
+    def pids(self) -> list[int]:
+        """The process and its children."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [self.process.pid, *map(int, children.split())]
+
     def cpu_seconds(self) -> float:
-        """CPU time of all its threads so far, in seconds; the kernel counts nanoseconds."""
-        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        """CPU time of all its threads and children so far, in seconds; the kernel counts nanoseconds."""
+        tasks = [task for pid in self.pids for task in Path(f"/proc/{pid}/task").iterdir()]
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
     def resident_mb(self) -> float:
-        """Its resident memory in MB."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6
+        """Its resident memory in MB, and that of its children; what they share counts for each."""
+        return sum(map(_resident_mb, self.pids))
 
     def stop(self) -> None:
         """End it; killed when it takes more than 5 s."""
@@ -90,3 +95,8 @@ def own_network() -> None:
 
 def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _resident_mb(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) * 1024 / 1e6

@@ -6,6 +6,7 @@ Usage: rank_program.py RUN_DIR [SERVER]     without SERVER, the world rank says 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from trtdist.engines.base import DisaggregatedParams, Engine, EngineConfig, EngineError, GenerateRequest, Sampling
-from trtdist.engines.reference import create
 from trtdist.plan import Plan, Rank, Server, from_json
 from trtdist.rundir import write_atomic
 
@@ -43,7 +43,7 @@ class Ticker:
 def request_of(raw: dict[str, Any]) -> GenerateRequest:
     where = raw.pop("disaggregated", None)
     if where is not None:
-        where = DisaggregatedParams(tuple(where["first"]), where["number"], where["state"].encode())
+        where = DisaggregatedParams(tuple(where["first"]), where["number"], where["state"].encode("latin-1"))
     sampling = raw.pop("sampling")
     sampling["stop"] = tuple(sampling.get("stop", ()))
     return GenerateRequest(sampling=Sampling(**sampling), disaggregated=where, **raw)
@@ -57,12 +57,20 @@ async def outputs(engine: Engine, raw: dict[str, Any]) -> list[dict[str, Any]]:
             where = made and {
                 "first": made.first_token_ids,
                 "number": made.context_request_id,
-                "state": made.opaque_state.decode(),
+                "state": made.opaque_state.decode("latin-1"),
             }
             found.append({**vars(output), "disaggregated": where})
     except EngineError as error:
         found.append({"error": str(error)})
     return found
+
+
+async def first_of(engine: Engine, raw: dict[str, Any]) -> str:
+    """The text of the first output of an answer that is then let go."""
+    stream = engine.generate(request_of(raw))
+    first = await stream.__anext__()
+    await stream.aclose()  # type: ignore[attr-defined]
+    return first.text
 
 
 async def lead(engine: Engine, port_file: Path) -> None:
@@ -75,6 +83,8 @@ async def lead(engine: Engine, port_file: Path) -> None:
             command, raw = json.loads(line)
             if command == "generate":
                 answer: Any = await outputs(engine, raw)
+            elif command == "cancel":
+                answer = await first_of(engine, raw)
             elif command == "tick":
                 ticking.append(asyncio.ensure_future(ticker.run()))
                 answer = None
@@ -107,7 +117,11 @@ def find(plan: Plan, server: str) -> tuple[Server, Rank]:
 def main(run_dir: Path, name: str) -> None:
     plan = from_json((run_dir / "plan.json").read_text())
     server, rank = find(plan, name)
-    engine = create(EngineConfig(plan, server, rank.rank, run_dir))
+    os.environ.update(TRTDIST_SERVER=server.name, TRTDIST_RANK=str(rank.rank))
+    devices = [each.gpu for each in server.ranks]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, devices))
+    create = importlib.import_module(f"trtdist.engines.{plan.engine}").create
+    engine: Engine = create(EngineConfig(plan, server, rank.rank, run_dir))
     if rank.leader:
         asyncio.run(lead(engine, run_dir / f"{server.name}.port"))
     else:

@@ -1,4 +1,4 @@
-"""Real MPI runs of the reference engine, driven from a test."""
+"""Real MPI runs of an engine, driven from a test."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ import psutil
 from tests.engines.topologies import KEY
 from trtdist.plan import Plan, to_json
 
-__all__ = ["DEADLINE_S", "RealRun", "until"]
+__all__ = ["DEADLINE_S", "STANDIN", "RealRun", "until"]
 
 ROOT = Path(__file__).parents[2]
+# In place of TensorRT-LLM, for plans that name it.
+STANDIN = ROOT / "tests" / "standin"
 DEADLINE_S = 60.0
 
 
@@ -81,7 +83,7 @@ class RealRun:
         local.mkdir()
         environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "PRTE_", "SLURM_"))}
         environ |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", "TMPDIR": str(local)}
-        environ |= {"OMPI_MCA_btl_sm_backing_directory": str(local), "PYTHONPATH": str(ROOT)}
+        environ |= {"OMPI_MCA_btl_sm_backing_directory": str(local), "PYTHONPATH": f"{ROOT}:{STANDIN}"}
         options = ["--oversubscribe", "--bind-to", "none", "--stdin", "none"]
         options += ["--allow-run-as-root"] if os.geteuid() == 0 else []
         program = Path(__file__).with_name("rank_program.py")

@@ -75,6 +75,7 @@ def test_disaggregated_answers_are_those_of_one_rank(launch: str, context: int, 
         "prompt_tokens": tokens,
         "completion_tokens": 12,
         "prefill_tokens": 0,
+        "reused_tokens": 0,
         "kv_bytes": kv_bytes(tokens),
         "logits": outputs[-1].usage["logits"],
     }

@@ -9,7 +9,7 @@ from trtdist.engines.base import GENERATION_ONLY, EngineOutput, GenerateRequest,
 from trtdist.plan import Plan
 from trtdist.planning import Target, plan
 
-__all__ = ["KEY", "continued", "disaggregated", "monolithic"]
+__all__ = ["KEY", "continued", "disaggregated", "monolithic", "reusing"]
 
 # The key of a run, as secrets/kv.key has it.
 KEY = "0123456789abcdef" * 4
@@ -18,6 +18,13 @@ KEY = "0123456789abcdef" * 4
 def monolithic(tp: int = 1, **knobs: Any) -> Plan:
     """One server that does all."""
     servers = {**section(1, tp), "reference": knobs or None}
+    return plan(topology(engine="reference", servers=servers), Target.LOCAL)
+
+
+def reusing(tp: int = 1) -> Plan:
+    """One server that reuses what it has of prompts that begin alike."""
+    servers = section(1, tp)
+    servers["kv_cache_config"] = {**servers["kv_cache_config"], "enable_block_reuse": True}
     return plan(topology(engine="reference", servers=servers), Target.LOCAL)
 
 

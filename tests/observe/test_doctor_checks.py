@@ -172,7 +172,7 @@ def test_ranks_that_met_are_well() -> None:
     )
 
 
-HERE_WELL = HereFacts(None, "/shared/runs", "", "x86_64", (), ())
+HERE_WELL = HereFacts(None, "/shared/runs", "", "x86_64", "enroot", (), ())
 
 
 @pytest.mark.parametrize(
@@ -185,6 +185,7 @@ HERE_WELL = HereFacts(None, "/shared/runs", "", "x86_64", (), ())
         (replace(HERE_WELL, image=ImageFacts(IMAGE, "no: x", reachable=False)), True, "error", "image"),
         (replace(HERE_WELL, image=ImageFacts(IMAGE, architecture="aarch64")), False, "ok", "image"),
         (replace(HERE_WELL, image=ImageFacts(IMAGE, architecture="aarch64")), True, "error", "image.architecture"),
+        (replace(HERE_WELL, image=ImageFacts(IMAGE, format="sif")), False, "error", "image"),
         (replace(HERE_WELL, mounts_missing=("/models",)), False, "warning", "mount"),
         (replace(HERE_WELL, mounts_missing=("/models",)), True, "error", "mount"),
         (replace(HERE_WELL, leaking=("UCX_TLS",)), False, "warning", "environment"),

@@ -126,6 +126,11 @@ REFUSED: list[tuple[dict[str, Any], Target, str]] = [
         SLURM,
         "slurm.gpus_per_node: 100,000 is more than a node has: write 256 or fewer",
     ),
+    (
+        {"servers": section(2, fraction=0.4), "router": {"weights": {"srv.1": 2, "srv.2": 1}}},
+        LOCAL,
+        "router.weights names srv.2, and there is no such server: name one of srv.0, srv.1",
+    ),
 ]
 
 

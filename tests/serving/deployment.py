@@ -153,9 +153,10 @@ class Deployment:
         """The run directory."""
         return self.config.run
 
-    async def worker(self, name: str, drain: float = 0.3) -> tuple[Running, Instance]:
-        """A server of the plan with a scripted engine, registered."""
+    async def worker(self, name: str, drain: float = 0.3, reuse_tokens: int = 0) -> tuple[Running, Instance]:
+        """A server of the plan with a scripted engine, registered; the engine says that it reuses so many tokens."""
         engine = ScriptedEngine()
+        engine.reuse_tokens = reuse_tokens
         await engine.start()
         events, server = EventWriter(self.run.event_file(f"server.{name}")), self.plan.server(name)
         running = self._start(lambda stop: serve(self.config, server, engine, events, stop, drain))

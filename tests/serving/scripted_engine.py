@@ -36,9 +36,11 @@ class ScriptedEngine:
     """Keeps what was asked of it, for tests to look at."""
 
     name = "scripted"
+    version = "1.0"
 
     def __init__(self, rank: int = 0) -> None:
         self.rank = rank
+        self.reuse_tokens = 0
         self.requests: list[GenerateRequest] = []
         self.ended: list[str] = []
         self.released: list[int] = []

@@ -50,6 +50,44 @@ def drain(attempt: Attempt) -> tuple[list[int], RequestError | None]:
 
 
 @SOME
+@given(st.integers(1, 20), st.integers(2, 8), st.data())
+def test_what_is_taken_at_once_and_what_waits_is_the_whole_answer_in_order(
+    length: int, window: int, data: st.DataObject
+) -> None:
+    seen: list[int] = []
+    # Refusals stand for a client that reads too slowly for a while.
+    willing = data.draw(st.lists(st.booleans(), min_size=length, max_size=length))
+
+    def at_once(message: Chunk) -> bool:
+        if willing[message.seq]:
+            seen.append(message.seq)
+        return willing[message.seq]
+
+    async def main() -> None:
+        attempt = Attempt("r", 0, window, at_once)
+        attempt.call(None, SERVER)
+        allowed, sent = window, 0
+        while not attempt.finished:
+            # As many as there is credit for, some of them before the reader gets its turn.
+            for _ in range(data.draw(st.integers(0, min(length, allowed) - sent))):
+                deliver(attempt, chunk(sent, sent == length - 1))
+                sent += 1
+            taking = asyncio.ensure_future(attempt.take())
+            await asyncio.sleep(0)
+            while not taking.done():
+                assert sent < allowed, "nothing more may come, and nobody asks for credit"
+                deliver(attempt, chunk(sent, sent == length - 1))
+                sent += 1
+                await asyncio.sleep(0)
+            seen.extend(one.seq for one in taking.result())
+            if attempt.credit_due:
+                allowed = attempt.grant()
+
+    asyncio.run(main())
+    assert seen == list(range(length))
+
+
+@SOME
 @given(st.integers(1, 20), st.data())
 def test_a_stream_that_was_disturbed_is_whole_or_an_error(length: int, data: st.DataObject) -> None:
     whole = [chunk(seq, seq == length - 1) for seq in range(length)]

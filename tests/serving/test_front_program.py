@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,6 +16,7 @@ from tests.serving.deployment import Deployment, Process, deployment, fill_site,
 from tests.serving.front import Front, Raw, fronting, raw_request
 from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer, answers
+from trtdist.cli.certificates import make_certificates
 from trtdist.errors import InputError
 from trtdist.events import CanaryFailed, Ready, Rung
 from trtdist.plan import Canary
@@ -96,6 +99,46 @@ def test_canary_comes_back_over_http(tmp_path: Path, nats_server: NatsServer, et
             front = deployed.process("trtdist.serving.front")
             await asyncio.wait_for(proving, 20)
             assert Rung("front", "canary") in deployed.events() and Ready(1) in deployed.events()
+            front.term()
+            assert await front.exit_code() == 0, front.output
+
+    asyncio.run(main())
+
+
+def test_https_with_a_certificate_of_ones_own(tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer) -> None:
+    made_now = make_certificates(time.time())
+
+    async def main() -> None:
+        made = scripted_plan(0, 1, http={"host": "127.0.0.1"}, canary=CANARY)
+        async with deployment(tmp_path, nats_server, etcd_server, made) as deployed:
+            fill_site(deployed.run)
+            (deployed.run.secrets / "http.pem").write_text(made_now["server.pem"])
+            (deployed.run.secrets / "http.key").write_text(made_now["server.key"])
+            resolved = deployed.run.resolved_env
+            resolved.write_text(resolved.read_text().replace("TRTDIST_HTTP_URL=http:", "TRTDIST_HTTP_URL=https:"))
+            await deployed.all()
+            front = deployed.process("trtdist.serving.front")
+            journal = Journal(deployed.run.event_file("canary"))
+            secure = replace(deployed.config, http_url=deployed.config.http_url.replace("http:", "https:"))
+            await asyncio.wait_for(prove(secure, made, journal, asyncio.Event()), 30)
+            assert Rung("front", "canary") in deployed.events() and Ready(1) in deployed.events()
+            # Who speaks plain HTTP, or trusts another authority, gets no answer; others go on.
+            raw = Raw(*await asyncio.open_connection("127.0.0.1", port_of(deployed)))
+            raw.writer.write(raw_request("GET", "/live"))
+            assert b"HTTP" not in await asyncio.wait_for(raw.closed(), 10)
+            raw.close()
+            with pytest.raises(ssl.SSLError):
+                stranger = ssl.create_default_context(cadata=make_certificates(time.time())["ca.pem"])
+                await asyncio.open_connection("127.0.0.1", port_of(deployed), ssl=stranger)
+            friend = ssl.create_default_context(cadata=made_now["ca.pem"])
+            friend.check_hostname = False
+            raw = Raw(*await asyncio.open_connection("127.0.0.1", port_of(deployed), ssl=friend))
+            raw.writer.write(raw_request("GET", "/live"))
+            assert (await raw.answer()).status == 200
+            raw.writer.write(raw_request("GET", "/live", headers={"connection": "close"}))
+            assert (await raw.answer()).status == 200
+            assert await asyncio.wait_for(raw.closed(), 10) == b""
+            raw.close()
             front.term()
             assert await front.exit_code() == 0, front.output
 
@@ -208,7 +251,7 @@ async def for_a_while(port: int, model: str, seconds: float) -> None:
             assert found.status == 200, found
             events = found.body.decode().split("\n\n")
             texts = [json.loads(event[6:])["choices"][0]["text"] for event in events if '"choices"' in event]
-            assert "".join(texts).split() == words
+            assert "".join(texts).split() == words, events[-3:]
             assert events[-2] == "data: [DONE]"
         raw.close()
 

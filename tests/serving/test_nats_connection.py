@@ -12,6 +12,7 @@ import pytest
 
 from tests.serving.servers import NatsServer, free_ports
 from trtdist.serving import nats_connection
+from trtdist.serving.direct import DirectClient
 from trtdist.serving.nats_connection import NatsError, connect, connection, disconnect
 from trtdist.serving.waiting import within
 
@@ -33,6 +34,36 @@ def test_messages_cross_and_the_end_is_quiet(nats_server: NatsServer, capfd: pyt
 
     asyncio.run(main())
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_direct_subscription_gets_all_in_order_also_without_the_short_way(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    if not short:
+        # As with a version of nats-py that does not call what DirectClient overrides.
+        monkeypatch.delattr(DirectClient, "_process_msg")
+    got: list[tuple[str, bytes, str]] = []
+
+    async def main() -> None:
+        whole = asyncio.Event()
+
+        def take(subject: str, data: bytes, status: str) -> None:
+            got.append((subject, data, status))
+            if status:
+                whole.set()
+
+        async with connection(nats_server.url, nats_server.user, nats_server.password, "a test") as client:
+            await client.subscribe_directly("direct.*", take)
+            for number in range(200):
+                await client.publish(f"direct.{number % 2}", b"%d" % number)
+            await client.flush()
+            # Nobody listens there, which NATS says in a message with headers.
+            await client.publish("nobody.there", b"", "direct.answer")
+            await asyncio.wait_for(whole.wait(), 10)
+
+    asyncio.run(main())
+    assert got == [(f"direct.{n % 2}", b"%d" % n, "") for n in range(200)] + [("direct.answer", b"", "503")]
 
 
 def test_wrong_password_is_told_at_once(nats_server: NatsServer, capfd: pytest.CaptureFixture[str]) -> None:

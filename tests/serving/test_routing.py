@@ -17,7 +17,7 @@ from trtdist.events import Rung
 from trtdist.serving.discovery import Change, Snapshot
 from trtdist.serving.instance import Instance
 from trtdist.serving.loads import FORGET_S, LoadBook
-from trtdist.serving.policies import Load, View, least_loaded, policy_named, round_robin
+from trtdist.serving.policies import Load, Prompt, View, least_loaded, policy_named, round_robin
 from trtdist.serving.protocol import Failure, Notice, Route, RouteCall, decode_route
 from trtdist.serving.routing import Desk
 from trtdist.serving.slug import component_of_role
@@ -66,9 +66,36 @@ def test_least_loaded_takes_turns_among_equals(count: int) -> None:
     assert {least_loaded(there, View(turn)).server for turn in range(count)} == {one.server for one in there}
 
 
+@given(
+    st.lists(st.sampled_from([0.5, 1.0, 2.0, 5.0]), min_size=2, max_size=6),
+    st.integers(0, 1000),
+    st.sampled_from(["round_robin", "least_loaded", "kv_prefix"]),
+)
+def test_work_is_shared_by_weight(weights: list[float], start: int, policy: str) -> None:
+    there = servers("gen", len(weights), 1)
+    shares = {one.server: weight for one, weight in zip(there, weights, strict=True)}
+    tokens: Counter[str] = Counter()
+    for turn in range(200):
+        # Nothing is finished meanwhile, so that the tokens are the work that each was given.
+        loads = {one.lease_hex: Load(0, tokens[one.server]) for one in there}
+        view = View(start + turn, loads, Prompt(100), weights=shares)
+        tokens[policy_named(policy)(there, view).server] += 100
+    fair = {server: 200 * 100 * weight / sum(weights) for server, weight in shares.items()}
+    assert all(abs(tokens[server] - fair[server]) <= 400 + 0.05 * fair[server] for server in shares)
+
+
+def test_short_prompts_go_to_a_generation_server_at_once() -> None:
+    routes = Desk(["context", "generation"], round_robin, "n", direct_below=100)
+    for tokens, pin, expected in ((99, "", ""), (100, "", "ctx.0"), (0, "", "ctx.1"), (99, "ctx.2", "ctx.2")):
+        call = RouteCall("r", context=pin, tokens=tokens)
+        assert decided(routes.decide(call, SPLIT, 0.0))[0] == expected
+    refused = routes.decide(RouteCall("r", tokens=5), Snapshot(SPLIT.instances[:3]), 0.0)
+    assert isinstance(refused, Failure) and "no generation server" in refused.message
+
+
 def test_policy_that_is_not_there() -> None:
-    with pytest.raises(InputError, match="kv_prefix is not there yet"):
-        policy_named("kv_prefix")
+    with pytest.raises(InputError, match="best is not there: use round_robin or least_loaded or kv_prefix"):
+        policy_named("best")
 
 
 def test_context_and_generation_servers_take_turns_on_their_own() -> None:

@@ -19,7 +19,7 @@ from trtdist.topology.names import core, section_model
 NASTY = " \t\n\r'\"\\$`!#~*?[]{}()<>|&;=%:,/-@aé漢🚀\0\x01\x1b\x7f\x85\u2028\ud800\ufeff"
 TEXT = st.text(st.sampled_from(NASTY), max_size=12) | st.text(max_size=12)
 # Relative paths are made absolute from the folder of the file.
-PATHS = ("model", "binary", "image", "mounts", "env_files")
+PATHS = ("model", "binary", "image", "mounts", "env_files", "keys", "certificate", "certificate_key")
 TEMPLATE = """\
 name: demo
 model: org/model

@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 from trtdist.bench.statistics import Summary, summary
 from trtdist.bench.trace import BLOCK_TOKENS, TraceLine
 from trtdist.serving.instance import Instance
-from trtdist.serving.policies import Load, Policy, Prompt, View
+from trtdist.serving.policies import HALF_LIFE_S, Load, Policy, Prompt, View
 
-__all__ = ["HALF_LIFE_S", "Cluster", "Outcome", "simulate"]
-
-# After so long, what a server has computed counts half as recent.
-HALF_LIFE_S = 60.0
+__all__ = ["Cluster", "Outcome", "simulate"]
 
 
 @dataclass(frozen=True)

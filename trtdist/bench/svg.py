@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Series", "plot", "ticks"]
+__all__ = ["Series", "document", "plot", "ticks"]
 
 WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 70, 20, 20, 56
@@ -46,6 +46,14 @@ def plot(series: Sequence[Series], x_name: str, y_name: str) -> str:
         parts += _line(frame, each, COLOURS[number % len(COLOURS)], number)
     body = "\n".join(parts)
     return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(y_name)}">\n{body}\n</svg>'
+
+
+def document(svg: str) -> str:
+    """A plot as a file of its own, with the style that a page would give it."""
+    style = "text{font:13px system-ui,sans-serif;fill:#333}.grid{stroke:#e4e4e4}svg{background:#fff}"
+    head = '<?xml version="1.0" encoding="UTF-8"?>'
+    opened = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return f"{head}\n{opened.replace(chr(10), f'{chr(10)}<style>{style}</style>{chr(10)}', 1)}\n"
 
 
 @dataclass(frozen=True)

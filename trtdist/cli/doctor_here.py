@@ -7,17 +7,17 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from trtdist.cli.image_places import images_folder
+from trtdist.containers.base import is_path
 from trtdist.containers.image_formats import here, recognised
 from trtdist.errors import InputError, TrtdistError
-from trtdist.images import image_path, problems_of, read_record
+from trtdist.images import problems_of, read_record
 from trtdist.observe.check_here import HereFacts, ImageFacts, check_here
 from trtdist.observe.findings import Finding, ordered
 from trtdist.rundir import runs_root
 from trtdist.supervisor.examine import leaking
 from trtdist.topology.model import ContainerSection, Topology
 
-__all__ = ["here_facts", "image_facts", "image_place", "refuse_unfit", "with_architecture"]
+__all__ = ["here_facts", "image_facts", "refuse_unfit", "with_architecture"]
 
 
 def refuse_unfit(topology: Topology, *, local: bool) -> None:
@@ -46,28 +46,20 @@ def here_facts(topology: Topology | None) -> HereFacts:
     contained = section.runtime != "none"
     sources = [mount.partition(":")[0] for mount in section.mounts] if contained else []
     return HereFacts(
-        image=image_facts(image_place(section)) if contained else None,
+        image=image_facts(section.image or "") if contained else None,
         runs=root,
         runs_problem=_runs_problem(root),
         machine=here(),
+        runtime=section.runtime,
         mounts_missing=tuple(path for path in sources if not os.path.exists(path)),
         leaking=tuple(leaking(os.environ)),
     )
 
 
-def image_place(section: ContainerSection) -> str:
-    """The path of a topology's image: its own, or that of the imported one of its name; "" for a reference that the
-    runtime looks up."""
-    image = section.image or ""
-    if image.startswith("/"):
-        return image
-    found = image_path(images_folder(None), image)
-    return str(found) if found is not None else ""
-
-
 def image_facts(path: str) -> ImageFacts | None:
-    """What its first bytes tell of an image, and the record of an imported one; None without a path."""
-    if not path:
+    """What its first bytes tell of an image, and the record of an imported one; None for what is no path, but a
+    reference that the runtime looks up."""
+    if not is_path(path):
         return None
     place = Path(path)
     folder_there = place.parent.is_dir()

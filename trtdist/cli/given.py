@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from trtdist.cli.front_files import front_files
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology
@@ -37,7 +38,7 @@ def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
     common, http = _common(topology), topology.router.http
     open_to_others = http is not None and not ipaddress.ip_address(http.host).is_loopback
     keys = _http_key() if open_to_others else {}
-    return Given({**common.variables, **binaries, **mpiexec}, {**common.secrets, **keys})
+    return Given({**common.variables, **binaries, **mpiexec}, {**keys, **common.secrets})
 
 
 def given_slurm(topology: Topology, now: float) -> Given:
@@ -59,7 +60,7 @@ def given_slurm(topology: Topology, now: float) -> Given:
         **{name: binary for _, name, binary in _binaries(topology)},
         **{name: value for name, value in chosen.items() if value is not None},
     }
-    return Given(variables, {**common.secrets, **key, **make_certificates(now)})
+    return Given(variables, {**key, **common.secrets, **make_certificates(now)})
 
 
 def chosen_binary(topology: Topology, service: str) -> str:
@@ -83,6 +84,8 @@ def _common(topology: Topology) -> Given:
     if http is not None:
         variables["TRTDIST_HTTP_HOST"] = http.host
         variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
+        hidden |= front_files(http)
+        variables |= {"TRTDIST_HTTP_TLS": "1"} if http.certificate is not None else {}
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
     if services.nats.external is None:

@@ -110,7 +110,8 @@ def _run_state(event: RunState) -> str:
 
 def _rung(event: Rung) -> str:
     """Steps are told of by what the supervisor did and saw."""
-    return f"{event.name}: {RUNG_WORDS.get(event.rung, event.rung)}" if "." in event.name else ""
+    version = f" ({event.detail})" if event.rung == "engine" and event.detail else ""
+    return f"{event.name}: {RUNG_WORDS.get(event.rung, event.rung)}{version}" if "." in event.name else ""
 
 
 def _exited(event: TaskExited) -> str:

@@ -109,7 +109,7 @@ def _head(snapshot: Snapshot) -> str:
         expected = f", expected to start at {clock(status.job.starts)}" if status.job.starts else ""
         lines.append(f"  job         {status.job.detail}{expected}")
     lines += [
-        f"  engine      {_ENGINES.get(plan.engine, plan.engine)}",
+        f"  engine      {_engine(snapshot)}",
         f"  model       {plan.model}",
         f"  launch      {plan.launch}, {plan.world_size} ranks, runtime {plan.runtime}",
         f"  supervisor  {supervisor}",
@@ -117,6 +117,12 @@ def _head(snapshot: Snapshot) -> str:
         "  logs        logs/NAME.log in it, or `trtdist logs NAME`",
     ]
     return "\n".join(lines)
+
+
+def _engine(snapshot: Snapshot) -> str:
+    """Which engine, and the versions that its servers told of, of which there should be one."""
+    name = _ENGINES.get(snapshot.plan.engine, snapshot.plan.engine)
+    return " ".join([name, *sorted({server.version for server in snapshot.status.servers} - {""})])
 
 
 def _since(snapshot: Snapshot) -> str:

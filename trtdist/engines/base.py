@@ -112,6 +112,8 @@ class Engine(Protocol):
     """
 
     name: str
+    version: str
+    """What computes, once it is loaded, as far as `name` does not say it; "" for nothing to add."""
 
     async def start(self) -> None:
         """Load; returns when requests can be taken. The event loop is not blocked meanwhile."""
@@ -123,6 +125,11 @@ class Engine(Protocol):
 
     async def release(self, context_request_id: int) -> None:
         """Free the KV cache that a context-only request left for a generation server that will not come."""
+        ...
+
+    @property
+    def reuse_tokens(self) -> int:
+        """How many tokens of earlier prompts it holds for prompts that begin alike, the last used ones; 0 for none."""
         ...
 
     def tokenize(self, prompt: str) -> tuple[int, ...]:

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from trtdist.containers.image_open import openers
 from trtdist.errors import MissingError
 from trtdist.observe.findings import Finding, split
 from trtdist.slurm import mpi
 
 __all__ = ["HereFacts", "ImageFacts", "check_here", "check_mpi_types"]
+
+_NAMES = {"directory": "a folder", "archive": "an archive", "sif": "SIF"}
 
 
 @dataclass(frozen=True)
@@ -32,14 +35,15 @@ class HereFacts:
     """What was found where the command runs.
 
     `image` is None without one, or when it is none of a path. `runs_problem` says why no run can be made in `runs`, ""
-    if one can. `machine` is the architecture. `leaking` names variables that bend engines. `mounts_missing` are sources
-    that are not here.
+    if one can. `machine` is the architecture, `runtime` the container's. `leaking` names variables that bend engines.
+    `mounts_missing` are sources that are not here.
     """
 
     image: ImageFacts | None
     runs: str
     runs_problem: str
     machine: str
+    runtime: str
     mounts_missing: tuple[str, ...]
     leaking: tuple[str, ...]
 
@@ -47,7 +51,7 @@ class HereFacts:
 def check_here(facts: HereFacts, local: bool) -> Iterator[Finding]:
     """What one machine alone tells; with `local` the run stays on it, so that what is not here is nowhere."""
     if facts.image is not None:
-        yield _image(facts.image, facts.machine if local else "")
+        yield _image(facts.image, facts.runtime, facts.machine if local else "")
     for path in facts.mounts_missing:
         what, remedy = f"there is no {path} to mount", "make it, or take it out of container.mounts"
         if local:
@@ -75,13 +79,16 @@ def check_here(facts: HereFacts, local: bool) -> Iterator[Finding]:
         )
 
 
-def _image(image: ImageFacts, machine: str) -> Finding:
+def _image(image: ImageFacts, runtime: str, machine: str) -> Finding:
     """`machine` is the architecture of the node if this is it, else ""."""
     if machine and image.architecture not in ("", machine):
         what = f"the image {image.path} is made for {image.architecture}, and this machine is {machine}"
         return Finding(
             "error", "image.architecture", "", what, f"import it with `trtdist image import --arch {machine}`"
         )
+    if image.format and not openers(image.format, runtime, None):
+        what = f"{runtime} starts nothing from {image.path}, which is {_NAMES.get(image.format, image.format)}"
+        return Finding("error", "image", "", what, f"import it with `trtdist image import --runtime {runtime}`")
     if not image.problem:
         told = [image.format, image.architecture]
         return Finding("ok", "image", "", f"{image.path} is {', '.join(filter(None, told))}")

@@ -41,6 +41,7 @@ class History:
     """The facts so far; records are added in the order of their time, as often as new ones arrive.
 
     `asked` is when somebody asked for the end, None while nobody did: an exit before that was not asked for.
+    `versions` is what the engine of each server says of itself once it is loaded.
     """
 
     state: str = ""
@@ -54,6 +55,7 @@ class History:
     canary_failure: str = ""
     tasks: dict[str, TaskHistory] = field(default_factory=dict)
     rungs: dict[str, Rung] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)
 
     def extend(self, records: Iterable[Record]) -> None:
@@ -111,6 +113,8 @@ class History:
     def _climb(self, event: Rung) -> None:
         if event.rung not in RUNGS:
             return
+        if event.rung == "engine":
+            self.versions[event.name] = event.detail
         reached = self.rungs.get(event.name)
         if reached is None or RUNGS.index(event.rung) >= RUNGS.index(reached.rung):
             self.rungs[event.name] = event

@@ -115,12 +115,16 @@ class RankStatus:
 
 @dataclass(frozen=True)
 class ServerStatus:
-    """One engine: the worst state of its ranks and the highest rung of RUNGS that it reached ("" for none)."""
+    """One engine: the worst state of its ranks and the highest rung of RUNGS that it reached ("" for none).
+
+    `version` is what its engine says of itself, "" until it is loaded.
+    """
 
     name: str
     role: str
     state: str
     rung: str
+    version: str = ""
 
 
 @dataclass(frozen=True)
@@ -342,9 +346,8 @@ class _Reconciler:
 
     def _server(self, server: Server, ranks: tuple[RankStatus, ...]) -> ServerStatus:
         states = [rank.state for rank in ranks if rank.server == server.name]
-        return ServerStatus(
-            server.name, server.role, min(states, key=TASK_STATES.index), self.history.rung(server.name)
-        )
+        state, rung = min(states, key=TASK_STATES.index), self.history.rung(server.name)
+        return ServerStatus(server.name, server.role, state, rung, self.history.versions.get(server.name, ""))
 
     def _service(self, step: Step, run_state: str) -> ServiceStatus:
         name = step.name

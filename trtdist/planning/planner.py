@@ -41,6 +41,7 @@ def plan(topology: Topology, target: Target) -> Plan:
     if seats is None:
         raise PlanError(_problem(sections, room, target), remedies(sections, room, target is Target.SLURM))
     servers = _servers(topology, seats)
+    _refuse_weights(topology, [server.name for server in servers])
     planned = steps(topology, servers)
     return Plan(
         name=topology.name,
@@ -49,6 +50,8 @@ def plan(topology: Topology, target: Target) -> Plan:
         runtime=topology.runtime,
         launch=topology.launch,
         router_policy=topology.router.policy,
+        router_weights=topology.router.weights,
+        router_direct_below=topology.router.direct_below,
         world_size=topology.world_size,
         allocation=allocation(topology, servers, planned, room.nodes),
         servers=servers,
@@ -57,6 +60,12 @@ def plan(topology: Topology, target: Target) -> Plan:
         canary=Canary(**topology.canary.model_dump()),
         http=_http(topology),
     )
+
+
+def _refuse_weights(topology: Topology, names: Sequence[str]) -> None:
+    for name in topology.router.weights:
+        if name not in names:
+            raise PlanError(f"router.weights names {name}, and there is no such server: name one of {', '.join(names)}")
 
 
 def _http(topology: Topology) -> Http | None:

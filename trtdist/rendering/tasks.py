@@ -16,7 +16,8 @@ __all__ = ["enter_file", "refuse_unsupported", "task_file"]
 
 @dataclass(frozen=True)
 class _Task:
-    """One rank as a task of a step: `number` within the step, `devices` the GPUs of its server on its node."""
+    """One rank as a task of a step: `number` within the step, `devices` the GPUs of its server on its
+    node, in the order in which an engine counts them."""
 
     number: int
     server: str
@@ -93,14 +94,16 @@ def _tasks(servers: Sequence[Server]) -> list[_Task]:
 
 
 def _task(number: int, server: Server, rank: Rank) -> _Task:
-    return _Task(
-        number, server.name, rank.rank, server.size, rank.world_rank, rank.gpu, rank.node, _devices(server, rank)
-    )
+    devices = _devices(server, rank, number - rank.rank)
+    return _Task(number, server.name, rank.rank, server.size, rank.world_rank, rank.gpu, rank.node, devices)
 
 
-def _devices(server: Server, rank: Rank) -> str:
-    """All GPUs of the server on the rank's node, in rank order.
+def _devices(server: Server, rank: Rank, first: int) -> str:
+    """All GPUs of the server on the rank's node; `first` is the task of the server's rank 0.
 
-    An engine takes device `rank % count`, and reaches its neighbours' memory only on devices that it sees.
+    An engine takes device `rank in its MPI world % count`, and that device must be the one of the plan. It reaches its
+    neighbours' memory only on devices that it sees, and all ranks of a node see the same list.
     """
-    return ",".join(str(other.gpu) for other in server.ranks if other.node == rank.node)
+    beside = [other for other in server.ranks if other.node == rank.node]
+    counted = sorted(beside, key=lambda other: (first + other.rank) % len(beside))
+    return ",".join(str(other.gpu) for other in counted)

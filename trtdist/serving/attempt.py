@@ -7,6 +7,7 @@ stopped gets only one for the whole pause, so that it never takes its own absenc
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from trtdist.errors import TrtdistError
 from trtdist.serving.instance import Instance
@@ -22,13 +23,16 @@ from trtdist.serving.protocol import (
 )
 from trtdist.serving.wire import ProtocolError
 
-__all__ = ["SILENCE_S", "TICK_S", "WINDOW", "Attempt", "ElsewhereError", "RequestError"]
+__all__ = ["SILENCE_S", "TICK_S", "WINDOW", "AtOnce", "Attempt", "ElsewhereError", "RequestError"]
 
 # Chunks that may be on their way or wait for their taker.
 WINDOW = 256
 TICK_S, SILENCE_S = 0.5, 5.0
 ELSEWHERE = frozenset({"unavailable", "stale", "overloaded"})
 NO_RESPONDERS = "503"
+
+# Takes a chunk without waiting for anything, or refuses it.
+AtOnce = Callable[[Chunk], bool]
 
 
 class RequestError(TrtdistError):
@@ -52,18 +56,22 @@ class Attempt:
 
     `received` and `taken` count chunks. `servers` are those that take part, the one that generates last; empty until
     they are known. An error comes after the chunks that arrived before it.
+
+    `at_once` is offered each chunk but the last as soon as it arrives, while none waits to be taken; where it returns
+    False, the chunk waits as others do.
     """
 
-    def __init__(self, request_id: str, number: int, window: int = WINDOW) -> None:
+    def __init__(self, request_id: str, number: int, window: int = WINDOW, at_once: AtOnce | None = None) -> None:
         self.request_id = request_id
         self.number = number
         self.received = 0
         self.taken = 0
         self.servers: tuple[Instance, ...] = ()
+        self._at_once = at_once
         self._window = window
         self._allowed = window
         self._chunks: list[Chunk] = []
-        self._complete = False
+        self._complete = self._grant_asked = False
         self._error: RequestError | None = None
         self._asked: Instance | None = None
         self._route: Route | None = None
@@ -163,9 +171,13 @@ class Attempt:
         return self._route
 
     async def take(self) -> list[Chunk]:
-        """The next chunks, all that are there; RequestError when there will be none."""
-        while not self._chunks:
+        """The next chunks, all that are there; RequestError when there will be none.
+
+        None at all when a credit has come due through those that were taken at once.
+        """
+        while not self._chunks and not self._grant_asked:
             await self._wait()
+        self._grant_asked = False
         chunks, self._chunks = self._chunks, []
         self.taken += len(chunks)
         return chunks
@@ -215,8 +227,14 @@ class Attempt:
             self._speaker = self._generator
             self.received += 1
             self._complete = message.finish_reason is not None
-            self._chunks.append(message)
-            self._wake()
+            if self._at_once is None or self._complete or self._chunks or not self._at_once(message):
+                self._chunks.append(message)
+                self._wake()
+                return
+            self.taken += 1
+            if self.credit_due:
+                self._grant_asked = True
+                self._wake()
 
     def _lost(self, seq: int) -> None:
         server = self._name(self.servers[-1])

@@ -79,7 +79,7 @@ class Calls:
     def _refusal(self, call: GenerateCall) -> tuple[str, str] | None:
         if self._closed:
             return "unavailable", self._closed
-        problem = _problem(self._station.role, call)
+        problem = _problem(self._station.role, self._station.reads, call)
         if problem:
             return "bad_request", f"{self._station.instance.server}: {problem}"
         if call.attempt < self._over.get(call.request_id, 0):
@@ -114,7 +114,7 @@ class Calls:
         self._station.kept.free(request_id, attempt)
 
 
-def _problem(role: str, call: GenerateCall) -> str:
+def _problem(role: str, reads: bool, call: GenerateCall) -> str:
     """What is wrong with a call for a server of this role, "" when nothing is."""
     if not _SUBJECT.fullmatch(call.inbox) or (call.notify and not _SUBJECT.fullmatch(call.notify)):
         return "inbox and notify must be subjects without wildcards"
@@ -122,7 +122,7 @@ def _problem(role: str, call: GenerateCall) -> str:
         return "a request needs a prompt or token_ids"
     if role == "context" and call.generation is None:
         return "a context server must be told which server generates"
-    if role == "generation" and call.disaggregated is None:
+    if not reads and call.disaggregated is None:
         return "a generation server needs the KV cache of a context server; ask a context server first"
     if role != "context" and call.generation is not None:
         return "only a context server hands a request on"

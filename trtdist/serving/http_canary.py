@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from trtdist.plan import Canary, Plan
 from trtdist.serving.http1 import Connection, HttpError, Url, parse_url
@@ -12,6 +14,8 @@ from trtdist.serving.run_config import RunConfig
 __all__ = ["Front"]
 
 _LIMIT = 1024 * 1024
+# OpenSSL's X509_V_FLAG_PARTIAL_CHAIN, which Python 3.9 has no name for.
+_PARTIAL_CHAIN = 0x80000
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Front:
     url: Url
     key: str = field(repr=False)
     model: str
+    certificate: Path
 
     @classmethod
     def of(cls, config: RunConfig, plan: Plan) -> Front | None:
@@ -29,13 +34,21 @@ class Front:
             return None
         keys = config.run.secrets / "http.keys"
         lines = keys.read_text(encoding="utf-8").split() if keys.exists() else []
-        return cls(parse_url(config.http_url), lines[0] if lines else "", plan.model)
+        return cls(parse_url(config.http_url), lines[0] if lines else "", plan.model, config.run.secrets / "http.pem")
+
+    def _trust(self) -> ssl.SSLContext:
+        """Trusts the run's own certificate, whoever signed it: its names are those by which users come."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_flags |= _PARTIAL_CHAIN
+        context.load_verify_locations(self.certificate)
+        return context
 
     async def ask(self, canary: Canary) -> str:
         """The answer to a canary; HttpError or OSError when there is none."""
         asked = {"model": self.model, "prompt": canary.prompt, "max_tokens": canary.max_tokens, "temperature": 0}
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        connection = await Connection.open(self.url, None)
+        connection = await Connection.open(self.url, self._trust() if self.url.tls else None)
         try:
             body = json.dumps(asked).encode("ascii")
             reply = await connection.exchange("POST", "/v1/completions", body, _LIMIT, headers)

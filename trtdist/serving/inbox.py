@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 
 from nats import errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from trtdist.serving.attempt import Attempt, RequestError
+from trtdist.serving.direct import DirectClient
 
 __all__ = ["Inbox"]
 
@@ -21,7 +21,7 @@ class Inbox:
     credits bound what can wait here, so the subscription itself has no limit that would drop messages.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: DirectClient) -> None:
         self._client = client
         self._prefix = client.new_inbox()
         self._attempts: dict[str, Attempt] = {}
@@ -38,7 +38,7 @@ class Inbox:
         """Begin to receive."""
         await self._client.subscribe(self._echo, cb=self._came_back)
         subject = f"{self._prefix}.>"
-        await self._client.subscribe(subject, cb=self._arrived, pending_msgs_limit=0, pending_bytes_limit=0)
+        await self._client.subscribe_directly(subject, self._arrived)
 
     @contextlib.contextmanager
     def receiving(self, attempt: Attempt) -> Iterator[str]:
@@ -70,14 +70,14 @@ class Inbox:
         except errors.Error as error:
             raise RequestError("unavailable", f"the connection to NATS takes no message ({error})") from None
 
-    async def _arrived(self, message: Msg) -> None:
+    def _arrived(self, subject: str, data: bytes, status: str) -> None:
         # Nearly all are of a stream, whose subject is the attempt's own.
-        attempt, kind = self._attempts.get(message.subject), ""
+        attempt, kind = self._attempts.get(subject), ""
         if attempt is None:
-            subject, _, kind = message.subject.rpartition(".")
+            subject, _, kind = subject.rpartition(".")
             attempt = self._attempts.get(subject)
         if attempt is not None:
-            attempt.deliver(kind, message.data, (message.headers or {}).get("Status", ""))
+            attempt.deliver(kind, data, status)
 
     async def _came_back(self, message: Msg) -> None:
         self._echoed = True

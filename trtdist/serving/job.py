@@ -68,6 +68,8 @@ class Job:
         if problem is not None:
             # It may have been handed over at the last moment: before Python 3.12, asyncio can lose a cancellation.
             self._station.kept.free(self._call.request_id, self._call.attempt)
+        if problem is None and self._station.role != "generation":
+            await self._station.held.read(self._call, int(self._outbox.usage.get("prompt_tokens", 0)))
         await self._notify("done", int(self._outbox.usage.get("prompt_tokens", 0)))
 
     async def _watch(self, work: asyncio.Future[None]) -> tuple[str, str] | None:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro import add_service
 from nats.micro.request import Request
 
+from trtdist.serving.direct import DirectClient
 from trtdist.serving.discovery import Instance, Registration
 from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.nats_connection import connect, disconnect, report_to_stderr
@@ -80,16 +80,21 @@ class Member:
         async def take(request: Request) -> None:
             await request.respond(await answer(request.data))
 
-        async def listen(message: Msg) -> None:
+        await _add_service(self.nats, self.instance, take, data)
+        await self.listen(self.instance.control_subject, lambda data: control(decode_control(data)))
+        await self.nats.flush()
+        await self._registration.publish(self.instance)
+
+    async def listen(self, subject: str, take: Callable[[bytes], None]) -> None:
+        """Take what comes to a subject; what makes no sense (ProtocolError) is told in the log and ignored."""
+
+        async def heard(message: Msg) -> None:
             try:
-                control(decode_control(message.data))
+                take(message.data)
             except ProtocolError as error:
                 report_to_stderr(f"a control message was ignored: {error}")
 
-        await _add_service(self.nats, self.instance, take, data)
-        await self.nats.subscribe(self.instance.control_subject, cb=listen)
-        await self.nats.flush()
-        await self._registration.publish(self.instance)
+        await self.nats.subscribe(subject, cb=heard)
 
     async def must_leave(self, *others: Coroutine[Any, Any, str]) -> str:
         """Why to leave, in a sentence: the lease is lost, NATS stays away, or what the first of `others` says."""
@@ -105,13 +110,16 @@ class Member:
         return f"the connection to NATS at {self._config.nats_url} was lost and did not come back: is it running?"
 
 
-async def _connect(config: RunConfig, name: str, cut_off: asyncio.Event) -> Client:
+async def _connect(config: RunConfig, name: str, cut_off: asyncio.Event) -> DirectClient:
     login = (config.nats_user, config.nats_password)
     return await connect(config.nats_url, *login, name, lost=cut_off.set, seconds=CONNECT_S, tls=config.nats_tls)
 
 
 async def _add_service(
-    nats: Client, instance: Instance, take: Callable[[Request], Awaitable[None]], data: Callable[[], dict[str, Any]]
+    nats: DirectClient,
+    instance: Instance,
+    take: Callable[[Request], Awaitable[None]],
+    data: Callable[[], dict[str, Any]],
 ) -> None:
     """Answer `$SRV.PING`, `INFO` and `STATS`, and requests on the subject that Triton Distributed would give it."""
     slug = service_slug(instance.namespace, instance.component)

@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator
 from typing import Callable
 
 from nats import errors
-from nats.aio.client import Client
 
 from trtdist.errors import TrtdistError
+from trtdist.serving.direct import DirectClient
 from trtdist.serving.waiting import within
 
 __all__ = ["NatsError", "connect", "connection", "disconnect", "report_to_stderr"]
@@ -45,7 +45,7 @@ async def connect(
     lost: Callable[[], None] = lambda: None,
     seconds: float = 5.0,
     tls: ssl.SSLContext | None = None,
-) -> Client:
+) -> DirectClient:
     """Connect within `seconds`, trying again while the server is not there yet; NatsError when it stays away.
 
     `name` shows in the server's monitoring. A broken connection is taken up again for 10 s; what is published
@@ -63,7 +63,7 @@ async def connect(
         raise NatsError(f"NATS at {url} did not answer within {seconds:g} s{reason}: is it running?") from None
 
 
-async def disconnect(client: Client) -> None:
+async def disconnect(client: DirectClient) -> None:
     """Deliver what was published and handle what has arrived, then close; closes at once when that cannot be done."""
     if client.is_closed:
         return
@@ -84,7 +84,7 @@ async def connection(
     name: str,
     report: Callable[[str], None] = report_to_stderr,
     tls: ssl.SSLContext | None = None,
-) -> AsyncIterator[Client]:
+) -> AsyncIterator[DirectClient]:
     """A connection while in `async with`; drained at the end."""
     client = await connect(url, user, password, name, report, tls=tls)
     try:
@@ -97,7 +97,7 @@ class _Watcher:
     """What nats-py tells about a connection, as sentences, each once until another comes."""
 
     def __init__(self, report: Callable[[str], None], lost: Callable[[], None]) -> None:
-        self.client = Client()
+        self.client = DirectClient()
         self._report = report
         self._lost = lost
         self.last = ""
@@ -125,7 +125,9 @@ class _Watcher:
             self._lost()
 
 
-async def _open(url: str, user: str, password: str, name: str, watcher: _Watcher, tls: ssl.SSLContext | None) -> Client:
+async def _open(
+    url: str, user: str, password: str, name: str, watcher: _Watcher, tls: ssl.SSLContext | None
+) -> DirectClient:
     client = watcher.client
     async with contextlib.AsyncExitStack() as unless_open:
         unless_open.push_async_callback(client.close)

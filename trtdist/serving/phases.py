@@ -19,6 +19,7 @@ from trtdist.engines.base import (
     EngineOutput,
     GenerateRequest,
 )
+from trtdist.serving.held import HeldPublisher
 from trtdist.serving.instance import Instance
 from trtdist.serving.kept import KeptCaches
 from trtdist.serving.outbox import Outbox
@@ -43,13 +44,19 @@ class PhaseFailed(Exception):
 
 @dataclass(frozen=True)
 class Station:
-    """What serves requests: a server of the plan with its engine, its connection and its instance."""
+    """What serves requests: a server of the plan with its engine, its connection and its instance.
+
+    `reads` says whether it takes prompts: all do but generation servers, and those do, too, where short prompts go to
+    them at once.
+    """
 
     role: str
     instance: Instance
     engine: Engine
     nats: Client
     kept: KeptCaches
+    held: HeldPublisher
+    reads: bool
 
 
 async def generate(station: Station, call: GenerateCall, outbox: Outbox, deadline: float) -> None:

@@ -6,6 +6,7 @@
     worker    -> requester   Chunk, Heartbeat, Failure: to the requester's inbox, from the server that generates
     requester -> worker      Credit, Cancel: to the control subject of each server that takes part
     worker    -> router      Notice: `started` and `done`, to the router's control subject
+    worker    -> routers     Held: blocks of prompts that it holds now, or no more; to a subject of its component
 
 A message is one line of JSON; only a GenerateCall may be followed by bytes, the engine's own state. A stream is one
 attempt of one request: chunks are numbered from 0, and a heartbeat says which number comes next, so that a gap or a
@@ -36,6 +37,7 @@ __all__ = [
     "Failure",
     "GenerateCall",
     "Heartbeat",
+    "Held",
     "Notice",
     "Route",
     "RouteCall",
@@ -43,6 +45,7 @@ __all__ = [
     "decode_answer",
     "decode_call",
     "decode_control",
+    "decode_held",
     "decode_route",
     "decode_route_call",
     "decode_stream",
@@ -58,13 +61,14 @@ CODES = (
 
 MAX_ID, MAX_SUBJECT, MAX_SENTENCE = 128, 512, 4096
 MAX_TOKENS, MAX_EXCLUDED, MAX_STOPS = 1 << 20, 4096, 64
-MAX_WINDOW = 1 << 16
+MAX_WINDOW, MAX_BLOCKS = 1 << 16, 1 << 16
 # A chunk in the middle of a stream as it is written below, with a few tokens and text without escapes: what nearly all
 # messages are. What does not match goes to the strict reader.
-_NUMBER = "(0|[1-9][0-9]{0,8})"
-_NUMBERS = "((?:0|[1-9][0-9]{0,8})(?:,(?:0|[1-9][0-9]{0,8})){0,63})"
+_NUMBER = b"(0|[1-9][0-9]{0,8})"
+_MORE = b"((?:,(?:0|[1-9][0-9]{0,8})){0,63})"
 _COMMON = re.compile(
-    rf'\{{"v":{VERSION},"attempt":{_NUMBER},"seq":{_NUMBER},"ids":\[{_NUMBERS}\],"text":"([^"\\\x00-\x1f]{{0,16384}})"\}}'
+    rb'\{"v":%d,"attempt":%b,"seq":%b,"ids":\[%b%b\],"text":"([^"\\\x00-\x1f]{0,16384})"\}'
+    % (VERSION, _NUMBER, _NUMBER, _NUMBER, _MORE)
 )
 
 
@@ -95,7 +99,8 @@ class Accepted:
 class RouteCall:
     """Who shall serve a request? `exclude` has the lease ids (hex) of instances not to be chosen.
 
-    `context` and `generation` pin servers by their names in the plan, "" leaves the choice to the policy.
+    `context` and `generation` pin servers by their names in the plan, "" leaves the choice to the policy. `tokens` and
+    `blocks` tell of the prompt as `policies.prompt_of` does. Requests of one `session` are to be read by one server.
     """
 
     request_id: str
@@ -103,11 +108,15 @@ class RouteCall:
     exclude: tuple[str, ...] = ()
     context: str = ""
     generation: str = ""
+    tokens: int = 0
+    blocks: tuple[int, ...] = ()
+    session: str = ""
 
     def encode(self) -> bytes:
         """The message."""
-        body = {"request_id": self.request_id, "exclude": list(self.exclude)}
-        return encode({**_head(self.attempt), **body, "context": self.context, "generation": self.generation})
+        body = {"request_id": self.request_id, "exclude": list(self.exclude), "session": self.session}
+        prompt = {"tokens": self.tokens, "blocks": list(self.blocks)}
+        return encode({**_head(self.attempt), **body, **prompt, "context": self.context, "generation": self.generation})
 
 
 @dataclass(frozen=True)
@@ -242,6 +251,24 @@ class Notice:
         return encode({**_head(self.attempt), **header, "finish_reason": self.finish_reason})
 
 
+@dataclass(frozen=True)
+class Held:
+    """A worker tells the routers which blocks of prompts it holds now (`stored`), and which no more (`removed`).
+
+    `server` is its lease id (hex); its messages are numbered from 0 without gaps by `seq`.
+    """
+
+    server: str
+    seq: int
+    stored: tuple[int, ...] = ()
+    removed: tuple[int, ...] = ()
+
+    def encode(self) -> bytes:
+        """The message."""
+        blocks = {"stored": list(self.stored), "removed": list(self.removed)}
+        return encode({"v": VERSION, "server": self.server, "seq": self.seq, **blocks})
+
+
 StreamMessage = Union[Chunk, Heartbeat, Failure]
 Control = Union[Credit, Cancel, Notice]
 
@@ -290,6 +317,20 @@ def decode_route_call(data: bytes) -> RouteCall:
         exclude=fields.texts("exclude", MAX_EXCLUDED, 16),
         context=fields.text("context", "", most=MAX_ID),
         generation=fields.text("generation", "", most=MAX_ID),
+        tokens=fields.integer("tokens", 0),
+        blocks=fields.integers("blocks", MAX_BLOCKS),
+        session=fields.text("session", "", most=MAX_ID),
+    )
+
+
+def decode_held(data: bytes) -> Held:
+    """What a worker tells the routers of its blocks."""
+    fields, _ = _read(data)
+    return Held(
+        server=fields.text("server", most=16),
+        seq=fields.integer("seq"),
+        stored=fields.integers("stored", MAX_BLOCKS),
+        removed=fields.integers("removed", MAX_BLOCKS),
     )
 
 
@@ -312,14 +353,15 @@ def decode_route(data: bytes) -> Route | Failure:
 
 def decode_stream(data: bytes) -> StreamMessage:
     """What a requester finds in its inbox."""
-    try:
-        common = _COMMON.fullmatch(data.decode("utf-8", "surrogatepass"))
-    except UnicodeDecodeError:
-        common = None
+    common = _COMMON.fullmatch(data)
     if common is None:
         return _strict_stream(_read(data)[0])
-    attempt, seq, tokens, text = common.groups()
-    return Chunk(int(attempt), int(seq), tuple(map(int, tokens.split(","))), text)
+    attempt, seq, first, more, text = common.groups()
+    ids = (int(first), *map(int, more[1:].split(b","))) if more else (int(first),)
+    try:
+        return Chunk(int(attempt), int(seq), ids, text.decode("utf-8", "surrogatepass"))
+    except UnicodeDecodeError:
+        return _strict_stream(_read(data)[0])
 
 
 def _strict_stream(fields: Fields) -> StreamMessage:

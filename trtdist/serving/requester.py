@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trtdist.engines.base import Sampling
-from trtdist.serving.attempt import TICK_S, WINDOW, Attempt, ElsewhereError, RequestError
+from trtdist.serving.attempt import TICK_S, WINDOW, AtOnce, Attempt, ElsewhereError, RequestError
 from trtdist.serving.discovery import Change, Instance, Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
 from trtdist.serving.front_door import FrontDoor, component_name
 from trtdist.serving.inbox import Inbox
 from trtdist.serving.nats_connection import connect, disconnect
+from trtdist.serving.policies import prompt_of
 from trtdist.serving.protocol import Cancel, Chunk, Credit, GenerateCall, RouteCall
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import MONOLITHIC, instance_prefix
@@ -40,8 +41,8 @@ class Ask:
 
     `token_ids` is used when given, else `prompt`. `component` is `router`, or `tensorrt-llm` for a server that does
     everything itself. `context` and `generation` pin servers by their names in the plan (`ctx.0`, `gen.1`, `srv.0`),
-    "" leaves the choice to the policy. `timeout` is for the whole request, in seconds. An empty `request_id` is
-    filled in.
+    "" leaves the choice to the policy; prompts of one `session` are read by one server. `timeout` is for the whole
+    request, in seconds. An empty `request_id` is filled in.
     """
 
     sampling: Sampling
@@ -52,6 +53,7 @@ class Ask:
     generation: str = ""
     timeout: float = 600.0
     request_id: str = ""
+    session: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,27 @@ class Requester:
         finally:
             await batches.aclose()
 
-    async def batches(self, ask: Ask) -> AsyncGenerator[list[Chunk], None]:
-        """As `stream`, but all that has come at once: what a reader that is slower than the servers should take."""
+    async def batches(self, ask: Ask, at_once: AtOnce | None = None) -> AsyncGenerator[list[Chunk], None]:
+        """As `stream`, but all that has come at once: what a reader that is slower than the servers should take.
+
+        `at_once` may take chunks in the middle of the stream before they are yielded, as Attempt says: what was yielded
+        has been dealt with then.
+        """
         request_id = ask.request_id or secrets.token_hex(16)
         deadline = asyncio.get_running_loop().time() + ask.timeout
         exclude: list[str] = []
         problem: RequestError | None = None
         for number in range(MAX_ATTEMPTS):
-            attempt = Attempt(request_id, number)
+            attempt = Attempt(request_id, number, at_once=at_once)
             async with self._receiving(attempt, ask, deadline) as inbox:
                 try:
                     await self._start(ask, attempt, inbox, exclude, deadline)
                     while not attempt.finished:
-                        yield await self._next(attempt)
+                        chunks = await attempt.take()
+                        if chunks:
+                            yield chunks
+                        if attempt.credit_due:
+                            await self._give_credit(attempt)
                     return
                 except ElsewhereError as error:
                     # That no other server is left tells less than why the first one failed.
@@ -153,7 +163,10 @@ class Requester:
         else:
             router = self._door.choose(ask.component, "", exclude, snapshot)
             attempt.ask(router)
-            asked = RouteCall(attempt.request_id, attempt.number, tuple(exclude), ask.context, ask.generation)
+            pins = (tuple(exclude), ask.context, ask.generation)
+            prompt = prompt_of(ask.prompt, ask.token_ids)
+            about = (prompt.tokens, prompt.blocks, ask.session)
+            asked = RouteCall(attempt.request_id, attempt.number, *pins, *about)
             await self._inbox.send(router.subject, asked.encode(), f"{inbox}.route")
             route = await attempt.route()
             attempt.call(route.context, route.generation)
@@ -172,12 +185,6 @@ class Requester:
             notify=notify,
         )
         await self._inbox.send(called.subject, call.encode(), f"{inbox}.accept")
-
-    async def _next(self, attempt: Attempt) -> list[Chunk]:
-        chunks = await attempt.take()
-        if attempt.credit_due:
-            await self._give_credit(attempt)
-        return chunks
 
     @contextlib.asynccontextmanager
     async def _receiving(self, attempt: Attempt, ask: Ask, deadline: float) -> AsyncIterator[str]:

@@ -16,10 +16,10 @@ from trtdist.serving.discovery import Watcher
 from trtdist.serving.member import Identity, Member
 from trtdist.serving.policies import policy_named
 from trtdist.serving.program import asked, run_program, run_until_stopped
-from trtdist.serving.protocol import Control, Failure, Notice, decode_route_call
+from trtdist.serving.protocol import Control, Failure, Notice, decode_held, decode_route_call
 from trtdist.serving.routing import Desk
 from trtdist.serving.run_config import RunConfig
-from trtdist.serving.slug import ROUTER, instance_prefix
+from trtdist.serving.slug import ROUTER, component_of_role, held_subject, instance_prefix
 from trtdist.serving.wire import ProtocolError
 
 __all__ = ["Router", "route"]
@@ -46,6 +46,10 @@ class Router:
         if isinstance(message, Notice):
             self._desk.note(message, self._now())
 
+    def held(self, data: bytes) -> None:
+        """Take what workers tell of the blocks that they hold."""
+        self._desk.held(decode_held(data))
+
     def stats(self) -> dict[str, Any]:
         """What `$SRV.STATS` tells: how many instances are known."""
         return {"instances": len(self._watcher.snapshot.instances)}
@@ -57,8 +61,11 @@ async def route(config: RunConfig, plan: Plan, events: EventWriter, stop: asynci
     roles = list(dict.fromkeys(server.role for server in plan.servers))
     async with Member(config, Identity(ROUTER, "router")) as member:
         async with Watcher(member.etcd, instance_prefix(config.namespace)) as watcher:
-            desk = Desk(roles, policy, member.instance.control_subject)
+            rules = (plan.router_weights, plan.router_direct_below)
+            desk = Desk(roles, policy, member.instance.control_subject, *rules)
             router = Router(desk, watcher)
+            for role in roles:
+                await member.listen(held_subject(config.namespace, component_of_role(role)), router.held)
             with watcher.calling(desk.changed):
                 await member.serve(router.answer, router.control, router.stats)
                 events.write(Rung("router", "registered", member.instance.key))

@@ -28,6 +28,7 @@ __all__ = [
     "check_name",
     "component_of_role",
     "control_subject",
+    "held_subject",
     "instance_key",
     "instance_prefix",
     "instance_subject",
@@ -183,3 +184,8 @@ def instance_subject(namespace: str, component: str, endpoint: str, lease_id: in
 def control_subject(namespace: str, component: str, lease_id: int) -> str:
     """Where an instance takes credits and cancellations."""
     return instance_subject(namespace, component, CONTROL, lease_id)
+
+
+def held_subject(namespace: str, component: str) -> str:
+    """Where the instances of a component tell routers which blocks of prompts they hold."""
+    return f"{service_slug(namespace, component)}.held"

@@ -23,6 +23,7 @@ from trtdist.plan import Plan, Server
 from trtdist.rundir import RunDir
 from trtdist.serving.background import Background
 from trtdist.serving.calls import Calls
+from trtdist.serving.held import HeldPublisher
 from trtdist.serving.kept import KeptCaches
 from trtdist.serving.member import Identity, Member
 from trtdist.serving.phases import Station
@@ -63,7 +64,9 @@ async def serve(
     background = Background()
     async with Member(config, Identity(component_of_role(server.role), server.name, engine.name)) as member:
         kept = KeptCaches(engine.release, background)
-        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept), background)
+        held = HeldPublisher(member.nats.publish, member.instance, engine.reuse_tokens)
+        reads = server.role != "generation" or config.plan().router_direct_below > 0
+        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept, held, reads), background)
         await member.serve(calls.answer, calls.control, calls.stats)
         events.write(Rung(server.name, "registered", member.instance.key))
         reason = await member.must_leave(asked(stop), engine.died())
@@ -80,7 +83,7 @@ async def lead(config: RunConfig, server: Server, engine: Engine, events: EventW
         await first_of(engine.start(), _until(stop))
         if stop.is_set():
             return
-        events.write(Rung(server.name, "engine"))
+        events.write(Rung(server.name, "engine", engine.version))
         print("Engine loaded and ready to serve...", flush=True)
         await serve(config, server, engine, events, stop, _drain_seconds())
     except EngineError as error:
@@ -154,5 +157,14 @@ def _drain_seconds() -> float:
     return seconds
 
 
+def _leave(code: int) -> None:
+    """End with an exit code: at once after a failure, since what an engine left running may hold up an orderly end."""
+    if code:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(sys.argv[1:], _work))
+    _leave(run_program(sys.argv[1:], _work))

@@ -26,8 +26,9 @@ from trtdist.supervisor import mount_points
 
 __all__ = ["CROSSING", "container_of", "enter", "main", "parse_mount", "pmix_folders"]
 
+_CUDA = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 # What begins so is of the run, of the step or of MPI, and is needed inside.
-CROSSING = ("TRTDIST_", "SLURM", "PMIX_", "PMI_", "OMPI_COMM_", "OMPI_UNIVERSE_SIZE", "CUDA_VISIBLE_DEVICES")
+CROSSING = ("TRTDIST_", "SLURM", "PMIX_", "PMI_", "OMPI_COMM_", "OMPI_UNIVERSE_SIZE", *_CUDA)
 # Bash reads the variables, each ended by NUL, so that any value arrives.
 _LOADER = 'while IFS= read -r -d "" NAME; do export "${NAME?}"; done <"$1"; unset NAME; shift; exec "$@"'
 _RC = 'exec "$@"\n'

@@ -138,7 +138,7 @@ def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, 
             ) from None
     port = wanted or claims.claim(host, 1, _range(given))[0]
     named = head if host in _EVERYWHERE else host
-    url = f"http://{host_port(named, port)}"
+    url = f"{'https' if 'TRTDIST_HTTP_TLS' in given else 'http'}://{host_port(named, port)}"
     return {"TRTDIST_HTTP_HOST": host, "TRTDIST_HTTP_PORT": str(port), "TRTDIST_HTTP_URL": url}
 
 

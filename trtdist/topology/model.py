@@ -180,6 +180,11 @@ class HttpSection(Section):
         HostAddress,
         Field(description="Address to listen on. Beyond this machine (not 127.0.0.1 or ::1) API keys are required."),
     ] = "127.0.0.1"
+    keys: Annotated[Line | None, Field(description="File with API keys, one a line, in place of one made up.")] = None
+    certificate: Annotated[
+        Line | None, Field(description="File with the certificate for HTTPS, and those that signed it, as PEM.")
+    ] = None
+    certificate_key: Annotated[Line | None, Field(description="File with the key of the certificate, as PEM.")] = None
     processes: Annotated[int, Field(ge=1, le=64, description="Processes that share the port.")] = 1
     max_requests: Annotated[
         Count, Field(description="Answers that one process works on at once; more are refused with status 429.")
@@ -189,9 +194,21 @@ class HttpSection(Section):
 class RouterSection(Section):
     """Who serves a request."""
 
-    policy: Annotated[Literal["round_robin", "least_loaded"], Field(description="How a server is chosen.")] = (
-        "round_robin"
-    )
+    policy: Annotated[
+        Literal["round_robin", "least_loaded", "kv_prefix"], Field(description="How a server is chosen.")
+    ] = "round_robin"
+    weights: Annotated[
+        dict[str, Annotated[float, Field(gt=0, le=1000)]],
+        Field(
+            description="Share of the work of servers, by name (`ctx.0: 2` for twice that of others); 1 unless said."
+        ),
+    ] = {}
+    direct_below: Annotated[
+        int,
+        Field(
+            ge=0, description="Prompts of fewer tokens go to a generation server at once, which reads them; 0 for none."
+        ),
+    ] = 0
     http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = (
         HttpSection.model_construct()
     )

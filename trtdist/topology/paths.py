@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from trtdist.topology.model import EtcdSection, NatsSection, Topology
+from trtdist.topology.model import EtcdSection, HttpSection, NatsSection, Topology
 
 __all__ = ["absolute"]
 
@@ -17,7 +17,7 @@ def absolute(topology: Topology, folder: str, environ: Mapping[str, str]) -> Top
     """The topology with absolute paths.
 
     A model and an image may also be names, so only `./`, `../` and `~/` begin a path there; the source of a mount is
-    always a path, and a binary is one when it has a slash.
+    always a path, as are the front end's files, and a binary is one when it has a slash.
     """
     home = environ.get("HOME", "~")
 
@@ -32,6 +32,12 @@ def absolute(topology: Topology, folder: str, environ: Mapping[str, str]) -> Top
         found = section.binary
         return section.model_copy(update={"binary": path(found) if found and "/" in found else found})
 
+    def front(section: HttpSection | None) -> HttpSection | None:
+        if section is None:
+            return None
+        files = {name: getattr(section, name) for name in ("keys", "certificate", "certificate_key")}
+        return section.model_copy(update={name: path(file) for name, file in files.items() if file})
+
     def mount(text: str) -> str:
         source, rest = text.split(":", 1)
         return f"{path(source)}:{rest}"
@@ -41,6 +47,7 @@ def absolute(topology: Topology, folder: str, environ: Mapping[str, str]) -> Top
     return topology.model_copy(
         update={
             "model": marked(topology.model),
+            "router": topology.router.model_copy(update={"http": front(topology.router.http)}),
             "services": services.model_copy(update={"nats": binary(services.nats), "etcd": binary(services.etcd)}),
             "container": container.model_copy(
                 update={

@@ -41,6 +41,16 @@ class Cache:
         values[:, -key.shape[1] :] = value
         return keys, values
 
+    def piece(self, start: int, end: int) -> Array:
+        """A copy of the keys and values of some positions, in the 16-bit integers that they travel as."""
+        return self._data[:, :, :, start:end].astype(_WIRE)
+
+    def append(self, piece: Array) -> None:
+        """Add positions that `piece` gave."""
+        tokens = piece.shape[3]
+        self.grow(tokens)
+        self._data[:, :, :, self.length - tokens : self.length] = piece
+
     def packed(self, heads: range) -> dict[int, bytes]:
         """The bytes of each head by its number: layers, keys before values, positions, little-endian 16-bit."""
         data = self._data[:, :, :, : self.length].astype(_WIRE)

@@ -19,9 +19,10 @@ from trtdist.engines.base import (
 )
 from trtdist.engines.reference.follower import follow
 from trtdist.engines.reference.handle import Handle, parse
-from trtdist.engines.reference.knobs import check_server
+from trtdist.engines.reference.knobs import check_server, reuses
 from trtdist.engines.reference.leader import Ask, Cancelled, Leader, Released, Stopped, Submitted
 from trtdist.engines.reference.links import Links
+from trtdist.engines.reference.prefixes import BLOCK, BLOCKS
 from trtdist.engines.reference.rank import say
 from trtdist.engines.reference.sampling import check_sampling
 from trtdist.engines.reference.sequence import Job, prompt_digest
@@ -40,6 +41,7 @@ class ReferenceEngine:
     """
 
     name = "reference"
+    version = ""
 
     def __init__(self, config: EngineConfig, connect: Callable[[EngineConfig], Links]) -> None:
         self._config = config
@@ -89,6 +91,11 @@ class ReferenceEngine:
     async def release(self, context_request_id: int) -> None:
         """Free a KV cache that no generation server will fetch."""
         self._ask(Released(context_request_id))
+
+    @property
+    def reuse_tokens(self) -> int:
+        """How many tokens of earlier prompts are held for those that begin alike."""
+        return BLOCK * BLOCKS if reuses(self._config.server) else 0
 
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """The token ids of a prompt."""

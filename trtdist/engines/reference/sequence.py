@@ -56,11 +56,12 @@ class Sequence:
         self.todo = list(job.tokens)
         self.begun = False
         self.ended = False
+        self.remembered = False
         self._server = server
         given = job.request.sampling.seed
         self._seed = seed if given is None else given
         self._prompt_tokens = job.handle.tokens if job.handle else len(job.tokens)
-        self._prefilled = 0
+        self._prefilled = self._reused = 0
         self._chosen: list[int] = []
         self._logits = job.handle.logits if job.handle else ""
         self._text = StopText(job.request.sampling.stop)
@@ -78,6 +79,11 @@ class Sequence:
         self.begun = True
         if not self._chosen:
             self._prefilled += count
+        del self.todo[:count]
+
+    def reused(self, count: int) -> None:
+        """The first `count` tokens of `todo` need not be read."""
+        self._reused = count
         del self.todo[:count]
 
     def chosen(self, logits: Array) -> None:
@@ -150,12 +156,13 @@ class Sequence:
             "prompt_tokens": self._prompt_tokens,
             "completion_tokens": len(self._chosen),
             "prefill_tokens": self._prefilled,
+            "reused_tokens": self._reused,
             "kv_bytes": self._moved,
             "logits": self._logits,
         }
         say(
             f"{self._server.name}: request {self.job.request.request_id!r}: {self._prompt_tokens} prompt tokens"
-            f" ({self._prefilled} read here, {self._moved} bytes of KV cache fetched), {len(self._chosen)} tokens,"
-            f" {reason}"
+            f" ({self._prefilled} read here, {self._reused} held from earlier prompts, {self._moved} bytes of KV cache"
+            f" fetched), {len(self._chosen)} tokens, {reason}"
         )
         self.job.put(EngineOutput(tokens, text, reason, params, usage))

@@ -307,6 +307,9 @@ class Connection(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         transport.resume_reading()
+        if not transport.can_write_eof():
+            transport.close()
+            return
         with contextlib.suppress(OSError, RuntimeError):
             transport.write_eof()
 

@@ -11,6 +11,7 @@ import gc
 import hashlib
 import resource
 import socket
+import ssl
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -31,7 +32,7 @@ from trtdist.serving.requester import Requester
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.waiting import first_of
 
-__all__ = ["listen", "read_keys", "serve", "work"]
+__all__ = ["listen", "read_keys", "serve", "server_tls", "work"]
 
 DRAIN_S = 2.0
 BACKLOG = 4096
@@ -39,13 +40,19 @@ _LOOPBACK = ("127.", "::1")
 
 
 async def serve(
-    config: RunConfig, settings: Settings, metrics: Metrics, listener: socket.socket, stop: asyncio.Event
+    config: RunConfig,
+    settings: Settings,
+    metrics: Metrics,
+    listener: socket.socket,
+    stop: asyncio.Event,
+    tls: ssl.SSLContext | None = None,
 ) -> None:
     """Answer what comes to a socket until `stop`; RunFailedError says why it had to end before."""
     async with Requester.open(config, "front") as requester:
         handle = Service(requester, settings, metrics).handle
         connections = Connections(handle, counted=lambda count: metrics.put("connections", count))
-        server = await asyncio.get_running_loop().create_server(connections.accept, sock=listener, backlog=BACKLOG)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(connections.accept, sock=listener, backlog=BACKLOG, ssl=tls)
         try:
             reason = await first_of(requester.ended(), asked(stop))
         finally:
@@ -84,6 +91,19 @@ def read_keys(run: RunDir, host: str) -> frozenset[bytes]:
     return frozenset(hashlib.sha256(key.encode("utf-8")).digest() for key in lines)
 
 
+def server_tls(run: RunDir) -> ssl.SSLContext | None:
+    """For HTTPS with the certificate of secrets/http.pem, None where the run has none."""
+    certificate = run.secrets / "http.pem"
+    if not certificate.exists():
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, run.secrets / "http.key")
+    except ssl.SSLError as error:
+        raise TrtdistError(f"{certificate} cannot be used for HTTPS: {error.reason or error}") from None
+    return context
+
+
 def _settings(config: RunConfig, plan: Plan, http: Http) -> Settings:
     return Settings(
         model=plan.model,
@@ -120,11 +140,12 @@ def work(run_dir: Path) -> None:
     if plan.http is None:
         raise InputError(f"run {config.namespace} has no HTTP front end: its topology says router.http: null")
     settings = _settings(config, plan, plan.http)
+    tls = server_tls(config.run)
     _more_files()
     port = int(read_env(config.run.resolved_env)["TRTDIST_HTTP_PORT"])
     listeners = listen(plan.http.host, port, plan.http.processes)
     metrics = Metrics(len(listeners))
-    events.write(Rung("front", "answering", f"http://{plan.http.host}:{port}"))
+    events.write(Rung("front", "answering", f"{'https' if tls else 'http'}://{plan.http.host}:{port}"))
 
     def one(number: int) -> None:
         metrics.process(number)
@@ -133,6 +154,6 @@ def work(run_dir: Path) -> None:
         # What was loaded stays: a collection need not look at it again and again.
         gc.collect()
         gc.freeze()
-        run_until_stopped(lambda stop: serve(config, settings, metrics, listeners[number], stop), _run)
+        run_until_stopped(lambda stop: serve(config, settings, metrics, listeners[number], stop, tls), _run)
 
     fork_each(len(listeners), one)

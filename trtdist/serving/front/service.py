@@ -12,13 +12,13 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from trtdist.serving.attempt import RequestError
+from trtdist.serving.attempt import AtOnce, RequestError
 from trtdist.serving.discovery import Snapshot
 from trtdist.serving.front.answers import DONE, Choice, Events, Whole, error_event
 from trtdist.serving.front.calls import Call, parse_body, read_chat, read_completion
 from trtdist.serving.front.chat import Template
 from trtdist.serving.front.connection import Reply
-from trtdist.serving.front.errors import ApiError, of_request
+from trtdist.serving.front.errors import ApiError, invalid, of_request
 from trtdist.serving.front.metrics import Metrics
 from trtdist.serving.front.parser import Request
 from trtdist.serving.protocol import Chunk
@@ -63,6 +63,14 @@ class Exchange:
     request: Request
     reply: Reply
     name: str
+
+    @property
+    def session(self) -> str:
+        """What the client calls the session that the request belongs to, "" for none."""
+        given = self.request.headers.get("x-session-id", "")
+        if given and not _NAME.fullmatch(given):
+            raise invalid("x-session-id must have at most 128 letters, digits and ._:-", code="bad_request")
+        return given
 
     def send(self, status: int, body: bytes, kind: str = "application/json") -> None:
         """The whole answer."""
@@ -188,14 +196,18 @@ class Service:
     async def _answer(self, exchange: Exchange, call: Call) -> None:
         chat = call.messages is not None
         name = f"{'chatcmpl' if chat else 'cmpl'}-{secrets.token_hex(12)}"
-        asks = _asks(call, name, self._settings.timeout)
+        asks = _asks(call, name, exchange.session, self._settings.timeout)
         begun = time.monotonic()
         choices = [Choice() for _ in asks]
         made = (chat, name, self._settings.model, int(time.time()))
-        answers = _together(self._requester, asks, lambda: self._metrics.took("first", time.monotonic() - begun))
+        events = Events(*made, call.include_usage)
+        at_once = _at_once(exchange.reply, events, choices) if call.stream else None
+        answers = _together(
+            self._requester, asks, lambda: self._metrics.took("first", time.monotonic() - begun), at_once
+        )
         try:
             if call.stream:
-                await _stream(exchange, answers, Events(*made, call.include_usage), choices, len(call.prompts))
+                await _stream(exchange, answers, events, choices, len(call.prompts))
             else:
                 async for index, chunks in answers:
                     choices[index].take(chunks)
@@ -239,7 +251,23 @@ async def _stream(
     reply.end((events.usage(choices, prompts) + DONE).encode("ascii"))
 
 
-def _asks(call: Call, name: str, timeout: float) -> list[Ask]:
+def _at_once(reply: Reply, events: Events, choices: Sequence[Choice]) -> AtOnce | None:
+    """Writes chunks as they arrive, where one answer is streamed and its client keeps up with it."""
+    if len(choices) > 1:
+        return None
+
+    def write(chunk: Chunk) -> bool:
+        if not reply.begun or reply.blocked or reply.lost:
+            return False
+        text = events.text(0, (chunk,), choices[0])
+        if text:
+            reply.write(text.encode("ascii"))
+        return True
+
+    return write
+
+
+def _asks(call: Call, name: str, session: str, timeout: float) -> list[Ask]:
     """One for each answer; with a seed, each of the answers to a prompt has a seed of its own."""
     asks: list[Ask] = []
     for prompt in call.prompts:
@@ -247,14 +275,20 @@ def _asks(call: Call, name: str, timeout: float) -> list[Ask]:
             seed = call.sampling.seed
             sampling = call.sampling if seed is None else replace(call.sampling, seed=seed + number)
             text, ids = (prompt, ()) if isinstance(prompt, str) else ("", prompt)
-            asks.append(Ask(sampling, text, ids, timeout=timeout, request_id=f"{name}-{len(asks)}"))
+            own = f"{name}-{len(asks)}"
+            asks.append(Ask(sampling, text, ids, timeout=timeout, request_id=own, session=session))
     return asks
 
 
-async def _together(requester: Requester, asks: Sequence[Ask], begun: Callable[[], None] | None) -> _Answers:
-    """The streams of several asks as they come; the first error ends all. `begun` is called before the first of it."""
+async def _together(
+    requester: Requester, asks: Sequence[Ask], begun: Callable[[], None] | None, at_once: AtOnce | None
+) -> _Answers:
+    """The streams of several asks as they come; the first error ends all. `begun` is called before the first of it.
+
+    `at_once` is for a single one, as `Requester.batches` says.
+    """
     if len(asks) == 1:
-        batches = requester.batches(asks[0])
+        batches = requester.batches(asks[0], at_once)
         try:
             async for chunks in batches:
                 if begun is not None:

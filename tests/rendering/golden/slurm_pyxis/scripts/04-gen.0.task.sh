@@ -101,6 +101,8 @@ for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
     CUDA_VISIBLE_DEVICES+=${CUDA_VISIBLE_DEVICES:+,}${TRTDIST_THERE[TRTDIST_INDEX]}
 done
 export CUDA_VISIBLE_DEVICES
+# As nvidia-smi and Slurm count them; CUDA itself begins with the fastest.
+export CUDA_DEVICE_ORDER=PCI_BUS_ID
 
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"

@@ -1,0 +1,1 @@
+"""Where the PyTorch engine was before 1.0."""
