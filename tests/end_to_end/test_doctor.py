@@ -149,9 +149,31 @@ def test_inside_an_allocation_and_in_the_image(user: User) -> None:
 
 
 @pytest.mark.long
-def test_four_nodes_are_looked_at_within_twenty_seconds(user: User) -> None:
+@pytest.mark.parametrize("signal", ["INT", "TERM"])
+def test_it_leaves_nothing_when_it_is_ended(user: User, signal: str) -> None:
+    """In the midst of looking at nodes."""
+    script = (
+        "set -m\n"
+        '"$@" 2>said & pid=$!\n'
+        "until grep -q 'looking at' said; do sleep 0.05; done\n"
+        f"kill -{signal} $pid; wait $pid; echo code $?"
+    )
+    words = user.words("doctor", EXAMPLE, *SHARED, "--nodes")
+    done = user.cluster.output("bash", "-c", script, "bash", *words)
+    assert done.endswith("code 130"), done + (user.cluster.folder / "said").read_text()
+    assert "Traceback" not in (user.cluster.folder / "said").read_text()
+    assert left(user) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("runtime", ["none", "charliecloud"])
+def test_four_nodes_are_looked_at_within_twenty_seconds(user: User, runtime: str) -> None:
+    inside = ()
+    if runtime != "none":
+        refuse_or_skip(runtime)
+        inside = ("--set", f"container.runtime={runtime}", "--set", f"container.image={image_or_skip()}")
     began = time.monotonic()
-    found = doctor(user, "--set", "slurm.nodes=4", code=0)
+    found = doctor(user, "--set", "slurm.nodes=4", *inside, code=0)
     took = time.monotonic() - began
     assert {node for _, node in told(found, "ok")} == {"", "node1", "node2", "node3", "node4"}
     assert took < 20

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from trtdist.observe.check_here import HereFacts, check_here, check_mpi_types
 from trtdist.observe.check_services import check_services
 from trtdist.observe.findings import Finding, exit_code, split, table, to_json
 from trtdist.slurm import argv, parse, runner
-from trtdist.supervisor.examine import service
+from trtdist.supervisor.examine import leaking, service
 
 if TYPE_CHECKING:
     from trtdist.topology import Topology
@@ -46,10 +47,8 @@ def command(file: Path | None, nodes: bool, local: bool, as_json: bool, override
     if nodes and (file is None or local):
         raise InputError("--nodes looks at the nodes of a topology: give FILE with it, and not --local")
     topology = _topology(file, overrides)
-    here = here_facts(topology)
+    here = replace(here_facts(topology), leaking=tuple(leaking(os.environ)))
     if here.image is not None:
-        from dataclasses import replace
-
         here = replace(here, image=with_architecture(here.image))
     findings = list(check_here(here, local))
     names: tuple[str, ...] = ()

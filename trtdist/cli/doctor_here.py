@@ -8,13 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from trtdist.containers.base import is_path
-from trtdist.containers.image_formats import here, recognised
 from trtdist.errors import InputError, TrtdistError
 from trtdist.images import problems_of, read_record
 from trtdist.observe.check_here import HereFacts, ImageFacts, check_here
 from trtdist.observe.findings import Finding, ordered
 from trtdist.rundir import runs_root
-from trtdist.supervisor.examine import leaking
 from trtdist.topology.model import ContainerSection, Topology
 
 __all__ = ["here_facts", "image_facts", "refuse_unfit", "with_architecture"]
@@ -40,7 +38,7 @@ class _Unfit(TrtdistError):
 
 
 def here_facts(topology: Topology | None) -> HereFacts:
-    """The facts, in a few milliseconds. Without a topology, what every run needs."""
+    """The facts, in a few milliseconds, the variables aside. Without a topology, what every run needs."""
     root = os.path.abspath(runs_root(os.environ))
     section = topology.container if topology is not None else ContainerSection()
     contained = section.runtime != "none"
@@ -49,11 +47,17 @@ def here_facts(topology: Topology | None) -> HereFacts:
         image=image_facts(section.image or "") if contained else None,
         runs=root,
         runs_problem=_runs_problem(root),
-        machine=here(),
+        machine=_machine() if contained else "",
         runtime=section.runtime,
         mounts_missing=tuple(path for path in sources if not os.path.exists(path)),
-        leaking=tuple(leaking(os.environ)),
     )
+
+
+def _machine() -> str:
+    # Most runs have no image, and start sooner without what knows of images.
+    from trtdist.containers.image_formats import here
+
+    return here()
 
 
 def image_facts(path: str) -> ImageFacts | None:
@@ -61,6 +65,8 @@ def image_facts(path: str) -> ImageFacts | None:
     reference that the runtime looks up."""
     if not is_path(path):
         return None
+    from trtdist.containers.image_formats import recognised
+
     place = Path(path)
     folder_there = place.parent.is_dir()
     record = read_record(place.parent)
@@ -82,6 +88,7 @@ def with_architecture(image: ImageFacts) -> ImageFacts:
     if image.problem or image.architecture:
         return image
     from trtdist.cli.image_fill import peek
+    from trtdist.containers.image_formats import recognised
 
     with tempfile.TemporaryDirectory() as scratch:
         try:

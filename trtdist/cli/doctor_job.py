@@ -34,8 +34,14 @@ class Job:
 def allocated(options: JobOptions) -> Iterator[Job]:
     """The job of this shell, or one of its own, which ends with the block, and in some minutes by itself.
 
-    InputError when no such nodes can be had, or the allocation that is there is too small.
+    InputError when no such nodes can be had, or the allocation that is there is too small. TERM and HUP are taken as
+    Ctrl-C, which leaves nothing behind.
     """
+    with _interruptible():
+        yield from _allocated(options)
+
+
+def _allocated(options: JobOptions) -> Iterator[Job]:
     if os.environ.get("SLURM_JOB_ID"):
         jobs.require_slurm("srun")
         there = jobs.refuse_small(options, os.environ)
@@ -60,8 +66,7 @@ def _allocate(options: JobOptions) -> str:
         words, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        with _interruptible():
-            _, said = process.communicate()
+        _, said = process.communicate()
     finally:
         if process.poll() is None:
             process.terminate()
@@ -74,7 +79,6 @@ def _allocate(options: JobOptions) -> str:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """TERM and HUP are taken as Ctrl-C, which leaves nothing behind."""
     numbers = (signal.SIGTERM, signal.SIGHUP)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:

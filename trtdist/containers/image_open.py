@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trtdist.containers.image_formats import Image
+if TYPE_CHECKING:
+    from trtdist.containers.image_formats import Image
 
 __all__ = ["FIND_PYTHON", "PASSED", "REFUSALS", "openers", "opening", "overriding", "set_by_image"]
 

@@ -44,8 +44,8 @@ class HereFacts:
     runs_problem: str
     machine: str
     runtime: str
-    mounts_missing: tuple[str, ...]
-    leaking: tuple[str, ...]
+    mounts_missing: tuple[str, ...] = ()
+    leaking: tuple[str, ...] = ()
 
 
 def check_here(facts: HereFacts, local: bool) -> Iterator[Finding]:
