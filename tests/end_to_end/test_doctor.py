@@ -138,12 +138,14 @@ def test_an_image_that_cannot_be_unpacked_on_one_node(broken: User) -> None:
 
 @pytest.mark.long
 def test_inside_an_allocation_and_in_the_image(user: User) -> None:
-    """The allocation stays."""
+    """The allocation stays. What slurm.setup prints and reads is in nobody's way."""
     refuse_or_skip("charliecloud")
     image = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image_or_skip()}")
-    words = user.words("doctor", EXAMPLE, *SHARED, *image, "--nodes")
+    setup = ("--set", "slurm.setup=['echo it is loaded; cat', 'export UCX_LOG=$HOME']")
+    words = user.words("doctor", EXAMPLE, *SHARED, *image, *setup, "--nodes")
     done = user.cluster.run(*ALLOCATION, "bash", "-c", '"$@" && squeue --me --noheader', "bash", *words)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "sets UCX_LOG" in done.stdout
     assert "met over 2 nodes" in done.stdout and str(image_or_skip()) in done.stdout
     assert left(user) == []
 

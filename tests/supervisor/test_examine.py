@@ -66,7 +66,7 @@ def test_what_a_node_lacks(asked: dict[str, Any], tmp_path: Path, monkeypatch: p
     found = look(asked)
     assert (found["run_python"], found["mounts_missing"]) == (False, ["/gone"])
     assert found["unresolved"] == ["nowhere.invalid"]
-    assert found["write_problem"] == "No such file or directory"
+    assert found["write_problem"] == "it is not there"
     assert "there is no image" in found["image"]["problem"]
     assert found["programs"] == {"no-runtime": ""}
     assert "no-etcd" in found["services"]["etcd"]["problem"]

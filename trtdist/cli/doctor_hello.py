@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from trtdist.cli.doctor_setup import after_setup
 from trtdist.containers import mpi_hello, runtime
 from trtdist.containers.image_open import FIND_PYTHON, REFUSALS
 from trtdist.rendering.containers import enter_options, step_options
@@ -37,12 +38,12 @@ def hello_command(topology: Topology) -> list[str]:
     source = Path(mpi_hello.__file__).read_text(encoding="utf-8")
     section = topology.container
     if section.runtime == "none":
-        return [sys.executable, "-c", source]
+        return [*after_setup(topology.slurm.setup, 'exec "$@"'), sys.executable, "-c", source]
     inside = ["sh", "-c", _TELL, "sh", "-c", source]
     if not runtime(section.runtime).program:
         return inside
     enter = [sys.executable, "-m", "trtdist.supervisor.enter", *enter_options(topology), "--", *inside]
-    return ["bash", "-c", _WITH_FOLDER, "bash", *enter]
+    return [*after_setup(topology.slurm.setup, _WITH_FOLDER), *enter]
 
 
 def hello_options(topology: Topology) -> list[str]:

@@ -48,7 +48,8 @@ class Look:
     def at(self, job: Job) -> list[Finding]:
         """Every finding about the nodes of a job."""
         with _folder(Path(self.here.runs)) as folder:
-            answers = examine(job, self._asked(job, folder), self.topology.slurm.extra_srun)
+            given = self.topology.slurm
+            answers = examine(job, self._asked(job, folder), given.setup, given.extra_srun)
         facts = facts_of(answers.reports)
         found = list(check_nodes(self._wanted(job), facts, " ".join(answers.said.split())))
         wrong = {each.node for each in found if each.level == "error" and each.code in _IN_THE_WAY}

@@ -18,6 +18,7 @@ from queue import Empty, Queue
 from typing import IO, Any
 
 from trtdist.cli.doctor_job import Job
+from trtdist.cli.doctor_setup import after_setup
 from trtdist.observe.node_facts import HERE, HelloFacts
 from trtdist.slurm.argv import srun_beside, without_outer_task
 
@@ -58,12 +59,13 @@ class Answers:
     said: str
 
 
-def examine(job: Job, asked: Mapping[str, Any], extra: Sequence[str]) -> Answers:
+def examine(job: Job, asked: Mapping[str, Any], setup: Sequence[str], extra: Sequence[str]) -> Answers:
     """Have each node of the job look around, all at once, and then meet the others; at most 45 seconds.
 
-    `asked` is what `trtdist.supervisor.examine.look` takes; `extra` are further options of srun.
+    `asked` is what `trtdist.supervisor.examine.look` takes; `setup` has the shell lines that run first, `extra`
+    further options of srun.
     """
-    command = ["bash", "-c", _ANY_PYTHON, "bash", sys.executable, *program(asked)]
+    command = [*after_setup(setup, _ANY_PYTHON), sys.executable, *program(asked)]
     words = srun_beside(job.id, job.nodes, command, name="doctor", extra=["--input=all", *extra])
     with _Step(words) as step:
         found = step.until(lambda reports: len(reports) == len(job.nodes), _LOOK_S)

@@ -121,6 +121,8 @@ def _write(folder: str) -> str:
     try:
         with open(os.path.join(folder, _name()), "w") as file:
             file.write("here\n")
+    except FileNotFoundError:
+        return "it is not there"
     except OSError as error:
         return str(error.strerror)
     return ""
