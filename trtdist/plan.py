@@ -134,8 +134,6 @@ class Plan:
     runtime: str
     launch: str
     router_policy: str
-    router_weights: dict[str, float]
-    router_direct_below: int
     world_size: int
     allocation: Allocation
     servers: tuple[Server, ...]
@@ -143,6 +141,8 @@ class Plan:
     gpus: tuple[GpuLoad, ...]
     canary: Canary
     http: Http | None = None
+    router_weights: dict[str, float] = field(default_factory=dict)
+    router_direct_below: int = 0
     version: int = PLAN_VERSION
 
     def server(self, name: str) -> Server:

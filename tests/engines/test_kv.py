@@ -222,11 +222,12 @@ def test_strangers_get_nothing(said: bytes) -> None:
         assert isinstance(server.place, tuple)
         with socket.create_connection(server.place, timeout=30) as stranger:
             assert len(stranger.recv(32)) == 32
-            stranger.sendall(said)
-            stranger.shutdown(socket.SHUT_WR)
+            # It may have hung up before all was said.
             try:
+                stranger.sendall(said)
+                stranger.shutdown(socket.SHUT_WR)
                 heard = stranger.recv(1)
-            except ConnectionResetError:
+            except OSError:
                 heard = b""
             assert heard == b"" and len(store) == 1
     finally:

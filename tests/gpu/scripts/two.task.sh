@@ -36,6 +36,12 @@ export TRTDIST_SERVER=$1 TRTDIST_RANK=$2 TRTDIST_SERVER_SIZE=$3 TRTDIST_WORLD_RA
 read -r -a TRTDIST_AT <<<"$TRTDIST_ADDRESSES"
 export TRTDIST_NODE_ADDRESS=${TRTDIST_AT[$6]}
 
+# A rank that cannot run here says so through its shim, which makes it known as the cause.
+refuse() {
+    exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
+        --run-dir "$TRTDIST_RUN_DIR" --step workers --name "$1" --refuse "$2"
+}
+
 # The plan numbers the GPUs that this task inherits: those in CUDA_VISIBLE_DEVICES, all of them if it is not set.
 case ${CUDA_VISIBLE_DEVICES-all} in
     all) mapfile -t TRTDIST_THERE < <(nvidia-smi --query-gpu=index --format=csv,noheader) ;;
@@ -46,8 +52,7 @@ IFS=, read -r -a TRTDIST_WANTED <<<"$7"
 CUDA_VISIBLE_DEVICES=
 for TRTDIST_INDEX in "${TRTDIST_WANTED[@]}"; do
     if ((TRTDIST_INDEX >= ${#TRTDIST_THERE[@]})); then
-        echo "$0: $TRTDIST_SERVER needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there" >&2
-        exit 1
+        refuse "$1.$2" "needs GPU $TRTDIST_INDEX (from 0), and ${#TRTDIST_THERE[@]} are there"
     fi
     CUDA_VISIBLE_DEVICES+=${CUDA_VISIBLE_DEVICES:+,}${TRTDIST_THERE[TRTDIST_INDEX]}
 done

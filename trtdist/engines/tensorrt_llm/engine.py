@@ -56,7 +56,7 @@ class TensorRtLlmEngine:
 
     @property
     def reuse_tokens(self) -> int:
-        """0: its KV cache does keep beginnings of prompts, but which ones only its own events tell, which nobody reads."""
+        """0: only its own events tell which beginnings of prompts its KV cache holds, and nobody reads them."""
         return 0
 
     async def start(self) -> None:
