@@ -50,12 +50,14 @@ def what(findings: list[Finding], code: str, node: str = "") -> Finding:
 
 
 def left(user: User) -> list[str]:
-    """Jobs of the user, what is in the runs folder, and what the nodes have of the user's in /tmp and /dev/shm."""
+    """Jobs of the user, what is in the runs folder, and programs on nodes that were told of it."""
     jobs = user.cluster.output("squeue", "--me", "--noheader", "--name=trtdist-doctor", "--states=R,PD").split()
     files = [str(path) for path in user.runs.glob("*")] if user.runs.exists() else []
+    programs = []
     for node in (HEAD, OTHER, WRONG_CLOCK):
-        files += user.cluster.output("find", "/tmp", "/dev/shm", "-maxdepth", "1", "-name", "tmp.*", host=node).split()
-    return jobs + files
+        listed = user.cluster.output("ps", "-eo", "args", host=node).splitlines()
+        programs += [line for line in listed if user.runs.parent.name in line]
+    return jobs + files + programs
 
 
 def test_a_cluster_that_is_well_is_green(user: User) -> None:

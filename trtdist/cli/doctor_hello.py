@@ -24,17 +24,17 @@ case $code in
     *) exit $code ;;
 esac
 """
-# A folder of the node that goes with the task.
+# What enters a container needs a folder for each task. One on the node would stay when the task is killed.
 _WITH_FOLDER = """\
-TRTDIST_LOCAL_DIR=$(mktemp -d) || exit
-export TRTDIST_LOCAL_DIR
-trap 'rm -rf -- "$TRTDIST_LOCAL_DIR"' EXIT
-"$@"
+export TRTDIST_LOCAL_DIR=$1/hello.$SLURM_PROCID
+mkdir -m 700 -- "$TRTDIST_LOCAL_DIR" || exit
+shift
+exec "$@"
 """
 
 
-def hello_command(topology: Topology) -> list[str]:
-    """What each rank runs."""
+def hello_command(topology: Topology, folder: Path) -> list[str]:
+    """What each rank runs; `folder` is seen by all nodes."""
     source = Path(mpi_hello.__file__).read_text(encoding="utf-8")
     section = topology.container
     if section.runtime == "none":
@@ -43,7 +43,7 @@ def hello_command(topology: Topology) -> list[str]:
     if not runtime(section.runtime).program:
         return inside
     enter = [sys.executable, "-m", "trtdist.supervisor.enter", *enter_options(topology), "--", *inside]
-    return [*after_setup(topology.slurm.setup, _WITH_FOLDER), *enter]
+    return [*after_setup(topology.slurm.setup, _WITH_FOLDER), str(folder), *enter]
 
 
 def hello_options(topology: Topology) -> list[str]:

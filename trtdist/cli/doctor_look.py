@@ -30,7 +30,7 @@ from trtdist.topology.model import Topology
 __all__ = ["Look"]
 
 # Ranks would not start on a node that has one of these wrong, and say less about it.
-_IN_THE_WAY = ("node.answer", "python", "image", "image.architecture", "runtime", "mount", "runs", "space")
+_IN_THE_WAY = ("node.answer", "python", "image", "image.architecture", "runtime", "mount", "runs", "runs.seen", "space")
 _UNPACKS = ("pyxis", "enroot")
 
 
@@ -47,13 +47,13 @@ class Look:
 
     def at(self, job: Job) -> list[Finding]:
         """Every finding about the nodes of a job."""
+        given = self.topology.slurm
         with _folder(Path(self.here.runs)) as folder:
-            given = self.topology.slurm
             answers = examine(job, self._asked(job, folder), given.setup, given.extra_srun)
-        facts = facts_of(answers.reports)
-        found = list(check_nodes(self._wanted(job), facts, " ".join(answers.said.split())))
-        wrong = {each.node for each in found if each.level == "error" and each.code in _IN_THE_WAY}
-        return [*found, *self._hello(job, [name for name in job.nodes if name not in wrong])]
+            said = " ".join(answers.said.split())
+            found = list(check_nodes(self._wanted(job), facts_of(answers.reports), said))
+            wrong = {each.node for each in found if each.level == "error" and each.code in _IN_THE_WAY}
+            return [*found, *self._hello(job, [name for name in job.nodes if name not in wrong], folder)]
 
     @property
     def _gpus(self) -> int:
@@ -101,7 +101,7 @@ class Look:
             runs=self.here.runs,
         )
 
-    def _hello(self, job: Job, fit: Sequence[str]) -> Iterator[Finding]:
+    def _hello(self, job: Job, fit: Sequence[str], folder: Path) -> Iterator[Finding]:
         """Ranks greet each other on two nodes that are fit for it, or on one."""
         try:
             chosen = mpi.choose(self.mpi_types)
@@ -114,7 +114,7 @@ class Look:
         wanted = min(2, len(job.nodes))
         nodes = fit[:wanted]
         tasks = min(2, self.plan.world_size, len(nodes) * self.plan.allocation.tasks_per_node)
-        hello = greet(job, nodes, tasks, chosen, hello_command(self.topology), hello_options(self.topology))
+        hello = greet(job, nodes, tasks, chosen, hello_command(self.topology, folder), hello_options(self.topology))
         inside = self._image or self.topology.container.image or ""
         yield check_hello(hello, inside if self.topology.container.runtime != "none" else "")
         if len(nodes) < wanted:
