@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from trtdist.supervisor import nodeprobe
-from trtdist.supervisor.job_nodes import Greeter, clock_ahead, problems_of
+from trtdist.supervisor.greeter import Greeter
+from trtdist.supervisor.job_nodes import clock_ahead, problems_of
 from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, look, mounted, private_folder
 
 

@@ -19,27 +19,13 @@ from trtdist.cli.image_places import images_folder, site_runtime
 from trtdist.cli.image_tools import first_of
 from trtdist.containers import image_probe
 from trtdist.containers.image_formats import NATIVE, Image, architecture_name, here, recognised
-from trtdist.containers.image_open import PASSED, openers, opening, overriding, set_by_image
+from trtdist.containers.image_open import FIND_PYTHON, PASSED, REFUSALS, openers, opening, overriding, set_by_image
 from trtdist.errors import InputError
 from trtdist.images import image_path, problems_of
 
 __all__ = ["Found", "command"]
 
 _SECONDS = 120
-_NO_PYTHON, _OLD_PYTHON = 97, 98
-# The probe itself would be a syntax error to an old Python.
-_FIND_PYTHON = f"""\
-for python in python3 python; do
-    command -v "$python" >/dev/null || continue
-    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || exit {_OLD_PYTHON}
-    exec "$python" "$@"
-done
-exit {_NO_PYTHON}
-"""
-_REFUSALS = {
-    _NO_PYTHON: "it has no Python: install python3 in it, or take one of TensorRT-LLM's",
-    _OLD_PYTHON: "its Python is older than 3.9, or does not start: take a newer image",
-}
 _VERSIONS = ("python", "mpi4py", "mpi", "pmix", "numpy", "tensorrt_llm")
 
 
@@ -130,7 +116,7 @@ def _opened(found: Found, image: Image, program: str) -> Found:
     outside = {name: value for name, value in os.environ.items() if name in PASSED or name.startswith(passed)}
     outside.setdefault("USER", str(os.getuid()))  # ch-run does not start without
     source = Path(image_probe.__file__).read_text(encoding="utf-8")
-    argv = ["sh", "-c", _FIND_PYTHON, "sh", "-c", source]
+    argv = ["sh", "-c", FIND_PYTHON, "sh", "-c", source]
     listed = image.path / "ch" / "environment"
     facts, problem = _answer(opening(program, image, listed, argv), outside)
     if problem:
@@ -156,8 +142,8 @@ def _answer(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, 
         )
     except subprocess.TimeoutExpired:
         return {}, f"{argv[0]} does not open it within {_SECONDS} s"
-    if done.returncode in _REFUSALS:
-        return {}, _REFUSALS[done.returncode]
+    if done.returncode in REFUSALS:
+        return {}, REFUSALS[done.returncode]
     # Hooks and entry points of images print banners before it.
     last = done.stdout.strip().rpartition("\n")[2]
     try:

@@ -25,6 +25,7 @@ COMMANDS = {
     "url": "Print what to point clients of a run at.",
     "forward": "Open a local port that leads to a service of a run.",
     "exec": "Run a command beside a rank of a run.",
+    "doctor": "Say what would keep a deployment from running, with remedies.",
     "init": "Ask Slurm and write a site profile and a first topology.",
     "model": "Copy a model to where jobs read it, and check it.",
     "image": "Bring container images to where jobs read them, and check them.",

@@ -27,7 +27,8 @@ __all__ = ["command"]
 @click.option("--dry-run", is_flag=True, help="Print exactly what would be submitted, and submit nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print run_id, job_id and run_dir as JSON.")
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
-def command(file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tuple[str, ...]) -> None:
+@click.option("--no-check", is_flag=True, help="Do not look first whether this machine can see image and folders.")
+def command(file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tuple[str, ...], no_check: bool) -> None:
     """Submit the topology in FILE as a batch job and print the run id and the job id.
 
     `trtdist status` and `trtdist logs -f` follow it from now on, `trtdist down` ends it. With --wait the command
@@ -42,6 +43,10 @@ def command(file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tup
     if dry_run:
         click.echo(_script(planned, topology), nl=False)
         return
+    if not no_check:
+        from trtdist.cli.doctor_here import refuse_unfit
+
+        refuse_unfit(topology, local=False)
     signals = StopSignals()
     run, job = _submit(planned, topology)
     if as_json:

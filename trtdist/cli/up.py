@@ -36,7 +36,10 @@ __all__ = ["command", "conclude", "until_ready"]
     type=click.FloatRange(min=0, min_open=True),
     help="Give up when it is not READY by then, instead of timeouts.ready.",
 )
-def command(file: Path, local: bool, detach: bool, overrides: tuple[str, ...], ready_timeout: float | None) -> None:
+@click.option("--no-check", is_flag=True, help="Do not look first whether this machine can see image and folders.")
+def command(
+    file: Path, local: bool, detach: bool, overrides: tuple[str, ...], ready_timeout: float | None, no_check: bool
+) -> None:
     """Bring the topology in FILE up and stay with it until Ctrl-C, which takes it down in order.
 
     It comes up through Slurm: in the current allocation, or in one that salloc gets and that is given back at the end.
@@ -47,7 +50,7 @@ def command(file: Path, local: bool, detach: bool, overrides: tuple[str, ...], r
     not ready in time, 130 after Ctrl-C.
     """
     signals = StopSignals()
-    chosen = _Choice(overrides, ready_timeout, detach)
+    chosen = _Choice(overrides, ready_timeout, detach, not no_check)
     bring_up, settings = chosen.locally(file) if local else chosen.through_slurm(file)
     signals.hold()
     following = _start(bring_up, signals, settings)
@@ -65,13 +68,14 @@ class _Choice:
     overrides: tuple[str, ...]
     ready_timeout: float | None
     detach: bool
+    checked: bool
 
     def locally(self, file: Path) -> tuple[BringUp, Settings]:
         """On this machine, and in which time; InputError when it cannot."""
         from trtdist.cli.bringup import LocalBringUp
         from trtdist.planning import Target, plan
 
-        topology = self._topology(file)
+        topology = self._topology(file, local=True)
         planned = plan(topology, Target.LOCAL)
         settings = _settings(topology)
         return LocalBringUp(topology, planned, settings, 0 if self.detach else os.getpid()), settings
@@ -83,7 +87,7 @@ class _Choice:
         from trtdist.planning import Target, plan
         from trtdist.rendering import job_options
 
-        topology = self._topology(file)
+        topology = self._topology(file, local=False)
         planned = plan(topology, Target.SLURM)
         job = job_options(planned, topology)
         borrowed = None
@@ -96,10 +100,13 @@ class _Choice:
             jobs.refuse_misfit(job)
         return SlurmBringUp(topology, planned, job, borrowed, not self.detach), _settings(topology)
 
-    def _topology(self, file: Path) -> Topology:
+    def _topology(self, file: Path, local: bool) -> Topology:
         from trtdist.cli.checking import usable
+        from trtdist.cli.doctor_here import refuse_unfit
 
         topology = usable(file, self.overrides)
+        if self.checked:
+            refuse_unfit(topology, local=local)
         if self.ready_timeout is None:
             return topology
         timeouts = topology.timeouts.model_copy(update={"ready": self.ready_timeout})

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trtdist.containers.image_formats import Image
+if TYPE_CHECKING:
+    from trtdist.containers.image_formats import Image
 
-__all__ = ["PASSED", "openers", "opening", "overriding", "set_by_image"]
+__all__ = ["FIND_PYTHON", "PASSED", "REFUSALS", "openers", "opening", "overriding", "set_by_image"]
 
 _OPENERS = {
     "squashfs": ("enroot", "apptainer", "singularity", "ch-run"),
@@ -20,6 +22,23 @@ _OPENERS = {
     "archive": (),
 }
 _PROGRAMS = {"charliecloud": "ch-run", "pyxis": "enroot"}
+
+_NO_PYTHON, _OLD_PYTHON = 97, 98
+# The probe itself would be a syntax error to an old Python.
+FIND_PYTHON = f"""\
+for python in python3 python; do
+    command -v "$python" >/dev/null || continue
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 9))' || exit {_OLD_PYTHON}
+    exec "$python" "$@"
+done
+exit {_NO_PYTHON}
+"""
+"""Shell that runs whichever Python an image has; how it ends when there is none is in REFUSALS."""
+
+REFUSALS = {
+    _NO_PYTHON: "it has no Python: install python3 in it, or take one of TensorRT-LLM's",
+    _OLD_PYTHON: "its Python is older than 3.9, or does not start: take a newer image",
+}
 
 PASSED = ("HOME", "LANG", "PATH", "TMPDIR", "USER", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR")
 """What the programs that open images need of the caller's environment; their own variables are theirs too."""

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +19,9 @@ from trtdist.slurm.argv import scontrol_hostnames, srun_mpi_list
 from trtdist.slurm.hostlist import fold
 from trtdist.supervisor import nodeprobe
 from trtdist.supervisor.facts import Node
+from trtdist.supervisor.greeter import Greeter
 
-__all__ = ["Greeter", "clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
+__all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
 
 # A controller that is restarted is awaited.
 _PATIENCE_S, _PROBE_S = 30.0, 120.0
@@ -95,34 +93,6 @@ def look_at_nodes(
             skew = f"the clock of node {node.name} is {abs(node.ahead):.1f} s {way} that of the head node"
             print(f"trtdist: {skew}, whose time this run tells", file=sys.stderr, flush=True)
     return found
-
-
-class Greeter:
-    """Tells whoever connects a secret word and the time, so that nodes know that they reached this one."""
-
-    def __init__(self, listener: socket.socket) -> None:
-        self.nonce = secrets.token_hex(8)
-        self._listener = listener
-        self._thread = threading.Thread(target=self._greet, daemon=True)
-
-    def __enter__(self) -> Greeter:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self._thread.join()
-
-    def _greet(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            with connection, suppress(OSError):
-                connection.sendall(f"{self.nonce} {time.time():.6f}\n".encode())
 
 
 def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:

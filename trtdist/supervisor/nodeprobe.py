@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Unusable", "choose", "interfaces", "look", "mounted", "private_folder"]
+__all__ = ["Unusable", "choose", "interfaces", "look", "mounted", "private_folder", "reach"]
 
 _SIOCGIFADDR = 0x8915  # netdevice(7)
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -172,16 +172,23 @@ def _head(asked: dict[str, Any]) -> dict[str, Any]:
     """Reach the head node, which says its nonce and its time; `asked` has what `_address` found as well."""
     address, port = asked["head"]
     here = f" from {asked['address']} on {asked['interface']}" if "address" in asked else ""
+    skew, round_trip = reach("the head node", address, port, asked["nonce"], here)
+    return {"skew": skew, "round_trip": round_trip}
+
+
+def reach(whom: str, address: str, port: int, nonce: str, here: str = "") -> tuple[float, float]:
+    """How many seconds the clock here is ahead of that of another node, and how long it took to ask; the other has a
+    Greeter with this nonce. Unusable when it cannot be reached; `here` says from where."""
     before = time.time()
     try:
         with socket.create_connection((address, port), timeout=_CONNECT_S) as connection:
             said = connection.recv(256).decode("ascii", "replace").split()
     except OSError as error:
-        raise Unusable(f"cannot reach the head node at {address} port {port}{here} ({error})") from error
+        raise Unusable(f"cannot reach {whom} at {address} port {port}{here} ({error})") from error
     after = time.time()
-    if len(said) != 2 or said[0] != asked["nonce"]:
-        raise Unusable(f"reaches another machine than the head node at {address} port {port}")
-    return {"skew": (before + after) / 2 - float(said[1]), "round_trip": after - before}
+    if len(said) != 2 or said[0] != nonce:
+        raise Unusable(f"reaches another machine than {whom} at {address} port {port}")
+    return (before + after) / 2 - float(said[1]), after - before
 
 
 if __name__ == "__main__":

@@ -1,0 +1,94 @@
+"""`trtdist doctor` on one machine, and the part of it that `up` and `submit` run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.containers.small_images import small_root
+from tests.house.source import ROOT
+from trtdist.cli.main import cli
+from trtdist.containers.image_formats import here
+from trtdist.errors import TrtdistError
+
+QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+OTHER = "aarch64" if here() == "x86_64" else "x86_64"
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TRTDIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("TRTDIST_IMAGES", str(tmp_path / "images"))
+    return tmp_path
+
+
+def trtdist(*words: object) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in words])
+
+
+def within(image: Path) -> tuple[str, ...]:
+    return ("--set", "container.runtime=charliecloud", "--set", f"container.image={image}")
+
+
+def test_one_machine_that_is_well(place: Path) -> None:
+    done = trtdist("doctor", QUICKSTART, "--local", "--json")
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["version"], told["exit_code"], told["nodes"]) == (1, 0, [])
+    assert not (place / "runs").exists()
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "cut off", "of another architecture", "partly imported"])
+def test_an_image_that_cannot_be_used(place: Path, how: str) -> None:
+    image, words = place / "image.sqsh", ""
+    if how == "missing":
+        words = f"there is no image {image}"
+    elif how == "empty":
+        image.mkdir()
+        words = f"{image} is no root file system"
+    elif how == "cut off":
+        image.write_bytes(b"hsqs" + bytes(36) + (1 << 20).to_bytes(8, "little") + bytes(100))
+        words = f"the image {image} was cut off: it has 148 bytes of 1048576"
+    elif how == "partly imported":
+        record = {"source": "", "source_digest": "", "format": "squashfs", "size": 9, "digest": "", "imported": ""}
+        image = place / "images" / "trtllm" / "image.sqsh"
+        image.parent.mkdir(parents=True)
+        (image.parent / "image.json").write_text(json.dumps({**record, "architecture": here()}))
+        image.write_bytes(b"hsqs")
+        words = f"the image {image} is not whole"
+    else:
+        image = small_root(place / "image", machine=OTHER)
+        words = f"is made for {OTHER}"
+    done = trtdist("doctor", QUICKSTART, "--local", *within(image))
+    assert done.exit_code in (2, 4), done.output  # charliecloud may be missing, too
+    assert words.partition(": ")[0] in done.stdout
+    with pytest.raises(TrtdistError, match="--no-check starts it all the same") as refused:
+        CliRunner().invoke(cli, ["up", str(QUICKSTART), "--local", *within(image)], catch_exceptions=False)
+    assert words.partition(": ")[0] in str(refused.value)
+    assert refused.value.exit_code == 2
+    assert not (place / "runs").exists()
+
+
+def test_a_runs_folder_that_cannot_be(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "file").touch()
+    monkeypatch.setenv("TRTDIST_RUNS", str(place / "file" / "runs"))
+    done = trtdist("doctor", "--local")
+    assert done.exit_code == 2
+    assert "no run can be made in" in done.stdout
+
+
+def test_nodes_are_those_of_a_file() -> None:
+    for words in (("--nodes",), ("--nodes", "--local", str(QUICKSTART))):
+        done = trtdist("doctor", *words)
+        assert isinstance(done.exception, TrtdistError)
+        assert "give FILE with it" in str(done.exception)
+
+
+def test_a_machine_without_slurm_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = trtdist("doctor", QUICKSTART)
+    assert done.exit_code == 4
+    assert "srun is not on PATH" in done.stdout.splitlines()[0]

@@ -1,0 +1,110 @@
+"""What `doctor` finds out about the machine it runs on, and what every `up` and `submit` looks at before it starts."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from trtdist.containers.base import is_path
+from trtdist.errors import InputError, TrtdistError
+from trtdist.images import problems_of, read_record
+from trtdist.observe.check_here import HereFacts, ImageFacts, check_here
+from trtdist.observe.findings import Finding, ordered
+from trtdist.rundir import runs_root
+from trtdist.topology.model import ContainerSection, Topology
+
+__all__ = ["here_facts", "image_facts", "refuse_unfit", "with_architecture"]
+
+
+def refuse_unfit(topology: Topology, *, local: bool) -> None:
+    """TrtdistError when this machine alone tells that the deployment cannot run; it asks no other program.
+
+    The exit code is that of the worst finding.
+    """
+    found = [each for each in check_here(here_facts(topology), local) if each.level == "error"]
+    if found:
+        raise _Unfit(ordered(found))
+
+
+class _Unfit(TrtdistError):
+    """What was found, in one sentence."""
+
+    def __init__(self, findings: list[Finding]) -> None:
+        told = "; ".join(f"{each.what} ({each.remedy})" for each in findings)
+        super().__init__(f"{told}; --no-check starts it all the same")
+        self.exit_code = findings[0].exit_code
+
+
+def here_facts(topology: Topology | None) -> HereFacts:
+    """The facts, in a few milliseconds, the variables aside. Without a topology, what every run needs."""
+    root = os.path.abspath(runs_root(os.environ))
+    section = topology.container if topology is not None else ContainerSection()
+    contained = section.runtime != "none"
+    sources = [mount.partition(":")[0] for mount in section.mounts] if contained else []
+    return HereFacts(
+        image=image_facts(section.image or "") if contained else None,
+        runs=root,
+        runs_problem=_runs_problem(root),
+        machine=_machine() if contained else "",
+        runtime=section.runtime,
+        mounts_missing=tuple(path for path in sources if not os.path.exists(path)),
+    )
+
+
+def _machine() -> str:
+    # Most runs have no image, and start sooner without what knows of images.
+    from trtdist.containers.image_formats import here
+
+    return here()
+
+
+def image_facts(path: str) -> ImageFacts | None:
+    """What its first bytes tell of an image, and the record of an imported one; None for what is no path, but a
+    reference that the runtime looks up."""
+    if not is_path(path):
+        return None
+    from trtdist.containers.image_formats import recognised
+
+    place = Path(path)
+    folder_there = place.parent.is_dir()
+    record = read_record(place.parent)
+    problems = problems_of(place.parent) if record is not None else []
+    if problems:
+        remedy = f"remove {place.parent} and import it again"
+        return ImageFacts(path, f"the image {path} is not whole ({'; '.join(problems)}): {remedy}", folder_there)
+    try:
+        found = recognised(place)
+    except InputError as error:
+        return ImageFacts(path, str(error), folder_there)
+    architecture = found.architecture or (record.architecture if record is not None else "")
+    return ImageFacts(path, "", folder_there, found.format, found.size, architecture)
+
+
+def with_architecture(image: ImageFacts) -> ImageFacts:
+    """The same with the architecture of the programs in it, for which an image is opened that its header does not
+    tell it of; as it was when nothing here can open it."""
+    if image.problem or image.architecture:
+        return image
+    from trtdist.cli.image_fill import peek
+    from trtdist.containers.image_formats import recognised
+
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            architecture, _ = peek(recognised(Path(image.path)), Path(scratch, "peek"))
+        except InputError as error:
+            return replace(image, problem=str(error))
+        except TrtdistError:
+            return image
+    return replace(image, architecture=architecture)
+
+
+def _runs_problem(root: str) -> str:
+    """Why nothing can be made in the runs folder, which is made when the first run is."""
+    folder = Path(root)
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        return f"{folder} is no folder"
+    return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written to"
