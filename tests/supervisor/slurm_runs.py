@@ -49,8 +49,11 @@ class SlurmMade(HandMade):
         task = self.run.scripts / f"{step}.task.sh"
         task.write_text("\n".join([*script, "esac", ""]))
         clean = "unset ${!SLURM_NT@} ${!SLURM_NPROCS@} ${!SLURM_CPU@}"
-        head = "" if len(names) > 1 else f"--nodelist=$(. {self.run.resolved_env}; echo ${{TRTDIST_NODES%% *}})"
-        self.script(step, f"{clean}\nexec {shlex.join(SRUN)} --job-name={step} {places} {head} --mpi=none bash {task}")
+        # A launcher that is driven without a supervisor has resolved nothing.
+        first = f"first=$(. {self.run.resolved_env} 2>/dev/null; echo ${{TRTDIST_NODES%% *}})"
+        head = "" if len(names) > 1 else "${first:+--nodelist=$first}"
+        options = f"{shlex.join(SRUN)} --job-name={step} {places} {head} --mpi=none"
+        self.script(step, f"{clean}\n{first}\nexec {options} bash {task}")
 
     def script(self, step: str, text: str) -> None:
         """The launch line of a step, as it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -27,9 +28,10 @@ class Series:
 
 def ticks(most: float) -> list[float]:
     """Round numbers from 0 to at least `most`, about five of them."""
-    if most <= 0 or not math.isfinite(most):
-        return [0.0, 1.0]
     rough = most / TICKS
+    # The smallest numbers have no fifth.
+    if rough < sys.float_info.min or not math.isfinite(most):
+        return [0.0, 1.0]
     unit = 10.0 ** math.floor(math.log10(rough))
     step = next((factor * unit for factor in (1, 2, 2.5, 5) if factor * unit >= rough), 10 * unit)
     return [number * step for number in range(math.ceil(most / step - 1e-9) + 1)]
