@@ -156,9 +156,9 @@ def test_what_the_engine_refuses(gpus: Workplace, change: str, told: str) -> Non
 @pytest.mark.long
 def test_two_ways_for_a_cache_are_refused(gpus: Workplace) -> None:
     changes = ("--set", "launch=per_server", "--set", 'generation_servers.cache_transceiver_config={"backend": "NIXL"}')
-    verdict = fails(gpus, DISAGGREGATED, *changes)
-    assert verdict["state"] == "FAILED"
-    assert "give context and generation servers the same cache_transceiver_config" in verdict["last_lines"][-1]
+    done = gpus.trtdist("up", DISAGGREGATED, "--local", *changes, code=2)
+    assert "error[TRT2" in done.stderr and "cache_transceiver_config" in done.stderr
+    assert gpus.runs() == []
 
 
 def test_no_tensorrt_llm_is_told_before_anything_starts(place: Workplace) -> None:
