@@ -285,11 +285,18 @@ bash scripts/head.srun.sh resolve.sh || exit
 for step in 01-nats 02-etcd 03-workers 04-router 05-front; do bash scripts/$step.srun.sh >$step.out 2>&1 & done
 bash scripts/06-canary.srun.sh
 echo canary $?
-scancel $SLURM_JOB_ID
+$TRTDIST client --run ./ --prompt hello --max-tokens 4; echo client $?
+$TRTDIST exec --run ./ gen.0 -- hostname; echo exec $?
+$TRTDIST down ./; echo down $?
+wait
+squeue --noheader --steps --jobs=$SLURM_JOB_ID --format=%j | grep -v -e extern -e interactive; echo steps $?
 """
-    (user.cluster.folder / "steps.sh").write_text(steps)
+    (user.cluster.folder / "steps.sh").write_text(f"TRTDIST={shlex.quote(shlex.join(user.words()))}\n{steps}")
     done = user.cluster.run(*ALLOCATION, "bash", "steps.sh", timeout=READY_S)
-    assert "canary 0" in done.stdout, done.stdout + done.stderr
+    told = done.stdout.splitlines()
+    assert {"canary 0", "client 0", "exec 0", "down 0", "steps 1"} <= set(told), done.stdout + done.stderr
+    assert told[told.index("exec 0") - 1].startswith("node")
+    assert user.left() == []
 
 
 def test_directives_reach_slurm_as_they_are_written(user: User) -> None:

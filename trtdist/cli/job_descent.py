@@ -13,6 +13,7 @@ from trtdist.rundir import RunDir
 from trtdist.slurm import argv, parse, runner, states
 from trtdist.supervisor import control
 from trtdist.supervisor.facts import Outcome
+from trtdist.supervisor.remains import supervisor_of
 
 __all__ = ["JobDescent"]
 
@@ -54,6 +55,9 @@ class JobDescent:
             self._cancel()
             bury(self._run, Outcome("STOPPED", 0, f"taken down while job {self._job} waited"))
             return
+        if self._borrowed and self._steps and supervisor_of(self._run) is None:
+            self._end_steps()
+            return
         request = self._ask()
         if request and self._wait(lambda: request in self._taken or self._over(), _TO_REACT):
             self._wait(self._over, self._grace + AFTER_GRACE)
@@ -63,6 +67,13 @@ class JobDescent:
             self._wait(self._over, _TO_END)
         if not self._run.verdict.exists():
             bury(self._run, Outcome("STOPPED", 0, f"stopped by `trtdist down`: Slurm ended {self._what()}"))
+
+    def _end_steps(self) -> None:
+        """A run whose steps a person started has no supervisor to ask."""
+        self._cancel()
+        if not self._wait(self._steps_over, _TO_END):
+            raise TrtdistError(f"steps of {self._run.run_id} are still there: scancel {' '.join(sorted(self._steps))}")
+        bury(self._run, Outcome("STOPPED", 0, f"stopped by `trtdist down`: Slurm ended {self._what()}"))
 
     def _end_job(self) -> None:
         """A supervisor that has ended takes its job with it; one that hangs after its verdict is not waited for."""
@@ -101,6 +112,19 @@ class JobDescent:
 
     def _job_over(self) -> bool:
         return self._phase() == states.ENDED
+
+    def _steps_over(self) -> bool:
+        """Whether none of the run's steps is at work, asked at most once a second."""
+        if time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + _LOOK_EVERY
+        try:
+            running = {step.id for step in parse.steps(runner.run(argv.squeue_steps(self._job)))}
+        except SlurmDownError:
+            return False
+        except SlurmError:
+            return True  # Slurm has forgotten the job
+        return not running & self._steps
 
     def _phase(self) -> str:
         """What Slurm says of the job, asked at most once a second; without Slurm here it is thought to live."""

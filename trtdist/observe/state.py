@@ -314,10 +314,18 @@ class _Reconciler:
         if self._gone(task):
             return "LOST"
         if self.over and not self.supervisor_alive:
-            return "LEFT"
+            return "LEFT" if self._left(task) else "STOPPED"
         if self.over or self.history.asked is not None:
             return "STOPPING"
         return "READY" if ready else "STARTING"
+
+    def _left(self, task: TaskHistory) -> bool:
+        """Whether a task may be there although its run has ended; of another node the verdict tells what was left."""
+        start = task.start
+        program = self.machine.alive(start.host, ProcessId(start.pid, start.started))
+        if program is None and self.verdict is not None:
+            return any(start.name in left for left in self.verdict.get("left", ()))
+        return True
 
     def _exit_state(self, task: TaskHistory) -> str:
         assert task.exit is not None

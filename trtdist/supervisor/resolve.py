@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trtdist.errors import InputError, TrtdistError
 from trtdist.plan import from_json
-from trtdist.rundir import RunDir, local_dir
+from trtdist.rundir import RunDir, local_dir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
@@ -196,6 +196,9 @@ def _in_job(
     listener = socket.create_server((head, port), family=family, backlog=1024)
     found = look_at_nodes(run, names, given, local, listener)
     claims.release([port])
+    if not run.slurm_job.exists() and not run.borrowed_job.exists():
+        # Whoever starts the files by hand finds the run's steps and nodes by their job.
+        write_atomic(run.borrowed_job, environ["SLURM_JOB_ID"] + "\n")
     nodes = [Node(names[0], head), *found[1:]]
     clocks = " ".join(f"{node.ahead:.3f}" for node in nodes)
     return nodes, {"TRTDIST_CLOCKS": clocks, "TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"}
