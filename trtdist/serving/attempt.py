@@ -128,10 +128,12 @@ class Attempt:
         `status` is what NATS itself says, `503` when nobody listens. `settle` must be called before the event loop has
         another turn.
         """
-        if self.ended:
+        if self._complete or self._error is not None:
             return
         try:
-            if status == NO_RESPONDERS:
+            if not kind and not status:
+                self._streamed(decode_stream(data))
+            elif status == NO_RESPONDERS:
                 self._elsewhere("unavailable", f"{self._name(self._asked)} does not answer", self._suspects())
             elif kind == "route":
                 self._routed(decode_route(data))
@@ -140,8 +142,6 @@ class Attempt:
                 self._quiet_ticks = 0
                 if isinstance(answer, Failure):
                     self._failed(answer, self._suspects())
-            else:
-                self._streamed(decode_stream(data))
         except ProtocolError as error:
             self.fail(RequestError("internal", f"a message for request {self.request_id} makes no sense: {error}"))
 
@@ -225,23 +225,27 @@ class Attempt:
         if message.attempt != self.number or not self.servers:
             return
         self._quiet_ticks = 0
-        generation = self.servers[-1]
-        if isinstance(message, Failure):
-            self._failed(message, (generation.lease_hex,))
+        if isinstance(message, Chunk):
+            self._chunk(message)
         elif isinstance(message, Heartbeat):
             self._speaker = message.sender
             # Only who sends the chunks knows their number: the context server's heartbeat may be overtaken.
-            if message.sender == generation.lease_hex and message.seq > self.received:
+            if message.sender == self._generator and message.seq > self.received:
                 self._lost(message.seq)
-        elif message.seq != self.received:
-            self._lost(message.seq)
-        elif message.seq >= self._allowed:
-            self.fail(RequestError("internal", f"{self._name(generation)} sends more than it was allowed to"))
+        else:
+            self._failed(message, (self._generator,))
+
+    def _chunk(self, chunk: Chunk) -> None:
+        if chunk.seq != self.received:
+            self._lost(chunk.seq)
+        elif chunk.seq >= self._allowed:
+            server = self._name(self.servers[-1])
+            self.fail(RequestError("internal", f"{server} sends more than it was allowed to"))
         else:
             self._speaker = self._generator
             self.received += 1
-            self._complete = message.finish_reason is not None
-            self._chunks.append(message)
+            self._complete = chunk.finish_reason is not None
+            self._chunks.append(chunk)
 
     def _lost(self, seq: int) -> None:
         server = self._name(self.servers[-1])

@@ -74,16 +74,17 @@ class _Parser(Parser):
         """What is left for nats-py after the messages in front that have takers."""
         takers, at = self.nc._takers, 0
         while found := _MESSAGE.match(data, at):
-            taker = takers.get(int(found[2]))
+            subject, sid, size = found.groups()
+            taker = takers.get(int(sid))
             if taker is None:
                 break
             begin = found.end()
-            end = begin + int(found[3])
+            end = begin + int(size)
             if end + CRLF_SIZE > len(data):
                 self.buf.extend(data[at:])
                 at = len(data)
                 break
-            taker(found[1].decode(), data[begin:end], "")
+            taker(subject.decode(), data[begin:end], "")
             at = end + CRLF_SIZE
         if at:
             self.nc._after_read()

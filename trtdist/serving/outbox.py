@@ -40,7 +40,6 @@ class Outbox:
         self._sender = sender
         self._until = call.window
         self._credit = asyncio.Event()
-        self._sending = asyncio.Lock()
         self._waiting: list[EngineOutput] = []
         self._characters = 0
         self._same_turn = False
@@ -112,16 +111,15 @@ class Outbox:
             await self._send()
 
     async def _send(self) -> None:
-        """Send what waits as one chunk, once there is credit."""
-        async with self._sending:
-            while self.sent >= self._until and not self.closed:
-                self._credit.clear()
-                await self._credit.wait()
-            if self.closed or not self._waiting:
-                return
-            message = self._merged()
-            await self._publish(self._inbox, message.encode())
-            self.finish_reason = self.finish_reason or message.finish_reason or ""
+        """Send what waits as one chunk, once there is credit; whoever comes first sends it for all."""
+        while self.sent >= self._until and not self.closed:
+            self._credit.clear()
+            await self._credit.wait()
+        if self.closed or not self._waiting:
+            return
+        message = self._merged()
+        await self._publish(self._inbox, message.encode())
+        self.finish_reason = self.finish_reason or message.finish_reason or ""
 
     def _merged(self) -> Chunk:
         """What waits, as the next chunk."""

@@ -257,7 +257,7 @@ def _at_once(reply: Reply, events: Events, choices: Sequence[Choice]) -> AtOnce 
         return None
 
     def write(chunks: Sequence[Chunk]) -> bool:
-        if not reply.begun or reply.blocked or reply.lost:
+        if not reply.flowing:
             return False
         text = events.text(0, chunks, choices[0])
         if text:
