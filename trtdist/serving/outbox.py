@@ -34,6 +34,8 @@ class Outbox:
     """
 
     def __init__(self, publish: Publish, call: GenerateCall, sender: str, now: float) -> None:
+        # Asked for once: asyncio makes a system call to say which it is.
+        self._loop = asyncio.get_running_loop()
         self._publish = publish
         self._inbox = call.inbox
         self._attempt = call.attempt
@@ -74,7 +76,7 @@ class Outbox:
             await asyncio.sleep(0)
         elif not self._same_turn:
             self._same_turn = True
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            self._loop.call_soon(self._next_turn)
 
     async def beat(self) -> None:
         """Say that the attempt is being worked on, unless a chunk has said so since the last time."""
