@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from nats.aio.client import Client
@@ -15,8 +16,10 @@ __all__ = ["DirectClient", "Taker"]
 # Gets the subject, the data, and what NATS itself says: `503` when nobody listens, else "".
 Taker = Callable[[str, bytes, str], None]
 
-# A message without reply and headers, as the NATS server writes it.
-_MESSAGE = re.compile(rb"MSG (\S+) ([0-9]+) ([0-9]+)\r\n")
+# Before a message without reply and headers, as the NATS server writes it.
+_LINE = re.compile(rb"MSG (\S+) ([0-9]+) ([0-9]+)")
+# The messages of a stream differ little in size, so that most lines have come before.
+_LINES = 8192
 
 
 class DirectClient(Client):
@@ -73,19 +76,26 @@ class _Parser(Parser):
     def _take(self, data: bytes) -> bytes:
         """What is left for nats-py after the messages in front that have takers."""
         takers, at = self.nc._takers, 0
-        while found := _MESSAGE.match(data, at):
-            subject, sid, size = found.groups()
-            taker = takers.get(int(sid))
+        while (end := data.find(b"\r\n", at)) > 0:
+            subject, sid, size = _read_line(data[at:end])
+            taker = takers.get(sid)
             if taker is None:
                 break
-            begin = found.end()
-            end = begin + int(size)
+            begin = end + CRLF_SIZE
+            end = begin + size
             if end + CRLF_SIZE > len(data):
                 self.buf.extend(data[at:])
                 at = len(data)
                 break
-            taker(subject.decode(), data[begin:end], "")
+            taker(subject, data[begin:end], "")
             at = end + CRLF_SIZE
         if at:
             self.nc._after_read()
         return data[at:]
+
+
+@lru_cache(_LINES)
+def _read_line(line: bytes) -> tuple[str, int, int]:
+    """The subject, the subscription's number and the size of the message; number 0, which none has, for other lines."""
+    found = _LINE.fullmatch(line)
+    return (found[1].decode("utf-8", "replace"), int(found[2]), int(found[3])) if found else ("", 0, 0)
