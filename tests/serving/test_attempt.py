@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -32,6 +33,7 @@ def called(window: int = 256) -> Attempt:
 def deliver(attempt: Attempt, *messages: Chunk | Heartbeat | Failure) -> None:
     for message in messages:
         attempt.deliver("", message.encode(), "")
+    attempt.settle()
 
 
 def drain(attempt: Attempt) -> tuple[list[int], RequestError | None]:
@@ -58,10 +60,10 @@ def test_what_is_taken_at_once_and_what_waits_is_the_whole_answer_in_order(
     # Refusals stand for a client that reads too slowly for a while.
     willing = data.draw(st.lists(st.booleans(), min_size=length, max_size=length))
 
-    def at_once(message: Chunk) -> bool:
-        if willing[message.seq]:
-            seen.append(message.seq)
-        return willing[message.seq]
+    def at_once(chunks: Sequence[Chunk]) -> bool:
+        if willing[chunks[-1].seq]:
+            seen.extend(one.seq for one in chunks)
+        return willing[chunks[-1].seq]
 
     async def main() -> None:
         attempt = Attempt("r", 0, window, at_once)
@@ -69,9 +71,10 @@ def test_what_is_taken_at_once_and_what_waits_is_the_whole_answer_in_order(
         allowed, sent = window, 0
         while not attempt.finished:
             # As many as there is credit for, some of them before the reader gets its turn.
-            for _ in range(data.draw(st.integers(0, min(length, allowed) - sent))):
-                deliver(attempt, chunk(sent, sent == length - 1))
-                sent += 1
+            while data.draw(st.booleans()):
+                more = data.draw(st.integers(0, min(length, allowed) - sent))
+                deliver(attempt, *(chunk(seq, seq == length - 1) for seq in range(sent, sent + more)))
+                sent += more
             taking = asyncio.ensure_future(attempt.take())
             await asyncio.sleep(0)
             while not taking.done():

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nats.protocol.parser import Parser
 
 from tests.serving.servers import NatsServer, free_ports
 from trtdist.serving import nats_connection
@@ -41,8 +44,10 @@ def test_a_direct_subscription_gets_all_in_order_also_without_the_short_way(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, short: bool
 ) -> None:
     if not short:
-        # As with a version of nats-py that does not call what DirectClient overrides.
+        # As with a version of nats-py that does not use what DirectClient puts in place of its own.
         monkeypatch.delattr(DirectClient, "_process_msg")
+        monkeypatch.setattr("trtdist.serving.direct._Parser", Parser)
+    unread: list[bytes] = []
     got: list[tuple[str, bytes, str]] = []
 
     async def main() -> None:
@@ -50,11 +55,12 @@ def test_a_direct_subscription_gets_all_in_order_also_without_the_short_way(
 
         def take(subject: str, data: bytes, status: str) -> None:
             got.append((subject, data, status))
+            unread.append(data)
             if status:
                 whole.set()
 
         async with connection(nats_server.url, nats_server.user, nats_server.password, "a test") as client:
-            await client.subscribe_directly("direct.*", take)
+            await client.subscribe_directly("direct.*", take, unread.clear)
             for number in range(200):
                 await client.publish(f"direct.{number % 2}", b"%d" % number)
             await client.flush()
@@ -64,6 +70,30 @@ def test_a_direct_subscription_gets_all_in_order_also_without_the_short_way(
 
     asyncio.run(main())
     assert got == [(f"direct.{n % 2}", b"%d" % n, "") for n in range(200)] + [("direct.answer", b"", "503")]
+    assert not unread
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=12), st.data())
+def test_a_direct_subscription_gets_all_however_the_bytes_come(payloads: list[bytes], data: st.DataObject) -> None:
+    """Other messages and pings among them are nats-py's to read, as before."""
+    got: list[bytes] = []
+
+    async def main() -> None:
+        client = DirectClient()
+        # Nobody is connected: only the bytes that a server would send are read.
+        client._takers[7] = lambda subject, taken, status: got.append(taken)
+        whole = b""
+        for payload in payloads:
+            other = data.draw(st.sampled_from([b"", b"PONG\r\n", b"MSG other 8 3\r\nabc\r\n", b"+OK\r\n"]))
+            reply = data.draw(st.sampled_from([b"", b"its.reply "]))
+            whole += other + b"MSG direct.1 7 %b%d\r\n%b\r\n" % (reply, len(payload), payload)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20)))
+        for begin, end in zip([0, *cuts], [*cuts, len(whole)]):
+            await client._ps.parse(whole[begin:end])
+
+    asyncio.run(main())
+    assert got == payloads
 
 
 def test_wrong_password_is_told_at_once(nats_server: NatsServer, capfd: pytest.CaptureFixture[str]) -> None:

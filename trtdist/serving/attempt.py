@@ -7,7 +7,7 @@ stopped gets only one for the whole pause, so that it never takes its own absenc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from trtdist.errors import TrtdistError
 from trtdist.serving.instance import Instance
@@ -31,8 +31,8 @@ TICK_S, SILENCE_S = 0.5, 5.0
 ELSEWHERE = frozenset({"unavailable", "stale", "overloaded"})
 NO_RESPONDERS = "503"
 
-# Takes a chunk without waiting for anything, or refuses it.
-AtOnce = Callable[[Chunk], bool]
+# Takes chunks without waiting for anything, or refuses them.
+AtOnce = Callable[[Sequence[Chunk]], bool]
 
 
 class RequestError(TrtdistError):
@@ -57,8 +57,8 @@ class Attempt:
     `received` and `taken` count chunks. `servers` are those that take part, the one that generates last; empty until
     they are known. An error comes after the chunks that arrived before it.
 
-    `at_once` is offered each chunk but the last as soon as it arrives, while none waits to be taken; where it returns
-    False, the chunk waits as others do.
+    `at_once` is offered the chunks that arrived with one read, unless the last of the stream is among them; where it
+    returns False, they wait as others do.
     """
 
     def __init__(self, request_id: str, number: int, window: int = WINDOW, at_once: AtOnce | None = None) -> None:
@@ -125,12 +125,15 @@ class Attempt:
     def deliver(self, kind: str, data: bytes, status: str) -> None:
         """Take a message: `kind` is `route` or `accept` for an answer, "" for one of the stream.
 
-        `status` is what NATS itself says, `503` when nobody listens.
+        `status` is what NATS itself says, `503` when nobody listens. `settle` must be called before the event loop has
+        another turn.
         """
-        if self.ended:
+        if self._complete or self._error is not None:
             return
         try:
-            if status == NO_RESPONDERS:
+            if not kind and not status:
+                self._streamed(decode_stream(data))
+            elif status == NO_RESPONDERS:
                 self._elsewhere("unavailable", f"{self._name(self._asked)} does not answer", self._suspects())
             elif kind == "route":
                 self._routed(decode_route(data))
@@ -139,10 +142,21 @@ class Attempt:
                 self._quiet_ticks = 0
                 if isinstance(answer, Failure):
                     self._failed(answer, self._suspects())
-            else:
-                self._streamed(decode_stream(data))
         except ProtocolError as error:
             self.fail(RequestError("internal", f"a message for request {self.request_id} makes no sense: {error}"))
+
+    def settle(self) -> None:
+        """Pass on the chunks that were delivered."""
+        if not self._chunks:
+            return
+        if self._complete or self._at_once is None or not self._at_once(self._chunks):
+            self._wake()
+            return
+        self.taken += len(self._chunks)
+        self._chunks = []
+        if self.credit_due:
+            self._grant_asked = True
+            self._wake()
 
     def tick(self) -> None:
         """TICK_S passed in which this process could have seen a message."""
@@ -211,30 +225,27 @@ class Attempt:
         if message.attempt != self.number or not self.servers:
             return
         self._quiet_ticks = 0
-        generation = self.servers[-1]
-        if isinstance(message, Failure):
-            self._failed(message, (generation.lease_hex,))
+        if isinstance(message, Chunk):
+            self._chunk(message)
         elif isinstance(message, Heartbeat):
             self._speaker = message.sender
             # Only who sends the chunks knows their number: the context server's heartbeat may be overtaken.
-            if message.sender == generation.lease_hex and message.seq > self.received:
+            if message.sender == self._generator and message.seq > self.received:
                 self._lost(message.seq)
-        elif message.seq != self.received:
-            self._lost(message.seq)
-        elif message.seq >= self._allowed:
-            self.fail(RequestError("internal", f"{self._name(generation)} sends more than it was allowed to"))
+        else:
+            self._failed(message, (self._generator,))
+
+    def _chunk(self, chunk: Chunk) -> None:
+        if chunk.seq != self.received:
+            self._lost(chunk.seq)
+        elif chunk.seq >= self._allowed:
+            server = self._name(self.servers[-1])
+            self.fail(RequestError("internal", f"{server} sends more than it was allowed to"))
         else:
             self._speaker = self._generator
             self.received += 1
-            self._complete = message.finish_reason is not None
-            if self._at_once is None or self._complete or self._chunks or not self._at_once(message):
-                self._chunks.append(message)
-                self._wake()
-                return
-            self.taken += 1
-            if self.credit_due:
-                self._grant_asked = True
-                self._wake()
+            self._complete = chunk.finish_reason is not None
+            self._chunks.append(chunk)
 
     def _lost(self, seq: int) -> None:
         server = self._name(self.servers[-1])

@@ -2,44 +2,100 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.protocol.parser import AWAITING_CONTROL_LINE, CRLF_SIZE, Parser
 
 __all__ = ["DirectClient", "Taker"]
 
 # Gets the subject, the data, and what NATS itself says: `503` when nobody listens, else "".
 Taker = Callable[[str, bytes, str], None]
 
+# Before a message without reply and headers, as the NATS server writes it.
+_LINE = re.compile(rb"MSG (\S+) ([0-9]+) ([0-9]+)")
+# The messages of a stream differ little in size, so that most lines have come before.
+_LINES = 8192
+
 
 class DirectClient(Client):
-    """A client whose `subscribe_directly` costs a third per message of what `subscribe` does.
+    """A client whose `subscribe_directly` costs a fifth per message of what `subscribe` does.
 
-    It overrides one method that is not part of nats-py's interface. With a version that does not call it, messages come
-    through the subscription, as they do for messages with headers.
+    It replaces nats-py's parser and overrides a method, which are not part of nats-py's interface. With a version that
+    does not use them, messages come through the subscription, as they do for messages with headers.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._by_number: dict[int, Taker] = {}
+        self._ps = _Parser(self)
+        self._takers: dict[int, Taker] = {}
+        self._after_read: Callable[[], None] = lambda: None
 
-    async def subscribe_directly(self, subject: str, taker: Taker) -> None:
-        """Have `taker` called for each message, in order. It must not raise, nor keep the event loop for long.
+    async def subscribe_directly(self, subject: str, taker: Taker, after_read: Callable[[], None]) -> None:
+        """Have `taker` called for each message, in order, and `after_read` once all that came with it were taken.
 
-        There is no limit to what may wait.
+        Neither may raise, nor keep the event loop for long. There is no limit to what may wait.
         """
 
         async def take(message: Msg) -> None:
             taker(message.subject, message.data, (message.headers or {}).get("Status", ""))
+            after_read()
 
         subscription = await self.subscribe(subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=0)
-        self._by_number[subscription._id] = taker
+        self._takers[subscription._id] = taker
+        self._after_read = after_read
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
-        taker = None if headers else self._by_number.get(sid)
+        taker = None if headers else self._takers.get(sid)
         if taker is None:
             await super()._process_msg(sid, subject, reply, data, headers)
         else:
             taker(subject.decode(), data, "")
+            self._after_read()
+
+
+class _Parser(Parser):
+    """Gives whole messages to their takers, and leaves everything else to nats-py."""
+
+    nc: DirectClient
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Take what came with one read; what is not whole waits for the next."""
+        if self.state == AWAITING_CONTROL_LINE:
+            if self.buf:
+                data = bytes(self.buf) + data
+                self.buf.clear()
+            data = self._take(data)
+        if data:
+            await super().parse(data)
+
+    def _take(self, data: bytes) -> bytes:
+        """What is left for nats-py after the messages in front that have takers."""
+        takers, at = self.nc._takers, 0
+        while (end := data.find(b"\r\n", at)) > 0:
+            subject, sid, size = _read_line(data[at:end])
+            taker = takers.get(sid)
+            if taker is None:
+                break
+            begin = end + CRLF_SIZE
+            end = begin + size
+            if end + CRLF_SIZE > len(data):
+                self.buf.extend(data[at:])
+                at = len(data)
+                break
+            taker(subject, data[begin:end], "")
+            at = end + CRLF_SIZE
+        if at:
+            self.nc._after_read()
+        return data[at:]
+
+
+@lru_cache(_LINES)
+def _read_line(line: bytes) -> tuple[str, int, int]:
+    """The subject, the subscription's number and the size of the message; number 0, which none has, for other lines."""
+    found = _LINE.fullmatch(line)
+    return (found[1].decode("utf-8", "replace"), int(found[2]), int(found[3])) if found else ("", 0, 0)

@@ -25,6 +25,7 @@ class Inbox:
         self._client = client
         self._prefix = client.new_inbox()
         self._attempts: dict[str, Attempt] = {}
+        self._unsettled: set[Attempt] = set()
         self._count = 0
         self._echo = client.new_inbox()
         self._echoed = True
@@ -38,7 +39,7 @@ class Inbox:
         """Begin to receive."""
         await self._client.subscribe(self._echo, cb=self._came_back)
         subject = f"{self._prefix}.>"
-        await self._client.subscribe_directly(subject, self._arrived)
+        await self._client.subscribe_directly(subject, self._arrived, self._read)
 
     @contextlib.contextmanager
     def receiving(self, attempt: Attempt) -> Iterator[str]:
@@ -78,6 +79,11 @@ class Inbox:
             attempt = self._attempts.get(subject)
         if attempt is not None:
             attempt.deliver(kind, data, status)
+            self._unsettled.add(attempt)
+
+    def _read(self) -> None:
+        while self._unsettled:
+            self._unsettled.pop().settle()
 
     async def _came_back(self, message: Msg) -> None:
         self._echoed = True

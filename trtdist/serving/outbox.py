@@ -34,13 +34,14 @@ class Outbox:
     """
 
     def __init__(self, publish: Publish, call: GenerateCall, sender: str, now: float) -> None:
+        # Asked for once: asyncio makes a system call to say which it is.
+        self._loop = asyncio.get_running_loop()
         self._publish = publish
         self._inbox = call.inbox
         self._attempt = call.attempt
         self._sender = sender
         self._until = call.window
         self._credit = asyncio.Event()
-        self._sending = asyncio.Lock()
         self._waiting: list[EngineOutput] = []
         self._characters = 0
         self._same_turn = False
@@ -75,7 +76,7 @@ class Outbox:
             await asyncio.sleep(0)
         elif not self._same_turn:
             self._same_turn = True
-            asyncio.get_running_loop().call_soon(self._next_turn)
+            self._loop.call_soon(self._next_turn)
 
     async def beat(self) -> None:
         """Say that the attempt is being worked on, unless a chunk has said so since the last time."""
@@ -112,16 +113,15 @@ class Outbox:
             await self._send()
 
     async def _send(self) -> None:
-        """Send what waits as one chunk, once there is credit."""
-        async with self._sending:
-            while self.sent >= self._until and not self.closed:
-                self._credit.clear()
-                await self._credit.wait()
-            if self.closed or not self._waiting:
-                return
-            message = self._merged()
-            await self._publish(self._inbox, message.encode())
-            self.finish_reason = self.finish_reason or message.finish_reason or ""
+        """Send what waits as one chunk, once there is credit; whoever comes first sends it for all."""
+        while self.sent >= self._until and not self.closed:
+            self._credit.clear()
+            await self._credit.wait()
+        if self.closed or not self._waiting:
+            return
+        message = self._merged()
+        await self._publish(self._inbox, message.encode())
+        self.finish_reason = self.finish_reason or message.finish_reason or ""
 
     def _merged(self) -> Chunk:
         """What waits, as the next chunk."""

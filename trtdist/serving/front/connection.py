@@ -337,6 +337,11 @@ class Reply:
         """Whether to wait with `drained` before more is written."""
         return self._connection.blocked
 
+    @property
+    def flowing(self) -> bool:
+        """Whether it has begun, and its client keeps up."""
+        return self.begun and not (self._connection.blocked or self._connection.lost)
+
     async def drained(self) -> None:
         """Return when the client has read enough, or is gone."""
         await self._connection.drained()

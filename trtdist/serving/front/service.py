@@ -256,10 +256,10 @@ def _at_once(reply: Reply, events: Events, choices: Sequence[Choice]) -> AtOnce 
     if len(choices) > 1:
         return None
 
-    def write(chunk: Chunk) -> bool:
-        if not reply.begun or reply.blocked or reply.lost:
+    def write(chunks: Sequence[Chunk]) -> bool:
+        if not reply.flowing:
             return False
-        text = events.text(0, (chunk,), choices[0])
+        text = events.text(0, chunks, choices[0])
         if text:
             reply.write(text.encode("ascii"))
         return True
