@@ -10,9 +10,11 @@ from click.testing import CliRunner, Result
 
 from tests.containers.small_images import small_root
 from tests.house.source import ROOT
+from trtdist.cli.doctor_hello import hello_options
 from trtdist.cli.main import cli
 from trtdist.containers.image_formats import here
 from trtdist.errors import TrtdistError
+from trtdist.topology import load
 
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 OTHER = "aarch64" if here() == "x86_64" else "x86_64"
@@ -92,3 +94,14 @@ def test_a_machine_without_slurm_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
     done = trtdist("doctor", QUICKSTART)
     assert done.exit_code == 4
     assert "srun is not on PATH" in done.stdout.splitlines()[0]
+
+
+def test_ranks_that_greet_each_other_are_given_all_mounts_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = place / "srun"
+    srun.write_text("#!/bin/sh\necho --container-image\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(place), prepend=":")
+    container = ("container.runtime=pyxis", "container.image=/i.sqsh", 'container.mounts=["/a:/b:ro"]')
+    options = hello_options(load(QUICKSTART, overrides=container, environ={}), place / "hello")
+    mounts = [word for word in options if word.startswith("--container-mounts")]
+    assert mounts == [f"--container-mounts={place}/hello:{place}/hello,/a:/b:ro"]

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from trtdist.cli.doctor_setup import after_setup
-from trtdist.containers import mpi_hello, runtime
+from trtdist.containers import Mount, mpi_hello, runtime
 from trtdist.containers.image_open import FIND_PYTHON, REFUSALS
-from trtdist.rendering.containers import enter_options, step_options
+from trtdist.rendering.containers import enter_options, step_mounts, step_options
 from trtdist.slurm import argv, runner
 from trtdist.topology.model import Topology
 
@@ -46,8 +46,14 @@ def hello_command(topology: Topology, folder: Path) -> list[str]:
     return [*after_setup(topology.slurm.setup, _WITH_FOLDER), str(folder), *enter]
 
 
-def hello_options(topology: Topology) -> list[str]:
-    """Further options of srun: those of the topology, and those of a runtime that srun starts."""
+def hello_options(topology: Topology, folder: Path) -> list[str]:
+    """Further options of srun: those of the topology, and those of a runtime that srun starts, which mounts the folder
+    as it would that of a run."""
     options = step_options(topology)
     known = runner.run(argv.srun_help()) if options else ""
-    return [*topology.slurm.extra_srun, *(option.text for option in options if option.since in known)]
+    mounts = step_mounts(topology, Mount(str(folder), str(folder)))
+    return [
+        *topology.slurm.extra_srun,
+        *([f"--container-mounts={mounts}"] if mounts else []),
+        *(option.text for option in options if option.since in known),
+    ]

@@ -114,7 +114,8 @@ class Look:
         wanted = min(2, len(job.nodes))
         nodes = fit[:wanted]
         tasks = min(2, self.plan.world_size, len(nodes) * self.plan.allocation.tasks_per_node)
-        hello = greet(job, nodes, tasks, chosen, hello_command(self.topology, folder), hello_options(self.topology))
+        command, options = hello_command(self.topology, folder), hello_options(self.topology, folder)
+        hello = greet(job, nodes, tasks, chosen, command, options)
         inside = self._image or self.topology.container.image or ""
         yield check_hello(hello, inside if self.topology.container.runtime != "none" else "")
         if len(nodes) < wanted:
