@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -321,3 +323,43 @@ def test_no_space(images: Path, tmp_path: Path, wanted: str) -> None:
     finally:
         subprocess.run(["umount", images], check=True)
     shutil.rmtree(images)
+
+
+@contextmanager
+def somebody() -> Iterator[Path]:
+    """Be a normal user for a while, with a folder of one's own."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        before = os.geteuid()
+        if before == 0:
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(before)
+
+
+def test_a_file_that_cannot_be_read_is_not_packed_as_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    program_or_skip("mksquashfs")
+    with somebody() as folder:
+        root = small_root(folder / "root")
+        (root / "usr/bin/secret").write_bytes(b"x")
+        (root / "usr/bin/secret").chmod(0)
+        monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
+        with pytest.raises(TrtdistError, match=r"Failed to read file .*/root/usr/bin/secret"):
+            image("import", root, "--format", "squashfs")
+        assert not (folder / "images" / "root").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+def test_a_normal_user_unpacks_an_image_with_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program_or_skip("unsquashfs")
+    root = small_root(tmp_path / "root")
+    os.mknod(root / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    with somebody() as folder:
+        os.seteuid(0)
+        shutil.copy(imported(root, "--format", "squashfs"), folder / "packed")
+        os.seteuid(65534)
+        monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
+        unpacked = imported(folder / "packed", "--format", "directory")
+        assert (unpacked / "usr/bin/dash").read_bytes() == elf() and not (unpacked / "null").exists()
