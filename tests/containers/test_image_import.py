@@ -13,7 +13,6 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from click.testing import CliRunner
 
 from tests.containers.small_images import docker_archive, elf, layer, oci_layout, sif, small_root, tree
 from tests.images import program_or_skip
+from tests.somebody import somebody
 from tests.supervisor.runs import wait_for
 from trtdist.cli.image import command
 from trtdist.errors import InputError, MissingError, TrtdistError
@@ -325,20 +325,6 @@ def test_no_space(images: Path, tmp_path: Path, wanted: str) -> None:
     shutil.rmtree(images)
 
 
-@contextmanager
-def somebody() -> Iterator[Path]:
-    """Be a normal user for a while, with a folder of one's own."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o777)
-        before = os.geteuid()
-        if before == 0:
-            os.seteuid(65534)
-        try:
-            yield Path(name)
-        finally:
-            os.seteuid(before)
-
-
 def test_a_file_that_cannot_be_read_is_not_packed_as_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
     program_or_skip("mksquashfs")
     with somebody() as folder:
@@ -356,10 +342,9 @@ def test_a_normal_user_unpacks_an_image_with_devices(tmp_path: Path, monkeypatch
     program_or_skip("unsquashfs")
     root = small_root(tmp_path / "root")
     os.mknod(root / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    packed = imported(root, "--format", "squashfs").read_bytes()
     with somebody() as folder:
-        os.seteuid(0)
-        shutil.copy(imported(root, "--format", "squashfs"), folder / "packed")
-        os.seteuid(65534)
+        (folder / "packed").write_bytes(packed)
         monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
         unpacked = imported(folder / "packed", "--format", "directory")
         assert (unpacked / "usr/bin/dash").read_bytes() == elf() and not (unpacked / "null").exists()

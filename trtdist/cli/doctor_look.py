@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import sys
@@ -127,7 +128,7 @@ class Look:
 def _folder(runs: Path) -> Iterator[Path]:
     """A folder below the runs folder that this machine has written to, and that is gone afterwards."""
     folder = runs / f".doctor-{secrets.token_hex(8)}"
-    made = [path for path in (runs, *runs.parents) if not path.exists()]
+    made = [path for path in (runs, *runs.parents) if not os.path.exists(path)]
     try:
         # When it cannot be made, nodes find it missing and say so, as does what is found here.
         with suppress(OSError):
