@@ -9,7 +9,7 @@ import pytest
 from tests.containers.small_images import sif, small_root
 from trtdist.containers import Container
 from trtdist.containers.image_formats import here
-from trtdist.errors import MissingError
+from trtdist.errors import InputError, MissingError
 from trtdist.images import RECORD, ImageRecord
 from trtdist.supervisor.enter import enter
 
@@ -55,3 +55,9 @@ def test_an_image_that_was_cut_off(tmp_path: Path, runtime: str) -> None:
 def test_an_image_for_another_runtime(tmp_path: Path) -> None:
     image = sif(tmp_path / "image.sif", b"x")
     assert "what enroot does not start (sif): import it with `trtdist image import" in refusal("enroot", image)
+
+
+@pytest.mark.parametrize("environ", [{}, {"TRTDIST_LOCAL_DIR": "/nowhere/at/all"}])
+def test_a_folder_of_the_node_is_needed(environ: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="TRTDIST_LOCAL_DIR names no folder: make one"):
+        enter("charliecloud", Container("image"), ["true"], environ)

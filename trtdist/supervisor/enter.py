@@ -89,6 +89,8 @@ def pmix_folders(environ: Mapping[str, str], uid: int) -> list[str]:
 def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Become `argv` in the container; returns never. TrtdistError when that is impossible."""
     way = runtime(name)
+    if not os.path.isdir(environ.get("TRTDIST_LOCAL_DIR", "")):
+        raise InputError("TRTDIST_LOCAL_DIR names no folder: make one of your own on this node, and set it to that")
     if way.program:
         _check(name, way, container, environ)
     scratch = Path(environ["TRTDIST_LOCAL_DIR"])
