@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner, Result
 from tests.containers.small_images import small_root
 from tests.house.source import ROOT
 from tests.somebody import somebody
-from trtdist.cli.doctor_hello import hello_options
+from trtdist.cli.doctor_hello import hello_command, hello_options
 from trtdist.cli.main import cli
 from trtdist.containers.image_formats import here
 from trtdist.errors import TrtdistError
@@ -106,6 +107,13 @@ def test_ranks_that_greet_each_other_are_given_all_mounts_at_once(place: Path, m
     options = hello_options(load(QUICKSTART, overrides=container, environ={}), place / "hello")
     mounts = [word for word in options if word.startswith("--container-mounts")]
     assert mounts == [f"--container-mounts={place}/hello:{place}/hello,/a:/b:ro"]
+
+
+def test_ranks_on_the_host_import_nothing_from_where_they_start(place: Path) -> None:
+    (place / "json.py").write_text("raise SystemExit(9)")
+    command = hello_command(load(QUICKSTART, environ={}), place)
+    done = subprocess.run([*command[:-1], "import json"], cwd=place, check=False)
+    assert done.returncode == 0
 
 
 def test_the_object_is_printed_without_slurm_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ from trtdist.topology.model import Topology
 __all__ = ["hello_command", "hello_options"]
 
 # Ranks without Python say so themselves; an exit code would be lost beside that of others, which then are killed.
+# Python imports from the working folder first; it must not find anything else there.
 _TELL = f"""\
+cd /
 (
 {FIND_PYTHON})
 code=$?
@@ -28,6 +30,7 @@ esac
 _WITH_FOLDER = """\
 export TRTDIST_LOCAL_DIR=$1/hello.$SLURM_PROCID
 mkdir -m 700 -- "$TRTDIST_LOCAL_DIR" || exit
+cd -- "$TRTDIST_LOCAL_DIR" || exit
 shift
 exec "$@"
 """
@@ -38,7 +41,7 @@ def hello_command(topology: Topology, folder: Path) -> list[str]:
     source = Path(mpi_hello.__file__).read_text(encoding="utf-8")
     section = topology.container
     if section.runtime == "none":
-        return [*after_setup(topology.slurm.setup, 'exec "$@"'), sys.executable, "-c", source]
+        return [*after_setup(topology.slurm.setup, 'cd / && exec "$@"'), sys.executable, "-c", source]
     inside = ["sh", "-c", _TELL, "sh", "-c", source]
     if not runtime(section.runtime).program:
         return inside
