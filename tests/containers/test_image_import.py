@@ -348,3 +348,13 @@ def test_a_normal_user_unpacks_an_image_with_devices(tmp_path: Path, monkeypatch
         monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
         unpacked = imported(folder / "packed", "--format", "directory")
         assert (unpacked / "usr/bin/dash").read_bytes() == elf() and not (unpacked / "null").exists()
+
+
+def test_a_source_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with somebody() as folder:
+        root = small_root(folder / "root")
+        (root / "secret").write_bytes(b"x")
+        (root / "secret").chmod(0)
+        monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
+        with pytest.raises(InputError, match=r"^cannot read .*/root/secret \(Permission denied\): "):
+            image("import", root, "--format", "archive")
