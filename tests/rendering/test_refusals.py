@@ -35,6 +35,8 @@ THROUGH_SLURM: list[tuple[dict[str, Any], str]] = [
         {"container": {"runtime": "pyxis", "image": "x"}, "slurm": {"extra_srun": ["--container-mounts=/a:/a"]}},
         "srun keeps one --container-mounts alone",
     ),
+    ({"container": {"runtime": "docker", "image": "x"}}, "docker is for one machine"),
+    ({"container": {"runtime": "podman", "image": "x"}}, "podman is for one machine"),
 ]
 
 

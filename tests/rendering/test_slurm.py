@@ -305,7 +305,7 @@ def test_the_warning_leaves_time_for_an_orderly_stop(time: str | None, stop: flo
 
 
 def test_what_cannot_be_started_is_said() -> None:
-    given = topology(container={"runtime": "docker", "image": "x", "shm_size": "64G"})
+    given = topology(container={"runtime": "enroot", "image": "x", "shm_size": "64G"})
     planned = plan(given, Target.SLURM)
     with pytest.raises(RenderError, match="ranks of a node speak over its own"):
         render_slurm(planned, given)

@@ -24,6 +24,8 @@ __all__ = [
 
 # Hooks of container runtimes read these before anything runs inside; every other variable a task exports by itself.
 _OF_HOOKS = ("NVIDIA_", "MELLANOX_", "ENROOT_")
+# Under Slurm they would need settings and images of each user on each node, and their containers are not in the step.
+_ONE_MACHINE = ("docker", "podman")
 
 
 def contained(topology: Topology, step: Step) -> bool:
@@ -45,6 +47,11 @@ def refuse_container(topology: Topology, *, slurm: bool) -> None:
         raise RenderError(
             "container.runtime: pyxis is a part of Slurm and starts nothing on this machine; "
             "`--set container.runtime=docker` does, or enroot, apptainer, charliecloud, podman"
+        )
+    if name in _ONE_MACHINE and slurm:
+        raise RenderError(
+            f"container.runtime: {name} is for one machine (`trtdist up --local`); through Slurm take pyxis, enroot,"
+            " apptainer or charliecloud"
         )
     if section.shm_size is not None and (slurm or not way.sets_limits):
         raise RenderError(
