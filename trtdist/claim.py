@@ -33,7 +33,11 @@ def claimed(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
     told = ""
     try:
         while not _linked(mine, path):
-            holder = _holder(path)
+            mine = _touched(mine, path)
+            try:
+                holder = _holder(path)
+            except FileNotFoundError:
+                continue  # it was given back meanwhile
             if holder is None or _over(path, mine, holder):
                 _remove_if(path, holder)
                 continue
@@ -42,14 +46,22 @@ def claimed(path: Path, wait: Callable[[str], None]) -> Iterator[None]:
                 wait(who)
                 told = who
             time.sleep(_POLL)
-            os.utime(mine)
         _sweep(path, mine)
         with _touching(path):
             yield
     finally:
         if _same(mine, path):
             path.unlink()
-        mine.unlink()
+        mine.unlink(missing_ok=True)
+
+
+def _touched(mine: Path, path: Path) -> Path:
+    """The file of this process, anew when another took this process for gone while it was stopped."""
+    try:
+        os.utime(mine)
+    except FileNotFoundError:
+        return _written(path)
+    return mine
 
 
 def _written(path: Path) -> Path:
@@ -64,7 +76,7 @@ def _written(path: Path) -> Path:
 
 def _linked(mine: Path, path: Path) -> bool:
     """Whether the claim is ours now. What link(2) answers is not asked: on NFS an answer may get lost."""
-    with suppress(FileExistsError):
+    with suppress(FileExistsError, FileNotFoundError):
         os.link(mine, path)
     return _same(mine, path)
 
@@ -77,10 +89,10 @@ def _same(mine: Path, path: Path) -> bool:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-    """Who holds the claim; None when nobody does, or whoever does never said who."""
+    """Who holds the claim; None when whoever does never said who. FileNotFoundError when nobody does."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 
@@ -104,18 +116,20 @@ def _remove_if(path: Path, holder: dict[str, Any] | None) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if _holder(aside) != holder:
-        with suppress(FileExistsError):
-            os.link(aside, path)
+    with suppress(FileNotFoundError):
+        if _holder(aside) != holder:
+            with suppress(FileExistsError):
+                os.link(aside, path)
     aside.unlink(missing_ok=True)
 
 
 def _sweep(path: Path, mine: Path) -> None:
     """Remove the files of processes that were killed before they could."""
     for left in path.parent.glob(f"{path.name}.*"):
-        holder = _holder(left)
-        if left != mine and holder is not None and _over(left, mine, holder):
-            left.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            holder = _holder(left)
+            if left != mine and holder is not None and _over(left, mine, holder):
+                left.unlink()
 
 
 @contextmanager

@@ -77,8 +77,18 @@ def _unwritable(kind: Kind, folder: Path, error: OSError) -> TrtdistError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         again = f"make room and {kind.verb} it again, it goes on where it stopped"
         return TrtdistError(f"no space is left in {folder}: {again}")
-    what, why = f"{kind.verb} {_a(kind.what)}", f"{error.filename}: {error.strerror}"
-    return InputError(f"cannot {what} in {folder} ({why}): choose another {kind.option}")
+    name = os.fsdecode(error.filename) if isinstance(error.filename, (str, bytes)) else ""
+    why = error.strerror or str(error)
+    if name and not _below(name, folder):
+        return InputError(f"cannot read {name} ({why}): mend it, or take another source")
+    what, where = f"{kind.verb} {_a(kind.what)}", f"{name}: " if name else ""
+    return InputError(f"cannot {what} in {folder} ({where}{why}): choose another {kind.option}")
+
+
+def _below(name: str, folder: Path) -> bool:
+    """Whether a path is the folder, in it, or above it, where it could not be made."""
+    path, place = os.path.abspath(name), os.path.abspath(folder)
+    return os.path.commonpath([path, place]) in (path, place)
 
 
 def _a(what: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,12 @@ from click.testing import CliRunner, Result
 
 from tests.containers.small_images import small_root
 from tests.house.source import ROOT
+from tests.somebody import somebody
+from trtdist.cli.doctor_hello import hello_command, hello_options
 from trtdist.cli.main import cli
 from trtdist.containers.image_formats import here
 from trtdist.errors import TrtdistError
+from trtdist.topology import load
 
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 OTHER = "aarch64" if here() == "x86_64" else "x86_64"
@@ -92,3 +96,53 @@ def test_a_machine_without_slurm_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
     done = trtdist("doctor", QUICKSTART)
     assert done.exit_code == 4
     assert "srun is not on PATH" in done.stdout.splitlines()[0]
+
+
+def test_ranks_that_greet_each_other_are_given_all_mounts_at_once(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = place / "srun"
+    srun.write_text("#!/bin/sh\necho --container-image\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(place), prepend=":")
+    container = ("container.runtime=pyxis", "container.image=/i.sqsh", 'container.mounts=["/a:/b:ro"]')
+    options = hello_options(load(QUICKSTART, overrides=container, environ={}), place / "hello")
+    mounts = [word for word in options if word.startswith("--container-mounts")]
+    assert mounts == [f"--container-mounts={place}/hello:{place}/hello,/a:/b:ro"]
+
+
+def test_ranks_on_the_host_import_nothing_from_where_they_start(place: Path) -> None:
+    (place / "json.py").write_text("raise SystemExit(9)")
+    command = hello_command(load(QUICKSTART, environ={}), place)
+    done = subprocess.run([*command[:-1], "import json"], cwd=place, check=False)
+    assert done.returncode == 0
+
+
+def test_the_object_is_printed_without_slurm_too(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(place))
+    done = trtdist("doctor", QUICKSTART, "--nodes", "--json")
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["exit_code"], told["nodes"]) == (4, 4, [])
+    assert [each["code"] for each in told["findings"] if each["level"] == "error"] == ["slurm"]
+
+
+def test_the_object_is_printed_when_no_nodes_can_be_had(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = place / "srun"
+    srun.write_text("#!/bin/sh\necho pmix\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(place))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    told = json.loads(trtdist("doctor", QUICKSTART, "--nodes", "--json").stdout)
+    assert [each["code"] for each in told["findings"] if each["level"] == "error"] == ["slurm"]
+
+
+def test_folders_that_may_not_be_looked_into(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What it imports may lie where only root can read.
+    trtdist("doctor", QUICKSTART, "--local", *within(place))
+    with somebody() as folder:
+        closed = folder / "closed"
+        closed.mkdir(mode=0)
+        monkeypatch.setenv("TRTDIST_RUNS", str(closed / "mine" / "runs"))
+        done = trtdist("doctor", QUICKSTART, "--local", "--json", *within(closed / "images" / "image.sqsh"))
+        found = {each["code"]: each["what"] for each in json.loads(done.stdout)["findings"]}
+        assert f"{closed} cannot be written to" in found["runs"]
+        assert f"the image {closed}/images/image.sqsh cannot be read here (Permission denied)" in found["image"]
+        closed.chmod(0o700)

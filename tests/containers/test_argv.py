@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trtdist.containers import RUNTIMES, Caller, Container, Mount, runtime
+from trtdist.containers.pyxis import mount_list
 from trtdist.errors import InputError
 from trtdist.topology import model
 
@@ -93,11 +94,11 @@ def test_any_mount_arrives_or_is_refused(name: str, source: str, target: str, ar
 def test_srun_takes_a_mount_or_it_is_refused(source: str, target: str) -> None:
     container = Container("/image", (Mount(source, target, writable=False), Mount("/b", "/b")))
     try:
-        options = [option.text for option in runtime("pyxis").step_options(container)]
+        mounts = mount_list(container.mounts)
     except InputError as error:
         text = next(path for path in (source, target) if repr(path) in str(error))
         position = int(str(error).split("at position ")[1].split()[0])
         assert text[position - 1] in ":, \t\\#"
         return
-    mounts = next(text for text in options if text.startswith("--container-mounts="))
-    assert mounts.removeprefix("--container-mounts=").split(",") == [f"{source}:{target}:ro", "/b:/b"]
+    assert mounts.split(",") == [f"{source}:{target}:ro", "/b:/b"]
+    assert not any("mounts=" in option.text for option in runtime("pyxis").step_options(container))

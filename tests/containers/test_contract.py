@@ -155,7 +155,7 @@ def test_all_that_is_missing_is_named_at_once(place: Place) -> None:
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize(("image", "words"), [("/nowhere/image", "cannot read the image"), ("/etc", "finds no bash")])
+@pytest.mark.parametrize(("image", "words"), [("/nowhere/image", "there is no image"), ("/etc", "finds no bash")])
 def test_an_image_that_cannot_be_used_is_named(place: Place, image: str, words: str) -> None:
     place.image = Path(image)
     done = place.enter("true")

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
@@ -19,6 +20,7 @@ from click.testing import CliRunner
 
 from tests.containers.small_images import docker_archive, elf, layer, oci_layout, sif, small_root, tree
 from tests.images import program_or_skip
+from tests.somebody import somebody
 from tests.supervisor.runs import wait_for
 from trtdist.cli.image import command
 from trtdist.errors import InputError, MissingError, TrtdistError
@@ -321,3 +323,38 @@ def test_no_space(images: Path, tmp_path: Path, wanted: str) -> None:
     finally:
         subprocess.run(["umount", images], check=True)
     shutil.rmtree(images)
+
+
+def test_a_file_that_cannot_be_read_is_not_packed_as_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    program_or_skip("mksquashfs")
+    with somebody() as folder:
+        root = small_root(folder / "root")
+        (root / "usr/bin/secret").write_bytes(b"x")
+        (root / "usr/bin/secret").chmod(0)
+        monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
+        with pytest.raises(TrtdistError, match=r"Failed to read file .*/root/usr/bin/secret"):
+            image("import", root, "--format", "squashfs")
+        assert not (folder / "images" / "root").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
+def test_a_normal_user_unpacks_an_image_with_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program_or_skip("unsquashfs")
+    root = small_root(tmp_path / "root")
+    os.mknod(root / "null", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    packed = imported(root, "--format", "squashfs").read_bytes()
+    with somebody() as folder:
+        (folder / "packed").write_bytes(packed)
+        monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
+        unpacked = imported(folder / "packed", "--format", "directory")
+        assert (unpacked / "usr/bin/dash").read_bytes() == elf() and not (unpacked / "null").exists()
+
+
+def test_a_source_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with somebody() as folder:
+        root = small_root(folder / "root")
+        (root / "secret").write_bytes(b"x")
+        (root / "secret").chmod(0)
+        monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
+        with pytest.raises(InputError, match=r"^cannot read .*/root/secret \(Permission denied\): "):
+            image("import", root, "--format", "archive")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.planning.topologies import topology
 from trtdist.planning import Target, plan
-from trtdist.rendering import RenderError, render_local
+from trtdist.rendering import RenderError, render_local, render_slurm
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"runtime": "trtllm-serve"}, "runtime trtllm-serve cannot be started yet"),
@@ -28,3 +28,20 @@ def test_refusals(values: dict[str, Any], message: str) -> None:
     given = topology(**values)
     with pytest.raises(RenderError, match=message):
         render_local(plan(given, Target.LOCAL), given)
+
+
+THROUGH_SLURM: list[tuple[dict[str, Any], str]] = [
+    (
+        {"container": {"runtime": "pyxis", "image": "x"}, "slurm": {"extra_srun": ["--container-mounts=/a:/a"]}},
+        "srun keeps one --container-mounts alone",
+    ),
+    ({"container": {"runtime": "docker", "image": "x"}}, "docker is for one machine"),
+    ({"container": {"runtime": "podman", "image": "x"}}, "podman is for one machine"),
+]
+
+
+@pytest.mark.parametrize(("values", "message"), THROUGH_SLURM)
+def test_refusals_through_slurm(values: dict[str, Any], message: str) -> None:
+    given = topology(**values)
+    with pytest.raises(RenderError, match=message):
+        render_slurm(plan(given, Target.SLURM), given)

@@ -113,6 +113,16 @@ def test_uneven_steps_name_the_node_of_each_task(uneven: SlurmRun) -> None:
     assert option(argv, "nodelist") is None and option(argv, "ntasks-per-node") is None
 
 
+def test_srun_is_told_of_all_mounts_at_once(tmp_path: Path) -> None:
+    container = {"runtime": "pyxis", "image": "/i.sqsh", "mounts": ["/a:/b:ro", "/c:/d"], "also": ["router"]}
+    run = made(tmp_path, topology(engine="reference", container=container))
+    own = [f"{run.path}:{run.path}", f"{run.path}/site:{run.path}/site:ro", f"{run.local}:{run.local}"]
+    for step in run.plan.steps:
+        mounts = option(run.launched(step.name)["argv"], "container-mounts")
+        inside = step.kind == "workers" or step.name == "router"
+        assert mounts == (",".join([*own, "/a:/b:ro", "/c:/d"]) if inside else None)
+
+
 @pytest.mark.parametrize("step", ["nats", "etcd", "router", "canary"])
 def test_programs_run_on_the_head_node_alone(two_nodes: SlurmRun, step: str) -> None:
     argv = two_nodes.launched(step)["argv"]
@@ -295,7 +305,7 @@ def test_the_warning_leaves_time_for_an_orderly_stop(time: str | None, stop: flo
 
 
 def test_what_cannot_be_started_is_said() -> None:
-    given = topology(container={"runtime": "docker", "image": "x", "shm_size": "64G"})
+    given = topology(container={"runtime": "enroot", "image": "x", "shm_size": "64G"})
     planned = plan(given, Target.SLURM)
     with pytest.raises(RenderError, match="ranks of a node speak over its own"):
         render_slurm(planned, given)

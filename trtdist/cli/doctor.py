@@ -14,7 +14,7 @@ import click
 
 from trtdist.cli.doctor_here import here_facts, with_architecture
 from trtdist.cli.progress import say
-from trtdist.errors import InputError, TrtdistError
+from trtdist.errors import InputError, InterruptedRunError, TrtdistError
 from trtdist.observe.check_here import HereFacts, check_here, check_mpi_types
 from trtdist.observe.check_services import check_services
 from trtdist.observe.findings import Finding, exit_code, split, table, to_json
@@ -57,10 +57,10 @@ def command(file: Path | None, nodes: bool, local: bool, as_json: bool, override
     else:
         mpi_types, asked = _slurm(topology)
         findings += asked
-        if nodes and topology is not None:
+        if nodes and topology is not None and not any(each.code == "slurm" for each in asked):
             names, looked = _nodes(topology, here, mpi_types)
             # A node says better what is wrong with the image than the machine that may not see it.
-            findings = [found for found in findings if found.code not in ("image", "mount")] + looked
+            findings = [found for found in findings if not names or found.code not in ("image", "mount")] + looked
     click.echo(json.dumps(to_json(findings, names), indent=2) if as_json else table(findings))
     code = exit_code(findings)
     if code:
@@ -115,15 +115,22 @@ def _slurm(topology: Topology | None) -> tuple[list[str], list[Finding]]:
 
 
 def _nodes(topology: Topology, here: HereFacts, mpi_types: list[str]) -> tuple[tuple[str, ...], list[Finding]]:
-    """The names of the nodes that were looked at, and what was found."""
+    """The names of the nodes that were looked at, none when they could not be had, and what was found."""
     from trtdist.cli.doctor_job import allocated
     from trtdist.cli.doctor_look import Look
     from trtdist.planning import Target, plan
     from trtdist.rendering import job_options
 
-    planned = plan(topology, Target.SLURM)
-    look = Look(topology, planned, here, tuple(mpi_types), _services(topology))
-    with allocated(job_options(planned, topology)) as job:
-        say(f"looking at {', '.join(job.nodes)} in job {job.id}")
-        sys.stderr.flush()
-        return job.nodes, look.at(job)
+    try:
+        planned = plan(topology, Target.SLURM)
+        look = Look(topology, planned, here, tuple(mpi_types), _services(topology))
+        with allocated(job_options(planned, topology)) as job:
+            say(f"looking at {', '.join(job.nodes)} in job {job.id}")
+            sys.stderr.flush()
+            return job.nodes, look.at(job)
+    except InterruptedRunError:
+        raise
+    except TrtdistError as error:
+        what, remedy = split(str(error))
+        code = "nodes" if isinstance(error, InputError) else "slurm"
+        return (), [Finding("error", code, "", what, remedy)]

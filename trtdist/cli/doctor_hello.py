@@ -6,16 +6,18 @@ import sys
 from pathlib import Path
 
 from trtdist.cli.doctor_setup import after_setup
-from trtdist.containers import mpi_hello, runtime
+from trtdist.containers import Mount, mpi_hello, runtime
 from trtdist.containers.image_open import FIND_PYTHON, REFUSALS
-from trtdist.rendering.containers import enter_options, step_options
+from trtdist.rendering.containers import enter_options, step_mounts, step_options
 from trtdist.slurm import argv, runner
 from trtdist.topology.model import Topology
 
 __all__ = ["hello_command", "hello_options"]
 
 # Ranks without Python say so themselves; an exit code would be lost beside that of others, which then are killed.
+# Python imports from the working folder first; it must not find anything else there.
 _TELL = f"""\
+cd /
 (
 {FIND_PYTHON})
 code=$?
@@ -28,6 +30,7 @@ esac
 _WITH_FOLDER = """\
 export TRTDIST_LOCAL_DIR=$1/hello.$SLURM_PROCID
 mkdir -m 700 -- "$TRTDIST_LOCAL_DIR" || exit
+cd -- "$TRTDIST_LOCAL_DIR" || exit
 shift
 exec "$@"
 """
@@ -38,7 +41,7 @@ def hello_command(topology: Topology, folder: Path) -> list[str]:
     source = Path(mpi_hello.__file__).read_text(encoding="utf-8")
     section = topology.container
     if section.runtime == "none":
-        return [*after_setup(topology.slurm.setup, 'exec "$@"'), sys.executable, "-c", source]
+        return [*after_setup(topology.slurm.setup, 'cd / && exec "$@"'), sys.executable, "-c", source]
     inside = ["sh", "-c", _TELL, "sh", "-c", source]
     if not runtime(section.runtime).program:
         return inside
@@ -46,8 +49,14 @@ def hello_command(topology: Topology, folder: Path) -> list[str]:
     return [*after_setup(topology.slurm.setup, _WITH_FOLDER), str(folder), *enter]
 
 
-def hello_options(topology: Topology) -> list[str]:
-    """Further options of srun: those of the topology, and those of a runtime that srun starts."""
+def hello_options(topology: Topology, folder: Path) -> list[str]:
+    """Further options of srun: those of the topology, and those of a runtime that srun starts, which mounts the folder
+    as it would that of a run."""
     options = step_options(topology)
     known = runner.run(argv.srun_help()) if options else ""
-    return [*topology.slurm.extra_srun, *(option.text for option in options if option.since in known)]
+    mounts = step_mounts(topology, Mount(str(folder), str(folder)))
+    return [
+        *topology.slurm.extra_srun,
+        *([f"--container-mounts={mounts}"] if mounts else []),
+        *(option.text for option in options if option.since in known),
+    ]

@@ -68,7 +68,7 @@ def image_facts(path: str) -> ImageFacts | None:
     from trtdist.containers.image_formats import recognised
 
     place = Path(path)
-    folder_there = place.parent.is_dir()
+    folder_there = os.path.isdir(place.parent)
     record = read_record(place.parent)
     problems = problems_of(place.parent) if record is not None else []
     if problems:
@@ -103,8 +103,8 @@ def with_architecture(image: ImageFacts) -> ImageFacts:
 def _runs_problem(root: str) -> str:
     """Why nothing can be made in the runs folder, which is made when the first run is."""
     folder = Path(root)
-    while not folder.exists():
+    while not os.path.lexists(folder) and folder != folder.parent:
         folder = folder.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return f"{folder} is no folder"
     return "" if os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written to"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import sys
@@ -114,7 +115,8 @@ class Look:
         wanted = min(2, len(job.nodes))
         nodes = fit[:wanted]
         tasks = min(2, self.plan.world_size, len(nodes) * self.plan.allocation.tasks_per_node)
-        hello = greet(job, nodes, tasks, chosen, hello_command(self.topology, folder), hello_options(self.topology))
+        command, options = hello_command(self.topology, folder), hello_options(self.topology, folder)
+        hello = greet(job, nodes, tasks, chosen, command, options)
         inside = self._image or self.topology.container.image or ""
         yield check_hello(hello, inside if self.topology.container.runtime != "none" else "")
         if len(nodes) < wanted:
@@ -126,7 +128,7 @@ class Look:
 def _folder(runs: Path) -> Iterator[Path]:
     """A folder below the runs folder that this machine has written to, and that is gone afterwards."""
     folder = runs / f".doctor-{secrets.token_hex(8)}"
-    made = [path for path in (runs, *runs.parents) if not path.exists()]
+    made = [path for path in (runs, *runs.parents) if not os.path.exists(path)]
     try:
         # When it cannot be made, nodes find it missing and say so, as does what is found here.
         with suppress(OSError):

@@ -24,6 +24,8 @@ from trtdist.rundir import write_atomic
 __all__ = ["Import", "peek", "variables"]
 
 _PACKS, _OPENS = "packs an image", "opens an image"
+# unsquashfs of a device by a normal user; a runtime brings the devices.
+_NO_DEVICES = "because you're not superuser"
 _FETCHED, _FETCHED_FROM = "source", "source.from"
 
 
@@ -204,10 +206,11 @@ def peek(image: Image, scratch: Path) -> tuple[str, dict[str, str]]:
 
 
 def _unsquash(image: Image, root: Path, *names: str) -> None:
-    """Unpack a squashfs, or some files of it. InputError when it cannot be read, OSError when the disk is full."""
+    """Unpack a squashfs, or some files of it, without the devices where only root may make them. InputError when it
+    cannot be read, OSError when the disk is full."""
     try:
         run(argv.unsquashfs_stat(image.path, image.offset), _OPENS)
-        run(argv.unsquashfs(image.path, image.offset, root, *names), _OPENS)
+        run(argv.unsquashfs(image.path, image.offset, root, *names), _OPENS, _NO_DEVICES)
     except MissingError:
         raise
     except TrtdistError as error:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _PATIENCE = 10.0
-_RUNTIMES = ("enroot", "apptainer", "singularity", "podman", "docker")
+_RUNTIMES = ("enroot", "apptainer", "singularity")
 _DIRECTIVES = ("gpus-per-node", "gres", "none")
 _SMI_S = 20.0
 

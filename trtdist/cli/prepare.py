@@ -14,10 +14,11 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from trtdist.cli.given import Given, chosen_binary, given_local, given_slurm
-from trtdist.containers import Container, Mount, runtime
+from trtdist.containers import Mount, runtime
 from trtdist.errors import InputError, MissingError, TrtdistError
 from trtdist.plan import Plan, to_json
 from trtdist.rendering import render_local, render_slurm, site_files
+from trtdist.rendering.containers import step_mounts
 from trtdist.rundir import RunDir, runs_root, write_atomic
 from trtdist.services.binaries import find_binary, find_mpiexec, require_all, require_packages
 from trtdist.services.envfile import write_env
@@ -47,7 +48,7 @@ def prepare_slurm(topology: Topology, plan: Plan, *, environ: Mapping[str, str],
     """The same for a run through Slurm; its programs and packages are looked for on the nodes."""
     root = os.path.abspath(runs_root(environ))
     # InputError for a runs folder that srun could not mount.
-    runtime(topology.container.runtime).step_options(Container("", (Mount(root, root),)))
+    step_mounts(topology, Mount(root, root))
     return _prepare(topology, plan, render_slurm(plan, topology), given_slurm(topology, now), environ, now)
 
 

@@ -77,9 +77,11 @@ def apptainer_build(program: str, source: str, architecture: str, output: Path) 
 
 
 def mksquashfs(root: Path, output: Path) -> list[str]:
-    """Packs a folder with what every kernel and every release of the tools can read, at its fastest."""
+    """Packs a folder with what every kernel and every release of the tools can read, at its fastest. A file that cannot
+    be read ends it; otherwise it would be packed as an empty one."""
+    options = ["-noappend", "-no-progress", "-all-root", "-exit-on-error"]
     packing = ["-comp", "gzip", "-Xcompression-level", "1"]
-    return ["mksquashfs", str(root), str(output), "-noappend", "-no-progress", "-all-root", *packing]
+    return ["mksquashfs", str(root), str(output), *options, *packing]
 
 
 def unsquashfs(image: Path, offset: int, output: Path, *names: str) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from trtdist.containers.base import Caller, Container, Mount, StepOption, refuse
 
-__all__ = ["Pyxis"]
+__all__ = ["Pyxis", "mount_list"]
 
 _SEPARATORS = ":, \t\\#"
 
@@ -28,10 +28,8 @@ class Pyxis:
         return True
 
     def step_options(self, container: Container) -> Sequence[StepOption]:
-        """What a site may have set otherwise is always said."""
+        """What a site may have set otherwise is always said; the mounts are not among them (`mount_list`)."""
         options = [f"--container-image={container.image}"]
-        if container.mounts:
-            options.append(f"--container-mounts={','.join(map(_mount, container.mounts))}")
         options.append("--container-mount-home" if container.home else "--no-container-mount-home")
         options.append("--container-writable" if container.writable else "--container-readonly")
         newer = [StepOption("--no-container-entrypoint", "--no-container-entrypoint")]
@@ -42,6 +40,12 @@ class Pyxis:
     def command(self, container: Container, argv: Sequence[str], caller: Caller) -> list[str]:
         """A task is inside already."""
         return list(argv)
+
+
+def mount_list(mounts: Sequence[Mount]) -> str:
+    """The value of `--container-mounts`, which a step must have once: srun keeps the last of several (_do_option_cb in
+    Slurm's plugstack.c). InputError for a path that has a separator in it."""
+    return ",".join(map(_mount, mounts))
 
 
 def _mount(mount: Mount) -> str:

@@ -18,6 +18,7 @@ _LEVELS: tuple[Level, ...] = ("error", "warning", "ok")
 
 CODES = {
     "slurm": _MISSING,
+    "nodes": _INPUT,
     "node.answer": _FAILED,
     "python": _MISSING,
     "image": _INPUT,

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trtdist.containers import Container, Mount, StepOption, runtime
+from trtdist.containers.pyxis import mount_list
 from trtdist.errors import InputError
 from trtdist.plan import Step
 from trtdist.rendering.shell import RenderError
 from trtdist.topology.model import ContainerSection, Topology
 
-__all__ = ["contained", "enter_options", "enters", "hooked", "refuse_container", "step_options", "uses_gpus"]
+__all__ = [
+    "contained",
+    "enter_options",
+    "enters",
+    "hooked",
+    "refuse_container",
+    "step_mounts",
+    "step_options",
+    "uses_gpus",
+]
 
 # Hooks of container runtimes read these before anything runs inside; every other variable a task exports by itself.
 _OF_HOOKS = ("NVIDIA_", "MELLANOX_", "ENROOT_")
+# Under Slurm they would need settings and images of each user on each node, and their containers are not in the step.
+_ONE_MACHINE = ("docker", "podman")
 
 
 def contained(topology: Topology, step: Step) -> bool:
@@ -36,6 +48,11 @@ def refuse_container(topology: Topology, *, slurm: bool) -> None:
             "container.runtime: pyxis is a part of Slurm and starts nothing on this machine; "
             "`--set container.runtime=docker` does, or enroot, apptainer, charliecloud, podman"
         )
+    if name in _ONE_MACHINE and slurm:
+        raise RenderError(
+            f"container.runtime: {name} is for one machine (`trtdist up --local`); through Slurm take pyxis, enroot,"
+            " apptainer or charliecloud"
+        )
     if section.shm_size is not None and (slurm or not way.sets_limits):
         raise RenderError(
             "container.shm_size: ranks of a node speak over its own /dev/shm here; leave shm_size out, which docker"
@@ -48,15 +65,26 @@ def refuse_container(topology: Topology, *, slurm: bool) -> None:
         )
     if section.env_files and any(":" in path for path in section.env_files.values()):
         raise RenderError("container.env_files: no path may have a colon, since it is mounted; move the file")
+    if name == "pyxis" and any(word.startswith("--container-mounts") for word in topology.slurm.extra_srun):
+        raise RenderError(
+            "slurm.extra_srun: srun keeps one --container-mounts alone, and the run has its own; use container.mounts"
+        )
     try:
-        step_options(topology)
+        step_mounts(topology)
     except InputError as error:
         raise RenderError(f"container.mounts: {error}") from error
 
 
 def step_options(topology: Topology) -> Sequence[StepOption]:
-    """Options of srun; none unless srun starts the container. The mounts of the run itself are the script's."""
+    """Options of srun, the mounts aside; none unless srun starts the container."""
     return runtime(topology.container.runtime).step_options(_container(topology))
+
+
+def step_mounts(topology: Topology, *own: Mount) -> str:
+    """All mounts as srun takes them, in one option: `own`, and those of the topology. "" unless srun starts the
+    container."""
+    section = topology.container
+    return mount_list((*own, *_container(topology).mounts)) if section.runtime == "pyxis" else ""
 
 
 def hooked(topology: Topology) -> Mapping[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trtdist.plan import Plan, Step
-from trtdist.rendering.containers import contained, enters, hooked, step_options
+from trtdist.rendering.containers import contained, enters, hooked, step_mounts, step_options
 from trtdist.rendering.shell import Directive
 from trtdist.rendering.tasks import enter_file, refuse_unsupported, task_file
 from trtdist.rendering.templates import render
@@ -112,10 +112,12 @@ def _scripts(plan: Plan, topology: Topology, options: list[str]) -> dict[str, st
 def _step(plan: Plan, topology: Topology, step: Step, common: Mapping[str, object]) -> dict[str, str]:
     kind = "workers" if step.kind == "workers" else "program"
     task, inside = f"{step.stem}.task.sh", f"{step.stem}.inside.sh"
-    of_srun = step_options(topology) if contained(topology, step) else ()
-    line = render(
-        f"{kind}.srun.sh.j2", step=step, layout=_layout(step), options=of_srun, hooked=hooked(topology), **common
-    )
+    of_srun = {
+        "options": step_options(topology) if contained(topology, step) else (),
+        "mounts": step_mounts(topology),
+        "hooked": hooked(topology),
+    }
+    line = render(f"{kind}.srun.sh.j2", step=step, layout=_layout(step), **of_srun, **common)
     files = {f"{step.stem}.srun.sh": line, task: task_file(plan, topology, step, slurm=True)}
     if enters(topology, step):
         files |= {inside: files[task], task: enter_file(plan, topology, step, inside, slurm=True)}

@@ -20,7 +20,10 @@ from pathlib import Path
 
 from trtdist.containers import RUNTIMES, Caller, Container, ContainerRuntime, Mount, runtime
 from trtdist.containers.base import is_path
+from trtdist.containers.image_formats import here, recognised
+from trtdist.containers.image_open import openers
 from trtdist.errors import InputError, MissingError, TrtdistError
+from trtdist.images import FILES, problems_of, read_record
 from trtdist.process import start_ticks
 from trtdist.supervisor import mount_points
 
@@ -39,7 +42,6 @@ _LIMITS = {
     "nproc": resource.RLIMIT_NPROC,
     "stack": resource.RLIMIT_STACK,
 }
-_MAGIC = (b"hsqs", b"sqsh")
 
 
 def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int) -> Container:
@@ -87,6 +89,8 @@ def pmix_folders(environ: Mapping[str, str], uid: int) -> list[str]:
 def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping[str, str]) -> None:
     """Become `argv` in the container; returns never. TrtdistError when that is impossible."""
     way = runtime(name)
+    if not os.path.isdir(environ.get("TRTDIST_LOCAL_DIR", "")):
+        raise InputError("TRTDIST_LOCAL_DIR names no folder: make one of your own on this node, and set it to that")
     if way.program:
         _check(name, way, container, environ)
     scratch = Path(environ["TRTDIST_LOCAL_DIR"])
@@ -131,14 +135,7 @@ def _image_problems(name: str, image: str) -> list[str]:
         return _folder_problems(name, image)
     if name == "docker":
         return [f"has {image} as a file, and docker takes an image by its name: `docker load --input {image}`"]
-    try:
-        with open(image, "rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        return [f"cannot read the image {image} ({error.strerror}): put it where every node sees it"]
-    if name in ("enroot", "charliecloud") and start not in _MAGIC:
-        return [f"finds no squashfs in the image {image}: make one with `trtdist image import`"]
-    return [] if start else [f"finds the image {image} to be empty: import it again"]
+    return _unusable(name, Path(image))
 
 
 def _folder_problems(name: str, image: str) -> list[str]:
@@ -147,6 +144,26 @@ def _folder_problems(name: str, image: str) -> list[str]:
     found = os.stat(image)
     if name == "podman" and os.getuid() and (found.st_uid, found.st_gid) != (os.getuid(), os.getgid()):
         return [f"has in {image} an image of somebody else's, which podman cannot use: make a copy that is yours"]
+    return _unusable(name, Path(image))
+
+
+def _unusable(name: str, image: Path) -> list[str]:
+    """What the first bytes of an image and its record say against it, as far as they tell."""
+    record = read_record(image.parent)
+    problems = problems_of(image.parent) if record is not None and image.name == FILES[record.format] else []
+    if problems:
+        return [f"sees the image {image} not whole ({'; '.join(problems)}): import or copy it there again"]
+    try:
+        found = recognised(image)
+    except InputError as error:
+        return [f"cannot use the image: {error}"]
+    if not openers(found.format, name, None):
+        wanted = f"import it with `trtdist image import --runtime {name}`"
+        return [f"has in {image} what {name} does not start ({found.format}): {wanted}"]
+    architecture = found.architecture or (record.architecture if record is not None else "")
+    if architecture not in ("", here()):
+        wanted = f"import it with `trtdist image import --arch {here()}`"
+        return [f"is {here()}, and the image {image} is made for {architecture}: {wanted}"]
     return []
 
 

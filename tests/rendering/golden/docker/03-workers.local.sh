@@ -40,6 +40,9 @@ fi
 export NVIDIA_DRIVER_CAPABILITIES=all
 
 export TRTDIST_STEP=workers
+# Python imports from the working folder first; it must not find anything else there.
+cd -- "$TRTDIST_RUN_DIR/site"
+
 # PYTHONPATH is that of the program that enters, alone. It needs no packages.
 PYTHONPATH=$TRTDIST_RUN_DIR/site exec "$TRTDIST_PYTHON" -S -m trtdist.supervisor.enter \
     --runtime=docker \

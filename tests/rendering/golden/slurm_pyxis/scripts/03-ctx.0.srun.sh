@@ -45,11 +45,13 @@ TRTDIST_LIST=${TRTDIST_PLACES[0]}
 
 # A hook of enroot reads it before anything runs inside.
 export NVIDIA_DRIVER_CAPABILITIES=all
+# srun keeps only the last --container-mounts that it is given, so one has them all.
+TRTDIST_MOUNTS="$TRTDIST_RUN_DIR:$TRTDIST_RUN_DIR,$TRTDIST_RUN_DIR/site:$TRTDIST_RUN_DIR/site:ro"
+TRTDIST_MOUNTS+=",$TRTDIST_LOCAL_DIR:$TRTDIST_LOCAL_DIR"
+TRTDIST_MOUNTS+=,/data:/data:ro
 TRTDIST_CONTAINER=(
-    --container-mounts="$TRTDIST_RUN_DIR:$TRTDIST_RUN_DIR,$TRTDIST_RUN_DIR/site:$TRTDIST_RUN_DIR/site:ro"
-    --container-mounts="$TRTDIST_LOCAL_DIR:$TRTDIST_LOCAL_DIR"
+    --container-mounts="$TRTDIST_MOUNTS"
     --container-image=/images/trtllm.sqsh
-    --container-mounts=/data:/data:ro
     --no-container-mount-home
     --container-readonly
 )

@@ -1,0 +1,63 @@
+"""What the program that enters a container refuses before the runtime is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.containers.small_images import sif, small_root
+from trtdist.containers import Container
+from trtdist.containers.image_formats import here
+from trtdist.errors import InputError, MissingError
+from trtdist.images import RECORD, ImageRecord
+from trtdist.supervisor.enter import enter
+
+OTHER = "aarch64" if here() == "x86_64" else "x86_64"
+
+
+def refusal(runtime: str, image: Path) -> str:
+    environ = {"SLURMD_NODENAME": "n7", "TRTDIST_LOCAL_DIR": str(image.parent)}
+    with pytest.raises(MissingError) as caught:
+        enter(runtime, Container(str(image)), ["true"], environ)
+    return str(caught.value)
+
+
+def with_bash(root: Path) -> Path:
+    (root / "usr/bin/bash").write_bytes(b"")
+    (root / "usr/bin/bash").chmod(0o755)
+    return root
+
+
+def test_an_image_for_another_architecture(tmp_path: Path) -> None:
+    told = f"node n7 is {here()}, and the image {tmp_path}/root is made for {OTHER}: import it with"
+    assert told in refusal("charliecloud", with_bash(small_root(tmp_path / "root", OTHER)))
+
+
+def test_the_architecture_that_was_recorded(tmp_path: Path) -> None:
+    image = tmp_path / "image.sqsh"
+    image.write_bytes(b"hsqs" + bytes(200))
+    record = ImageRecord("", "", "squashfs", 204, "", OTHER, "")
+    (tmp_path / RECORD).write_text(record.to_json())
+    assert f"the image {image} is made for {OTHER}" in refusal("enroot", image)
+    image.write_bytes(b"hsqs")
+    assert f"node n7 sees the image {image} not whole" in refusal("enroot", image)
+
+
+@pytest.mark.parametrize("runtime", ["enroot", "charliecloud", "apptainer"])
+def test_an_image_that_was_cut_off(tmp_path: Path, runtime: str) -> None:
+    image = tmp_path / "image.sqsh"
+    image.write_bytes(b"hsqs" + bytes(36) + (1 << 20).to_bytes(8, "little") + bytes(100))
+    told = f"node n7 cannot use the image: the image {image} was cut off: it has 148 bytes of 1048576; import or copy"
+    assert told in refusal(runtime, image)
+
+
+def test_an_image_for_another_runtime(tmp_path: Path) -> None:
+    image = sif(tmp_path / "image.sif", b"x")
+    assert "what enroot does not start (sif): import it with `trtdist image import" in refusal("enroot", image)
+
+
+@pytest.mark.parametrize("environ", [{}, {"TRTDIST_LOCAL_DIR": "/nowhere/at/all"}])
+def test_a_folder_of_the_node_is_needed(environ: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="TRTDIST_LOCAL_DIR names no folder: make one"):
+        enter("charliecloud", Container("image"), ["true"], environ)
