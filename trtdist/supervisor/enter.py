@@ -9,6 +9,7 @@ program ends. TRTDIST_LOCAL_DIR names a folder of the node that is seen inside t
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import resource
 import shutil
@@ -42,6 +43,16 @@ _LIMITS = {
     "nproc": resource.RLIMIT_NPROC,
     "stack": resource.RLIMIT_STACK,
 }
+# Where ch-fromhost and NVIDIA's images have the library of the driver.
+_LIBRARIES = (
+    "lib*",
+    "lib/*",
+    "usr/lib*",
+    "usr/lib/*",
+    "usr/local/lib*",
+    "usr/local/cuda*/compat",
+    "usr/local/cuda*/compat/*",
+)
 
 
 def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int) -> Container:
@@ -122,12 +133,25 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
         problems.append(f"has no {way.program}: install {name} there, or choose another container.runtime")
     if is_path(container.image):
         problems += _image_problems(name, container.image)
+    if name == "charliecloud" and container.gpus:
+        problems += _driver_problems(container)
     for mount in container.mounts:
         if not os.path.exists(mount.source):
             problems.append(f"has no {mount.source} to mount: make it there, or take it out of container.mounts")
     if problems:
         node = environ.get("SLURMD_NODENAME") or socket.gethostname()
         raise MissingError("; ".join(f"node {node} {problem}" for problem in problems))
+
+
+def _driver_problems(container: Container) -> list[str]:
+    """Charliecloud brings no driver; what a squashfs file has is not seen from outside."""
+    image = container.image
+    mounted = any("libcuda" in mount.target for mount in container.mounts)
+    if mounted or not os.path.isdir(image):
+        return []
+    if any(glob.glob(f"{glob.escape(image)}/{folder}/libcuda.so*") for folder in _LIBRARIES):
+        return []
+    return [f"finds no libcuda in the image {image}, and charliecloud brings none: `ch-fromhost --nvidia {image}` does"]
 
 
 def _image_problems(name: str, image: str) -> list[str]:
