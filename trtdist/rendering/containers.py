@@ -120,7 +120,7 @@ def _container(topology: Topology) -> Container:
     section = topology.container
     return Container(
         image=section.image or "",
-        mounts=tuple(_mount(text) for text in (*section.mounts, *_files(section))),
+        mounts=tuple(map(Mount.parse, (*section.mounts, *_files(section)))),
         writable=section.writable,
         home="~" if section.mount_home else "",
         variables=tuple(hooked(topology)),
@@ -129,8 +129,3 @@ def _container(topology: Topology) -> Container:
 
 def _files(section: ContainerSection) -> list[str]:
     return [f"{path}:{path}:ro" for path in section.env_files.values()]
-
-
-def _mount(text: str) -> Mount:
-    source, target, *mode = text.split(":")
-    return Mount(source, target, mode != ["ro"])

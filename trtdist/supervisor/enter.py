@@ -28,7 +28,7 @@ from trtdist.images import FILES, problems_of, read_record
 from trtdist.process import start_ticks
 from trtdist.supervisor import mount_points
 
-__all__ = ["CROSSING", "container_of", "enter", "main", "parse_mount", "pmix_folders"]
+__all__ = ["CROSSING", "container_of", "enter", "main", "pmix_folders"]
 
 _CUDA = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 # What begins so is of the run, of the step or of MPI, and is needed inside.
@@ -64,7 +64,7 @@ def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int
     pmix = [Mount(path, path) for path in pmix_folders(environ, uid)]
     return Container(
         image=given.image,
-        mounts=(*map(parse_mount, given.mount), *own, *site, *pmix),
+        mounts=(*map(Mount.parse, given.mount), *own, *site, *pmix),
         writable=given.writable,
         home=home,
         gpus=given.gpus,
@@ -73,12 +73,6 @@ def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int
         variables=tuple(given.variable),
         label=environ.get("TRTDIST_RUN_ID", ""),
     )
-
-
-def parse_mount(text: str) -> Mount:
-    """SOURCE:TARGET or SOURCE:TARGET:ro, as the topology has it."""
-    source, target, *mode = text.split(":")
-    return Mount(source, target, mode != ["ro"])
 
 
 def _limit(text: str) -> tuple[str, int]:
