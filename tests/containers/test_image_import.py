@@ -328,13 +328,13 @@ def test_no_space(images: Path, tmp_path: Path, wanted: str) -> None:
 def test_a_file_that_cannot_be_read_is_not_packed_as_an_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
     program_or_skip("mksquashfs")
     with somebody() as folder:
-        root = small_root(folder / "root")
+        root = small_root(folder / "system")
         (root / "usr/bin/secret").write_bytes(b"x")
         (root / "usr/bin/secret").chmod(0)
         monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
-        with pytest.raises(TrtdistError, match=r"Failed to read file .*/root/usr/bin/secret"):
+        with pytest.raises(TrtdistError, match=r"Failed to read file .*/system/usr/bin/secret"):
             image("import", root, "--format", "squashfs")
-        assert not (folder / "images" / "root").exists()
+        assert not (folder / "images" / "system").exists()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a device")
@@ -352,9 +352,9 @@ def test_a_normal_user_unpacks_an_image_with_devices(tmp_path: Path, monkeypatch
 
 def test_a_source_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with somebody() as folder:
-        root = small_root(folder / "root")
+        root = small_root(folder / "system")
         (root / "secret").write_bytes(b"x")
         (root / "secret").chmod(0)
         monkeypatch.setenv("TRTDIST_IMAGES", str(folder / "images"))
-        with pytest.raises(InputError, match=r"^cannot read .*/root/secret \(Permission denied\): "):
+        with pytest.raises(InputError, match=r"^cannot read .*/system/secret \(Permission denied\): "):
             image("import", root, "--format", "archive")

@@ -16,10 +16,10 @@ from trtdist.supervisor.enter import enter
 OTHER = "aarch64" if here() == "x86_64" else "x86_64"
 
 
-def refusal(runtime: str, image: Path) -> str:
+def refusal(runtime: str, image: Path, *, gpus: bool = False) -> str:
     environ = {"SLURMD_NODENAME": "n7", "TRTDIST_LOCAL_DIR": str(image.parent)}
     with pytest.raises(MissingError) as caught:
-        enter(runtime, Container(str(image)), ["true"], environ)
+        enter(runtime, Container(str(image), gpus=gpus), ["true"], environ)
     return str(caught.value)
 
 
@@ -61,3 +61,15 @@ def test_an_image_for_another_runtime(tmp_path: Path) -> None:
 def test_a_folder_of_the_node_is_needed(environ: dict[str, str]) -> None:
     with pytest.raises(InputError, match="TRTDIST_LOCAL_DIR names no folder: make one"):
         enter("charliecloud", Container("image"), ["true"], environ)
+
+
+def test_charliecloud_needs_the_driver_in_the_image(tmp_path: Path) -> None:
+    root = with_bash(small_root(tmp_path / "image", here()))
+    told = f"node n7 finds no libcuda in the image {root}, and charliecloud brings none: `ch-fromhost --nvidia {root}`"
+    environ = {"SLURMD_NODENAME": "n7", "TRTDIST_LOCAL_DIR": str(tmp_path), "PATH": ""}
+    assert told in refusal("charliecloud", root, gpus=True)
+    (root / "usr/lib/somewhere").mkdir(parents=True)
+    (root / "usr/lib/somewhere/libcuda.so.1").touch()
+    with pytest.raises(MissingError) as caught:
+        enter("charliecloud", Container(str(root), gpus=True), ["true"], environ)
+    assert str(caught.value).startswith("node n7 has no ch-run: ") and "libcuda" not in str(caught.value)

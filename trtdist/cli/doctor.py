@@ -84,7 +84,8 @@ def _alone(topology: Topology | None) -> Iterator[Finding]:
     from trtdist.planning import Target, plan
 
     try:
-        require_programs(topology, plan(topology, Target.LOCAL), os.environ)
+        plan(topology, Target.LOCAL)
+        require_programs(topology, os.environ)
     except TrtdistError as error:
         what, remedy = split(str(error))
         yield Finding("error", "services", "", what, remedy)
@@ -94,12 +95,9 @@ def _services(topology: Topology | None) -> dict[str, str]:
     """The head services that a run starts, with the program that the topology names for each, or ""."""
     if topology is None:
         return {"nats": "", "etcd": ""}
-    nats, etcd = topology.services.nats, topology.services.etcd
-    own = {
-        **({"nats": nats.binary or ""} if nats.external is None else {}),
-        **({"etcd": etcd.binary or ""} if etcd.external is None else {}),
-    }
-    return {name: binary for name, binary in own.items() if name not in topology.container.also}
+    from trtdist.cli.given import own_services
+
+    return own_services(topology)
 
 
 def _slurm(topology: Topology | None) -> tuple[list[str], list[Finding]]:

@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from trtdist.containers.base import is_path
+from trtdist.containers.base import Mount, is_path
 from trtdist.errors import InputError, TrtdistError
 from trtdist.images import problems_of, read_record
 from trtdist.observe.check_here import HereFacts, ImageFacts, check_here
@@ -42,7 +42,7 @@ def here_facts(topology: Topology | None) -> HereFacts:
     root = os.path.abspath(runs_root(os.environ))
     section = topology.container if topology is not None else ContainerSection()
     contained = section.runtime != "none"
-    sources = [mount.partition(":")[0] for mount in section.mounts] if contained else []
+    sources = [Mount.parse(text).source for text in section.mounts] if contained else []
     return HereFacts(
         image=image_facts(section.image or "") if contained else None,
         runs=root,

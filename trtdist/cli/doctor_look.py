@@ -16,7 +16,7 @@ from typing import Any
 from trtdist.cli.doctor_hello import hello_command, hello_options
 from trtdist.cli.doctor_job import Job
 from trtdist.cli.doctor_nodes import examine, greet
-from trtdist.containers import runtime
+from trtdist.containers import Mount, runtime
 from trtdist.errors import MissingError
 from trtdist.observe.check_hello import check_hello
 from trtdist.observe.check_here import HereFacts
@@ -77,7 +77,7 @@ class Look:
             "folder": str(folder),
             "python": sys.executable,
             "image": self._image,
-            "mounts": [mount.partition(":")[0] for mount in section.mounts] if contained else [],
+            "mounts": [Mount.parse(text).source for text in section.mounts] if contained else [],
             "programs": [program] if program else [],
             "services": dict(self.services),
             "gpus": list(QUERY) if self._gpus else [],

@@ -13,7 +13,7 @@ from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology
 
-__all__ = ["Given", "chosen_binary", "given_local", "given_slurm"]
+__all__ = ["Given", "chosen_binary", "given_local", "given_slurm", "own_services"]
 
 _KEY_BYTES = 32
 
@@ -67,6 +67,13 @@ def chosen_binary(topology: Topology, service: str) -> str:
     """The program that the topology names for `nats` or `etcd`; "" when it names none or the service is external."""
     section = topology.services.nats if service == "nats" else topology.services.etcd
     return "" if section.external is not None else section.binary or ""
+
+
+def own_services(topology: Topology) -> dict[str, str]:
+    """The head services that a run starts on the host, with the program that the topology names for each, or ""."""
+    external = {"nats": topology.services.nats.external, "etcd": topology.services.etcd.external}
+    own = [name for name, url in external.items() if url is None and name not in topology.container.also]
+    return {name: chosen_binary(topology, name) for name in own}
 
 
 def _binaries(topology: Topology) -> list[tuple[str, str, str]]:

@@ -8,10 +8,9 @@ import tarfile
 from pathlib import Path
 
 from trtdist.containers.image_archive import file_digest
+from trtdist.containers.image_formats import go_name
 
 __all__ = ["pack"]
-
-_GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def pack(root: Path, name: str, architecture: str, environment: dict[str, str], output: Path) -> None:
@@ -20,7 +19,7 @@ def pack(root: Path, name: str, architecture: str, environment: dict[str, str], 
     with tarfile.open(layer, "w", format=tarfile.PAX_FORMAT) as tar:
         tar.add(root, arcname=".", filter=_anonymous)
     config = {
-        "architecture": _GO_NAMES.get(architecture, architecture),
+        "architecture": go_name(architecture),
         "os": "linux",
         "config": {"Env": [f"{key}={value}" for key, value in environment.items()]},
         "rootfs": {"type": "layers", "diff_ids": [file_digest(layer)]},

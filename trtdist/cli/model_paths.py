@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from trtdist.containers import Mount
 from trtdist.engines.model_files import hub_snapshot, is_hub_id, missing
 from trtdist.topology.lint.model_facts import ModelFacts
 from trtdist.topology.model import Topology
@@ -82,10 +83,9 @@ def _outside(topology: Topology, path: str) -> Path | None:
     """A path that workers see, as it is outside their container; None when it lies in the image."""
     if topology.container.runtime == "none":
         return Path(path)
-    for mount in reversed(topology.container.mounts):
-        source, target, *_ = mount.split(":")
-        if path == target or path.startswith(target.rstrip("/") + "/"):
-            return Path(source) / path[len(target) :].lstrip("/")
+    for mount in map(Mount.parse, reversed(topology.container.mounts)):
+        if path == mount.target or path.startswith(mount.target.rstrip("/") + "/"):
+            return Path(mount.source) / path[len(mount.target) :].lstrip("/")
     return None
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from importlib.util import cache_from_source
 from pathlib import Path
 
-from trtdist.cli.given import Given, chosen_binary, given_local, given_slurm
+from trtdist.cli.given import Given, given_local, given_slurm, own_services
 from trtdist.containers import Mount, runtime
 from trtdist.errors import InputError, MissingError, TrtdistError
 from trtdist.plan import Plan, to_json
@@ -39,7 +39,7 @@ def prepare_local(topology: Topology, plan: Plan, *, environ: Mapping[str, str],
     It appears complete or, also after Ctrl-C, not at all. MissingError when a program or package is not there,
     InputError when this machine cannot run it or the runs folder cannot be used, TrtdistError when the disk is full.
     """
-    require_programs(topology, plan, environ)
+    require_programs(topology, environ)
     scripts = {f"scripts/{name}": text for name, text in render_local(plan, topology).items()}
     return _prepare(topology, plan, scripts, given_local(topology, environ), environ, now)
 
@@ -65,11 +65,10 @@ def _prepare(
         raise _unusable(root, error) from error
 
 
-def require_programs(topology: Topology, plan: Plan, environ: Mapping[str, str]) -> None:
+def require_programs(topology: Topology, environ: Mapping[str, str]) -> None:
     """MissingError names the programs and packages that a run on this machine needs and does not find."""
     container = topology.container
-    services = [step.name for step in plan.steps if step.kind == "service" and step.name not in container.also]
-    binaries = [partial(find_binary, name, environ, chosen_binary(topology, name)) for name in services]
+    binaries = [partial(find_binary, name, environ, binary) for name, binary in own_services(topology).items()]
     if container.runtime != "none":
         # The image brings what ranks need; whether it does shows inside.
         require_all([*binaries, partial(_require_runtime, container.runtime, environ), _NATS])

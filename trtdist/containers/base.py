@@ -19,6 +19,12 @@ class Mount:
     target: str
     writable: bool = True
 
+    @classmethod
+    def parse(cls, text: str) -> Mount:
+        """Of SOURCE:TARGET or SOURCE:TARGET:ro, as the topology has it."""
+        source, target, *mode = text.split(":")
+        return cls(source, target, mode != ["ro"])
+
 
 @dataclass(frozen=True)
 class Container:

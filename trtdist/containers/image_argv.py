@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from trtdist.containers.image_formats import go_name
 from trtdist.containers.image_sources import Registry
 
 __all__ = [
@@ -26,14 +27,12 @@ __all__ = [
     "unsquashfs_stat",
 ]
 
-_GO_NAMES = {"x86_64": "amd64", "aarch64": "arm64", "i386": "386", "armv7l": "arm"}
-
 
 def skopeo(policies: Iterable[Path], architecture: str = "") -> list[str]:
     """skopeo with its options. Where the site has no policy for signatures, as on many login machines, it would do
     nothing unless it is told to do without."""
     trust = [] if any(policy.exists() for policy in policies) else ["--insecure-policy"]
-    chosen = [f"--override-arch={_GO_NAMES.get(architecture, architecture)}"] if architecture else []
+    chosen = [f"--override-arch={go_name(architecture)}"] if architecture else []
     return ["skopeo", *trust, "--override-os=linux", *chosen]
 
 
@@ -55,8 +54,7 @@ def skopeo_archive(layout: Path, name: str, archive: Path) -> list[str]:
 
 def podman_pull(image: Registry, architecture: str) -> list[str]:
     """Fetches an image into podman's own store; prints its id."""
-    go = _GO_NAMES.get(architecture, architecture)
-    return ["podman", "pull", "--quiet", f"--arch={go}", image.reference()]
+    return ["podman", "pull", "--quiet", f"--arch={go_name(architecture)}", image.reference()]
 
 
 def podman_save(image: str, layout: Path) -> list[str]:
@@ -72,7 +70,7 @@ def enroot_import(image: Registry, architecture: str, output: Path) -> list[str]
 
 def apptainer_build(program: str, source: str, architecture: str, output: Path) -> list[str]:
     """Builds SIF from an image of a registry, an archive or a folder; an architecture only where there is a choice."""
-    chosen = [f"--arch={_GO_NAMES.get(architecture, architecture)}"] if architecture else []
+    chosen = [f"--arch={go_name(architecture)}"] if architecture else []
     return [program, "build", "--force", *chosen, str(output), source]
 
 

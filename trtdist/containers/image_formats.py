@@ -25,6 +25,7 @@ __all__ = [
     "Image",
     "architecture_name",
     "elf_architecture",
+    "go_name",
     "here",
     "recognised",
     "root_architecture",
@@ -77,6 +78,12 @@ class Image:
 def architecture_name(name: str) -> str:
     """An architecture as uname says it, whoever named it: amd64 is x86_64, arm64 is aarch64."""
     return _ALIASES.get(name.lower(), name.lower())
+
+
+def go_name(architecture: str) -> str:
+    """The same as registries, skopeo and podman say it: x86_64 is amd64."""
+    names = {name: alias for alias, name in _ALIASES.items()}
+    return names.get(architecture, architecture)
 
 
 def here() -> str:

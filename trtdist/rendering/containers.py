@@ -88,8 +88,12 @@ def step_mounts(topology: Topology, *own: Mount) -> str:
 
 
 def hooked(topology: Topology) -> Mapping[str, str]:
-    """Variables of container.env that hooks of the runtime read."""
-    return {name: value for name, value in topology.container.env.items() if name.startswith(_OF_HOOKS)}
+    """Variables of container.env that hooks of the runtime read; where a hook of enroot brings the GPUs, that it is to
+    bring all of them, unless the topology says otherwise."""
+    section = topology.container
+    given = {name: value for name, value in section.env.items() if name.startswith(_OF_HOOKS)}
+    by_hook = uses_gpus(topology) and section.runtime in ("pyxis", "enroot")
+    return {"NVIDIA_VISIBLE_DEVICES": "all", **given} if by_hook else given
 
 
 def enter_options(topology: Topology) -> list[str]:
@@ -116,7 +120,7 @@ def _container(topology: Topology) -> Container:
     section = topology.container
     return Container(
         image=section.image or "",
-        mounts=tuple(_mount(text) for text in (*section.mounts, *_files(section))),
+        mounts=tuple(map(Mount.parse, (*section.mounts, *_files(section)))),
         writable=section.writable,
         home="~" if section.mount_home else "",
         variables=tuple(hooked(topology)),
@@ -125,8 +129,3 @@ def _container(topology: Topology) -> Container:
 
 def _files(section: ContainerSection) -> list[str]:
     return [f"{path}:{path}:ro" for path in section.env_files.values()]
-
-
-def _mount(text: str) -> Mount:
-    source, target, *mode = text.split(":")
-    return Mount(source, target, mode != ["ro"])

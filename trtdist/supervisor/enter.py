@@ -9,6 +9,7 @@ program ends. TRTDIST_LOCAL_DIR names a folder of the node that is seen inside t
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import resource
 import shutil
@@ -27,7 +28,7 @@ from trtdist.images import FILES, problems_of, read_record
 from trtdist.process import start_ticks
 from trtdist.supervisor import mount_points
 
-__all__ = ["CROSSING", "container_of", "enter", "main", "parse_mount", "pmix_folders"]
+__all__ = ["CROSSING", "container_of", "enter", "main", "pmix_folders"]
 
 _CUDA = ("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER")
 # What begins so is of the run, of the step or of MPI, and is needed inside.
@@ -42,6 +43,16 @@ _LIMITS = {
     "nproc": resource.RLIMIT_NPROC,
     "stack": resource.RLIMIT_STACK,
 }
+# Where ch-fromhost and NVIDIA's images have the library of the driver.
+_LIBRARIES = (
+    "lib*",
+    "lib/*",
+    "usr/lib*",
+    "usr/lib/*",
+    "usr/local/lib*",
+    "usr/local/cuda*/compat",
+    "usr/local/cuda*/compat/*",
+)
 
 
 def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int) -> Container:
@@ -53,7 +64,7 @@ def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int
     pmix = [Mount(path, path) for path in pmix_folders(environ, uid)]
     return Container(
         image=given.image,
-        mounts=(*map(parse_mount, given.mount), *own, *site, *pmix),
+        mounts=(*map(Mount.parse, given.mount), *own, *site, *pmix),
         writable=given.writable,
         home=home,
         gpus=given.gpus,
@@ -62,12 +73,6 @@ def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int
         variables=tuple(given.variable),
         label=environ.get("TRTDIST_RUN_ID", ""),
     )
-
-
-def parse_mount(text: str) -> Mount:
-    """SOURCE:TARGET or SOURCE:TARGET:ro, as the topology has it."""
-    source, target, *mode = text.split(":")
-    return Mount(source, target, mode != ["ro"])
 
 
 def _limit(text: str) -> tuple[str, int]:
@@ -122,12 +127,25 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
         problems.append(f"has no {way.program}: install {name} there, or choose another container.runtime")
     if is_path(container.image):
         problems += _image_problems(name, container.image)
+    if name == "charliecloud" and container.gpus:
+        problems += _driver_problems(container)
     for mount in container.mounts:
         if not os.path.exists(mount.source):
             problems.append(f"has no {mount.source} to mount: make it there, or take it out of container.mounts")
     if problems:
         node = environ.get("SLURMD_NODENAME") or socket.gethostname()
         raise MissingError("; ".join(f"node {node} {problem}" for problem in problems))
+
+
+def _driver_problems(container: Container) -> list[str]:
+    """Charliecloud brings no driver; what a squashfs file has is not seen from outside."""
+    image = container.image
+    mounted = any("libcuda" in mount.target for mount in container.mounts)
+    if mounted or not os.path.isdir(image):
+        return []
+    if any(glob.glob(f"{glob.escape(image)}/{folder}/libcuda.so*") for folder in _LIBRARIES):
+        return []
+    return [f"finds no libcuda in the image {image}, and charliecloud brings none: `ch-fromhost --nvidia {image}` does"]
 
 
 def _image_problems(name: str, image: str) -> list[str]:

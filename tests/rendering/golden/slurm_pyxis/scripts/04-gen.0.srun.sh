@@ -44,6 +44,8 @@ read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 TRTDIST_LIST=${TRTDIST_PLACES[0]}
 
 # A hook of enroot reads it before anything runs inside.
+export NVIDIA_VISIBLE_DEVICES=all
+# A hook of enroot reads it before anything runs inside.
 export NVIDIA_DRIVER_CAPABILITIES=all
 # srun keeps only the last --container-mounts that it is given, so one has them all.
 TRTDIST_MOUNTS="$TRTDIST_RUN_DIR:$TRTDIST_RUN_DIR,$TRTDIST_RUN_DIR/site:$TRTDIST_RUN_DIR/site:ro"
@@ -60,8 +62,9 @@ TRTDIST_HELP=$(srun --help)
 if [[ $TRTDIST_HELP == *--no-container-entrypoint* ]]; then
     TRTDIST_CONTAINER+=(--no-container-entrypoint)
 fi
+# shellcheck disable=SC2054 # commas are part of the option
 if [[ $TRTDIST_HELP == *--container-env* ]]; then
-    TRTDIST_CONTAINER+=(--container-env=NVIDIA_DRIVER_CAPABILITIES)
+    TRTDIST_CONTAINER+=(--container-env=NVIDIA_VISIBLE_DEVICES,NVIDIA_DRIVER_CAPABILITIES)
 fi
 
 # Steps share CPUs, memory and GPUs; the task file decides who uses which GPU. One dead rank ends the step.
