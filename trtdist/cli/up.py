@@ -18,6 +18,7 @@ from trtdist.errors import InterruptedRunError, TrtdistError
 if TYPE_CHECKING:
     from trtdist.cli.bringup import BringUp
     from trtdist.cli.following import Following
+    from trtdist.observe.snapshot import Snapshot
     from trtdist.rundir import RunDir
     from trtdist.supervisor.facts import Outcome, Settings
     from trtdist.topology import Topology
@@ -165,14 +166,24 @@ def _tell_ready(following: Following, end: str) -> None:
 
     look = RunReader(following.run).look()
     took = (look.status.ready or time.time()) - (look.status.begun or following.began)
-    url = look.endpoints.http_url
     _out(
         f"{following.run.run_id} is READY after {span(took)}\n"
         '  ask it    trtdist client --prompt "The capital of France is"\n'
-        + (f"  over HTTP {url}/v1, as OpenAI's clients do\n" if url else "")
+        + _over_http(look)
         + "  watch it  trtdist status, trtdist logs -f\n"
         f"  end it    {end}"
     )
+
+
+def _over_http(look: Snapshot) -> str:
+    from trtdist.observe.snapshot import job_of
+
+    ends = look.endpoints
+    if not ends.http_url:
+        return ""
+    if job_of(look.run):
+        return f"  over HTTP trtdist forward --to http, with a key of {ends.http_keys_file}\n"
+    return f"  over HTTP {ends.http_url}/v1, as OpenAI's clients do\n"
 
 
 def conclude(following: Following, ready: bool) -> None:
