@@ -173,8 +173,10 @@ def test_live_short_prompts_are_read_by_the_generation_server_where_the_topology
 
 
 async def _all(deployed: Deployment) -> dict[str, ScriptedEngine]:
-    await deployed.router()
-    return {
+    engines = {
         server.name: (await deployed.worker(server.name, reuse_tokens=100_000))[0].engine
         for server in deployed.plan.servers
     }
+    # It knows all of them by the time that it is registered.
+    await deployed.router()
+    return engines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +26,7 @@ from trtdist.images import image_path, problems_of
 
 __all__ = ["Found", "command"]
 
+_PATH_INSIDE = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SECONDS = 120
 _VERSIONS = ("python", "mpi4py", "mpi", "pmix", "numpy", "tensorrt_llm")
 
@@ -118,7 +120,12 @@ def _opened(found: Found, image: Image, program: str) -> Found:
     source = Path(image_probe.__file__).read_text(encoding="utf-8")
     argv = ["sh", "-c", FIND_PYTHON, "sh", "-c", source]
     listed = image.path / "ch" / "environment"
-    facts, problem = _answer(opening(program, image, listed, argv), outside)
+    words = opening(program, image, listed, argv)
+    words[0] = shutil.which(program) or program
+    if program == "ch-run":
+        # It takes the caller's PATH inside, where a Python of the caller's may be seen in a folder that it mounts.
+        outside["PATH"] = _PATH_INSIDE
+    facts, problem = _answer(words, outside)
     if problem:
         return replace(found, opened_with=program, problems=(problem,))
     names = set_by_image(facts["environment"], outside, found.environment)
