@@ -29,10 +29,10 @@ class Terminal:
         """Press keys."""
         os.write(self._descriptor, text.encode())
 
-    def wait_for(self, words: str, seconds: float) -> str:
-        """What was shown from the start to these words; a failure when they do not come in time."""
+    def wait_for(self, words: str, seconds: float, times: int = 1) -> str:
+        """What was shown from the start to these words; a failure when they are not there so often in time."""
         end = time.monotonic() + seconds
-        while words not in self.shown:
+        while self.shown.count(words) < times:
             left = end - time.monotonic()
             if left <= 0 or not self._read(left):
                 pytest.fail(f"no {words!r} within {seconds:g} s in:\n{self.shown}")

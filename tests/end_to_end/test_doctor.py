@@ -50,8 +50,10 @@ def what(findings: list[Finding], code: str, node: str = "") -> Finding:
 
 
 def left(user: User) -> list[str]:
-    """Jobs of the user, what is in the runs folder, and programs on nodes that were told of it."""
-    jobs = user.cluster.output("squeue", "--me", "--noheader", "--name=trtdist-doctor", "--states=R,PD").split()
+    """Jobs asked for in the user's folder, what is in the runs folder, and programs on nodes that were told of it."""
+    query = ("squeue", "--me", "--noheader", "--name=trtdist-doctor", "--states=R,PD", "--format=%Z")
+    # Tests that run beside this one ask for jobs as the same user.
+    jobs = [place for place in user.cluster.output(*query).split() if place == str(user.cluster.folder)]
     files = [str(path) for path in user.runs.glob("*")] if user.runs.exists() else []
     programs = []
     for node in (HEAD, OTHER, WRONG_CLOCK):

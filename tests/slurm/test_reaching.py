@@ -110,7 +110,10 @@ def test_a_shell_beside_a_rank_has_the_terminal(reached: Reached) -> None:
         # Ctrl-C is for what runs in there, and not for srun.
         terminal.type("sleep 1000; echo sleep ended with $?\r")
         terminal.wait_for("$?", 30)
+        prompts = terminal.shown.count("at node")
         terminal.type(CTRL_C)
+        # The terminal drops what was typed before the Ctrl-C was read.
+        terminal.wait_for("at node", 30, prompts + 1)
         terminal.type("echo and $((40 + 2))\r")
         terminal.wait_for("and 42", 30)
         terminal.type("exit 5\r")
