@@ -203,12 +203,14 @@ def test_a_second_task_appends_and_its_index_goes_on(place: Place) -> None:
 
 
 def test_the_index_tells_when_output_came(place: Place) -> None:
-    place.finish("sh", "-c", "date +%s.%N; sleep 1.2; date +%s.%N; date +%s.%N")
+    place.finish("sh", "-c", "date +%s.%N; sleep 0.2; date +%s.%N; sleep 1.2; date +%s.%N")
     index = TimeIndex(place.run / "logs" / "gen.0.1.idx")
-    offset = 0
+    offset, times = 0, []
     for line in place.log().splitlines():
-        assert abs(float(line) - index.time_at(offset)) < 0.5
+        times.append(index.time_at(offset))
+        assert abs(float(line) - times[-1]) < 0.5
         offset += len(line) + 1
+    assert times[0] < times[1] < times[2]
 
 
 def test_the_program_may_close_its_output(place: Place) -> None:
