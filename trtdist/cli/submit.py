@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtdist.cli.stopsignals import StopSignals
-from trtdist.errors import InterruptedRunError, TrtdistError
+from trtdist.errors import InputError, InterruptedRunError, TrtdistError
 
 if TYPE_CHECKING:
     from trtdist.plan import Plan
@@ -64,9 +64,11 @@ def _script(planned: Plan, topology: Topology) -> str:
 
 
 def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
-    """The run, and the id of its job. A run that Slurm does not take says so in its verdict."""
+    """The run, and the id of its job. Of a job that Slurm refuses nothing stays; of one that it may have taken, though
+    it did not answer, the run says so in its verdict."""
     from trtdist.cli import jobs
     from trtdist.cli.aftermath import bury
+    from trtdist.cli.latest import remove
     from trtdist.cli.prepare import prepare_slurm
     from trtdist.rendering import job_options
     from trtdist.supervisor.facts import Outcome
@@ -77,6 +79,9 @@ def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
     run = prepare_slurm(topology, planned, environ=os.environ, now=time.time())
     try:
         return run, jobs.submit(run, options)
+    except InputError:
+        remove(run, os.environ)
+        raise
     except TrtdistError as error:
         bury(run, Outcome("FAILED", error.exit_code, str(error)))
         raise
