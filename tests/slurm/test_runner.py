@@ -15,9 +15,7 @@ sinfo: error: fetch_config: DNS SRV lookup failed
 sinfo: error: _establish_config_source: failed to fetch config
 sinfo: fatal: Could not establish a configuration source
 """
-NO_FILE = (
-    "sinfo: error: s_p_parse_file: cannot stat file /no: No such file or directory, retrying in 1sec\n"
-)
+NO_FILE = "sinfo: error: s_p_parse_file: cannot stat file /no: No such file or directory, retrying in 1sec\n"
 REMEDY = "set SLURM_CONF to the configuration of the cluster, or run this on one of its login nodes"
 
 
