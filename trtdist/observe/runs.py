@@ -41,12 +41,14 @@ def find_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
     """The run that `selector` means.
 
     In this order: the folder of a run (anything with a slash), a run id, a topology's name (its newest run), the id of
-    a job of Slurm's (its newest run), the start of exactly one run id; nothing or `latest` is the newest run.
-    InputError names what could have been meant.
+    a job of Slurm's (its newest run), the start of exactly one run id, the folder of a run without a slash; nothing or
+    `latest` is the newest run. InputError names what could have been meant.
     """
     if selector and "/" in selector:
         return _folder(selector)
     runs = list_runs(environ)
+    if selector and not _meant(selector, runs) and RunDir(Path(selector)).plan.is_file():
+        return _folder(selector)
     if not runs:
         root = runs_root(environ)
         raise InputError(f"there is no run under {root}: start one with `trtdist up FILE --local`, or set TRTDIST_RUNS")
@@ -82,6 +84,17 @@ def _latest(environ: Mapping[str, str], runs: Sequence[RunDir]) -> RunDir:
     return next((run for run in runs if run.run_id == target), runs[0])
 
 
+def _meant(selector: str, runs: Sequence[RunDir]) -> bool:
+    """Whether a word may mean one of these runs."""
+    if selector == LATEST:
+        return bool(runs)
+    return any(run.run_id.startswith(selector) or selector in _jobs(run) for run in runs)
+
+
+def _jobs(run: RunDir) -> tuple[str, str]:
+    return _read(run.slurm_job), _read(run.borrowed_job)
+
+
 def _named(selector: str, runs: Sequence[RunDir]) -> RunDir:
     for run in runs:
         if run.run_id == selector:
@@ -90,7 +103,7 @@ def _named(selector: str, runs: Sequence[RunDir]) -> RunDir:
         if topology_name(run.run_id) == selector:
             return run
     for run in runs if selector.isdigit() else ():
-        if selector in (_read(run.slurm_job), _read(run.borrowed_job)):
+        if selector in _jobs(run):
             return run
     found = [run for run in runs if run.run_id.startswith(selector)]
     if len(found) == 1:
