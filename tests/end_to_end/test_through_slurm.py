@@ -27,6 +27,9 @@ def test_submit_shows_up_serves_and_goes(user: User) -> None:
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", "--json")
     assert done.returncode == 0, done.stderr + user.crashes()
     told = json.loads(done.stdout)
+    # The progress is that of `up`.
+    for words in ("nats is healthy at", "a prompt crossed ctx.0", "is READY after"):
+        assert words in done.stderr
     run, job = Path(told["run_dir"]), told["job_id"]
     assert (run.name, run.parent) == (told["run_id"], user.runs)
 

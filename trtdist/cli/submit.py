@@ -89,15 +89,16 @@ def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
 
 def _wait(run: RunDir, job: str, signals: StopSignals) -> None:
     from trtdist.cli.following import Waiting
+    from trtdist.cli.progress import say
     from trtdist.cli.submitted import Submitted
-    from trtdist.cli.up import conclude, until_ready
+    from trtdist.cli.up import conclude, ready_words, until_ready
     from trtdist.observe.jobs import JobWatcher
     from trtdist.supervisor.facts import Settings
 
     signals.hold()
     following = Waiting(run, Submitted(run, job, JobWatcher()), signals, Settings())
     if until_ready(following):
-        click.echo(f"{run.run_id} is READY", err=True)
+        say(ready_words(following, f"trtdist down {run.run_id}"))
     elif following.given_up:
         raise InterruptedRunError(f"job {job} is left alone: `trtdist down {run.run_id}` ends it")
     else:
