@@ -118,6 +118,21 @@ def private_folder(path: str) -> None:
     Unusable or OSError when that is impossible, Unusable too when the folder is not on this machine's own disk: etcd
     loses its leader when a write takes long, and sockets do not work across machines.
     """
+    for again in (True, True, False):
+        try:
+            _private_folder(path)
+        except FileNotFoundError:
+            # Another run of this user ended at this moment and removed the folder above.
+            if again:
+                continue
+            raise
+        break
+    kind = mounted(os.path.realpath(path), Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
+    if kind in _SHARED:
+        raise Unusable(f"has its {path} on {kind}, which machines share: set TMPDIR to a folder on a disk of its own")
+
+
+def _private_folder(path: str) -> None:
     for folder in (os.path.dirname(path), path):
         os.makedirs(folder, mode=0o700, exist_ok=True)
         status = os.lstat(folder)
@@ -125,9 +140,6 @@ def private_folder(path: str) -> None:
             raise Unusable(f"has a {folder} that belongs to somebody else: remove it, or set TMPDIR to another folder")
         if status.st_mode & 0o077:
             os.chmod(folder, 0o700)
-    kind = mounted(os.path.realpath(path), Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
-    if kind in _SHARED:
-        raise Unusable(f"has its {path} on {kind}, which machines share: set TMPDIR to a folder on a disk of its own")
 
 
 def mounted(path: str, mountinfo: str) -> str:

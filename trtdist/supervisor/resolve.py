@@ -208,11 +208,7 @@ def _in_job(
 
 def _make_folder(path: Path) -> None:
     try:
-        try:
-            private_folder(str(path))
-        except FileNotFoundError:
-            # Another run of this user ended at this moment and removed the folder above.
-            private_folder(str(path))
+        private_folder(str(path))
     except Unusable as problem:
         raise TrtdistError(f"this machine {problem}") from None
 

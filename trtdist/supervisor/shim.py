@@ -210,6 +210,10 @@ class NodeFolder:
         import shutil  # which would take a quarter of the time until the program starts
 
         shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            os.rmdir(os.path.dirname(self._folder))
+        except OSError:
+            return  # another run of this user is there
 
 
 class Shim:
