@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trtdist.errors import SlurmDownError, SlurmError
+from trtdist.errors import SlurmDownError, SlurmError, SlurmGoneError
 from trtdist.slurm.runner import run
 
 NO_SOURCE = """\
@@ -50,3 +50,16 @@ def test_a_refusal_has_all_of_its_words(tmp_path: Path) -> None:
     complaint = "sbatch: error: Memory specification can not be satisfied\nsbatch: error: Batch job submission failed\n"
     words = "sinfo: Memory specification can not be satisfied; Batch job submission failed"
     assert said(tmp_path, complaint, "exit 1", 30) == (SlurmError, words)
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "scancel: error: Kill job error on job id 7: Invalid job id specified",
+        "scancel: error: Kill job error on job step id 7.2: Job/step already completing or completed",
+        "slurm_load_jobs error: Invalid job id specified",
+    ],
+)
+def test_what_slurm_does_not_know_any_more(tmp_path: Path, complaint: str) -> None:
+    kind, _ = said(tmp_path, f"{complaint}\n", "exit 1", 30)
+    assert kind is SlurmGoneError

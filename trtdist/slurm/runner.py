@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
-from trtdist.errors import MissingError, SlurmDownError, SlurmError
+from trtdist.errors import MissingError, SlurmDownError, SlurmError, SlurmGoneError
 
 __all__ = ["Call", "ask", "run"]
 
@@ -25,6 +25,8 @@ _DOWN = re.compile(
 )
 # The same when it finds no configuration, or none that names a controller; the last line says it all.
 _UNCONFIGURED = re.compile(r"configuration source|cannot stat file|control machine address", re.IGNORECASE)
+# ESLURM_INVALID_JOB_ID, ESLURM_ALREADY_DONE and what is said of steps.
+_GONE = re.compile(r"invalid job id|already completing or completed|invalid job/step", re.IGNORECASE)
 # Users set these to have other columns; --format wins over them, but not all have an option.
 _TASTES = ("SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_")
 
@@ -76,7 +78,8 @@ class Call:
             said = f" ({lines[-1]})" if lines else ""
             raise SlurmDownError(f"{self._program} did not answer in time{said}: is Slurm's controller up?")
         message = "; ".join(lines) or f"exit code {code}, without a word"
-        kind = SlurmDownError if _DOWN.search(message) else SlurmError
+        gone = SlurmGoneError if _GONE.search(message) else SlurmError
+        kind = SlurmDownError if _DOWN.search(message) else gone
         raise kind(f"{self._program}: {message}")
 
     def _close(self) -> None:
