@@ -8,8 +8,7 @@ import shutil
 from collections.abc import Mapping
 
 from trtdist.errors import TrtdistError
-from trtdist.observe.runs import LATEST, list_runs
-from trtdist.rundir import RunDir
+from trtdist.rundir import LATEST, RunDir
 
 __all__ = ["point_to", "remove"]
 
@@ -28,6 +27,9 @@ def point_to(run: RunDir) -> None:
 
 def remove(run: RunDir, environ: Mapping[str, str]) -> None:
     """Remove the folder of a run; `latest` leads to the newest that is left, if it led to this one. TrtdistError."""
+    # `up` makes runs and starts sooner without what looks at them.
+    from trtdist.observe.runs import list_runs
+
     # Out of sight first, so that half a run is never seen.
     gone = run.path.with_name(f".{run.run_id}-{secrets.token_hex(8)}.part")
     link = run.path.with_name(LATEST)

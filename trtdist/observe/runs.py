@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trtdist.errors import InputError
-from trtdist.rundir import RunDir, runs_root
+from trtdist.rundir import LATEST, RunDir, runs_root
 
-__all__ = ["LATEST", "find_run", "list_runs", "topology_name"]
-
-LATEST = "latest"
+__all__ = ["find_run", "list_runs", "topology_name"]
 
 _RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>\d{8}-\d{6})-[0-9a-f]{4}")
 _SHOWN = 3
