@@ -6,7 +6,8 @@
     ├── NotReadyError             3    a run did not become ready in time
     ├── MissingError              4    something that is needed is not there (a binary, a package, Slurm)
     ├── SlurmError                4    Slurm refuses something; the message has its own words
-    │   └── SlurmDownError        4    Slurm's controller does not answer
+    │   ├── SlurmDownError        4    Slurm's controller does not answer
+    │   └── SlurmGoneError        4    Slurm does not know a job or step, or does not know it any more
     └── InterruptedRunError       130  the user asked for the end
 
 Each message is one sentence that says what is wrong, where, and what to do.
@@ -22,6 +23,7 @@ __all__ = [
     "RunFailedError",
     "SlurmDownError",
     "SlurmError",
+    "SlurmGoneError",
     "TrtdistError",
 ]
 
@@ -66,6 +68,10 @@ class SlurmError(TrtdistError):
 
 class SlurmDownError(SlurmError):
     """Slurm's controller does not answer."""
+
+
+class SlurmGoneError(SlurmError):
+    """Slurm does not know a job or step, or does not know it any more."""
 
 
 class InterruptedRunError(TrtdistError):

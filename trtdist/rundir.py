@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["RunDir", "local_dir", "runs_root", "write_atomic"]
+__all__ = ["LATEST", "RunDir", "local_dir", "runs_root", "write_atomic"]
+
+LATEST = "latest"
+"""The link in the folder of runs that leads to the newest."""
 
 
 def runs_root(environ: Mapping[str, str]) -> Path:

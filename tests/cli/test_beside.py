@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from tests.observe.fake_run import FakeRun
+from tests.observe.fake_run import RUN_ID, FakeRun
 from trtdist.cli import forward, status, url
 from trtdist.errors import InputError, TrtdistError
 from trtdist.plan import GpuLoad, to_json
@@ -207,6 +208,25 @@ def test_forward_says_why_a_connection_fails(fake: FakeRun) -> None:
         finally:
             process.kill()
             process.communicate()
+
+
+def test_forward_ends_with_its_run(fake: FakeRun, echo: int) -> None:
+    resolve(fake, echo)
+    process = subprocess.Popen([*TRTDIST, "forward"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"x")
+            assert connection.recv(1) == b"x"
+            fake.verdict(time=time.time())
+            assert connection.recv(1) == b""
+        assert process.wait(20) == 1
+        told = process.stderr.read().splitlines()[-1]
+        assert told == f"trtdist: run {RUN_ID} is STOPPED: nothing is left to lead to; `trtdist status` says why"
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_forward_to_what_is_not_the_runs_own(fake: FakeRun) -> None:

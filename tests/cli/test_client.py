@@ -246,6 +246,19 @@ def test_a_run_that_is_not_ready(fake: FakeRun) -> None:
     )
 
 
+def test_a_run_that_waits_in_the_queue(fake: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho '7|PENDING|Priority|N/A|N/A||me|tiny'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    fake.run.slurm_job.write_text("7\n")
+    assert refusal() == (
+        f"run {fake.run.run_id} is in Slurm's queue, where job 7 waits (Priority): send the prompt once it is READY, "
+        "which `trtdist status --watch` shows"
+    )
+
+
 def test_prompts_that_cannot_be_read(fake: FakeRun, tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b"caf\xe9")
     (tmp_path / "empty").write_text("\n")

@@ -16,6 +16,8 @@ from click.testing import CliRunner, Result
 from tests.observe.fake_run import RUN_ID, FakeRun
 from trtdist.cli.logs import command
 from trtdist.errors import InputError
+from trtdist.observe.logs import ByTime, follow
+from trtdist.observe.tail import Tail
 
 _PROGRAM = [sys.executable, "-c", "from trtdist.cli.main import main; main()", "logs"]
 
@@ -91,6 +93,28 @@ def test_merged_by_time(fake: FakeRun) -> None:
         "last of ctx.0.0",
         "last of ctx.0.1",
     ]
+
+
+def test_lines_that_are_added_come_by_time_too(tmp_path: Path) -> None:
+    """Also one that was written before another and is found after it, as the logs are read one after the other."""
+    logs = {name: tmp_path / f"{name}.log" for name in "ab"}
+
+    def write(name: str, time: float) -> None:
+        start = logs[name].stat().st_size if logs[name].exists() else 0
+        for path, text in ((logs[name].with_suffix(".idx"), f"{start} {time}"), (logs[name], f"{name} at {time}")):
+            with open(path, "a") as file:
+                file.write(f"{text}\n")
+
+    rounds = iter([[("b", 1.02)], [("a", 1.0), ("a", 1.04), ("b", 1.03)], [], [("a", 1.06), ("b", 1.05)]])
+
+    def ended() -> bool:
+        for name, time in next(rounds, []):
+            write(name, time)
+        return rounds.__length_hint__() == 0
+
+    reading = ByTime([(name, Tail(log)) for name, log in logs.items()])
+    found = [line.text.split()[2] for line in follow(reading, ended, lambda: None) if line]
+    assert found == ["1.0", "1.02", "1.03", "1.04", "1.05", "1.06"]
 
 
 def test_since(fake: FakeRun) -> None:

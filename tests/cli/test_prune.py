@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -50,3 +51,16 @@ def test_only_what_is_older(runs: Path) -> None:
     assert "new" in names(runs)
     with pytest.raises(InputError, match="--older-than 'soon' is no time"):
         prune("--older-than", "soon")
+
+
+def test_latest_leads_to_what_is_left(runs: Path) -> None:
+    (runs / "latest").symlink_to("new-20261124-101600-0001")
+    prune()
+    assert (runs / "latest").readlink() == Path(RUN_ID)
+    shutil.rmtree(runs / RUN_ID)
+    shutil.rmtree(runs / "left-20261124-101300-0003")
+    FakeRun.create(runs, run_id="last-20261124-101700-0004").verdict(time=7.0)
+    (runs / "latest").unlink()
+    (runs / "latest").symlink_to("last-20261124-101700-0004")
+    prune()
+    assert not (runs / "latest").is_symlink()

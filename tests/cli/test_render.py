@@ -78,6 +78,26 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path, name: str) -> None:
     assert files(out) == {name: b"somebody's"}
 
 
+def test_a_folder_of_somebody_elses_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    assert render(QUICKSTART, tmp_path / "out").exit_code == 0
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "notes").write_text("mine")
+    done = render(QUICKSTART, tmp_path / "work")
+    assert str(done.exception).endswith("that render did not write, and is left alone: choose another OUT")
+    assert files(tmp_path / "work") == {"notes": b"mine"}
+
+
+def test_a_run_that_was_started_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    render(QUICKSTART, out)
+    RunDir(out).event_file("supervisor").write_text("{}\n")
+    before = files(out)
+    done = render(QUICKSTART, out, "--set", "launch=per_server")
+    assert str(done.exception) == f"in {out} a run was started, and it is left alone: choose another OUT, or remove it"
+    assert files(out) == before
+
+
 def test_what_was_changed_by_hand_is_left_alone(tmp_path: Path) -> None:
     out = tmp_path / "out"
     render(QUICKSTART, out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -59,6 +60,18 @@ def test_a_run_that_has_ended_is_not_reached_any_more(fake: FakeRun) -> None:
     assert "front door" in status() and "NATS" in status()
     fake.verdict()
     assert "front door" not in status() and "NATS" not in status()
+
+
+def test_a_front_end_on_the_loopback_of_another_node_says_how_it_is_reached(fake: FakeRun) -> None:
+    fake.ready()
+    for node, lines in (
+        (socket.gethostname(), ["  HTTP        http://127.0.0.1:4000/v1"]),
+        ("n1", ["  HTTP        http://127.0.0.1:4000/v1 on n1", f"by `trtdist forward {RUN_ID} --to http`"]),
+    ):
+        text = f"TRTDIST_NODES='{node} n2'\nTRTDIST_HTTP_PORT=4000\nTRTDIST_HTTP_URL=http://127.0.0.1:4000\n"
+        fake.run.resolved_env.write_text(text)
+        shown = [line for line in status().splitlines() if "http" in line]
+        assert len(shown) == len(lines) and all(map(str.endswith, shown, lines))
 
 
 def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:

@@ -73,7 +73,10 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *container, *mount, *one_node)
     user.cluster.output("rmdir", name, host="node1")
     assert done.returncode == 1
-    assert f"node node2 has no {name} to mount: make it there" in done.stderr, done.stderr
+    told = f"node node2 has no {name} to mount: make it there"
+    assert f"cannot enter its container: {told}" in done.stderr.partition("the end of")[0], done.stderr
+    # As progress, as the state, as the reason and in the log, however many ranks the node has.
+    assert done.stderr.count(told) <= 4, done.stderr
     assert "node node1 has" not in done.stderr
     assert user.left() == []
 

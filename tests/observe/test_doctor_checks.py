@@ -15,7 +15,7 @@ from tests.house.source import ROOT
 from trtdist.observe.check_hello import check_hello
 from trtdist.observe.check_here import HereFacts, ImageFacts, check_here, check_mpi_types
 from trtdist.observe.check_nodes import check_nodes
-from trtdist.observe.check_services import check_services
+from trtdist.observe.check_services import check_services, lossy_etcd
 from trtdist.observe.findings import CODES, Finding, exit_code, ordered, split, table, to_json
 from trtdist.observe.node_facts import HERE, HelloFacts, NodeFacts, Wanted, facts_of
 
@@ -123,6 +123,10 @@ def test_an_etcd_that_can_lose_data_is_warned_of_where_others_go_on(version: str
     (finding,) = check_services("gpu1", etcd)
     assert (finding.level, finding.code, finding.node) == ("warning", "services.etcd", "gpu1")
     assert [each.level for each in check_services("", etcd)] == ["ok"]
+    (expected,) = lossy_etcd(etcd)
+    assert (expected.level, expected.code, expected.node) == ("warning", "services.etcd", "")
+    assert expected.what.startswith("nodes with the programs of this machine would run /usr/bin/etcd, etcd 3.5.")
+    assert not [*lossy_etcd({}), *lossy_etcd(WELL.services)]
 
 
 def test_a_program_that_is_missing_is_told_with_what_installs_it() -> None:

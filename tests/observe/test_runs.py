@@ -62,6 +62,18 @@ def test_a_link_to_a_run_that_was_deleted_is_ignored(environ: dict[str, str], tm
     assert find_run(None, environ).run_id == NEW
 
 
+def test_a_folder_without_a_slash_comes_last(
+    environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("out2", "tiny"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "plan.json").touch()
+    assert find_run("out2", environ).path == tmp_path / "out2"
+    assert find_run("out2", {"TRTDIST_RUNS": str(tmp_path / "none")}).path == tmp_path / "out2"
+    assert find_run("tiny", environ).run_id == NEW
+
+
 def test_a_folder(environ: dict[str, str], tmp_path: Path) -> None:
     assert find_run(str(tmp_path / OLD), {}).path == tmp_path / OLD
     with pytest.raises(InputError, match=r"has no plan\.json"):

@@ -87,6 +87,15 @@ def test_ready() -> None:
     assert {state for name, state in states(status).items() if name != "canary"} == {"READY"}
 
 
+def test_a_canary_that_was_stopped_is_not_done() -> None:
+    """It ends with 0 when it is asked to, whether it had passed or not."""
+    story = Story().tell("supervisor", SupervisorStarted("host", SUPERVISOR, 1))
+    for name in TASKS:
+        story.start(name)
+    story.exit("gen.0.0", 1).tell("supervisor", RunState("FAILED")).exit("canary")
+    assert states(story.status())["canary"] == "STOPPED"
+
+
 def test_the_earliest_exit_is_named_and_those_that_follow_are_not_blamed() -> None:
     status = Story().up().exit("ctx.0.1", None, 9).exit("ctx.0.0", None, 15).exit("gen.0.0", 1).status()
     assert status.state == "FAILED"

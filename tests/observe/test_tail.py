@@ -120,8 +120,8 @@ def test_since(tmp_path: Path) -> None:
     os.utime(log, (104.5, 104.5))
     assert offset_since(log, 99) == 0
     assert offset_since(log, 101.5) == 11
-    assert offset_since(log, 102.4) == 11
-    assert offset_since(log, 102.6) == 22, "what was written within a second of 101.5 is older"
+    assert offset_since(log, 101.51) == 11
+    assert offset_since(log, 101.53) == 22, "what was written within 20 ms of 101.5 is older"
     assert offset_since(log, 200) == 110, "nothing is as young as that"
 
 
@@ -146,3 +146,12 @@ def test_times_of_lines_never_go_back(tmp_path: Path) -> None:
     (tmp_path / "a.idx").write_text("0 100.0\n10 99.0\n20 103\n")
     index = TimeIndex(tmp_path / "a.idx")
     assert [index.time_at(offset) for offset in (0, 5, 10, 19, 20, 500)] == [100, 100, 100, 100, 103, 103]
+
+
+def test_an_index_grows_with_its_log(tmp_path: Path) -> None:
+    index = TimeIndex(tmp_path / "a.idx")
+    assert index.time_at(5) == 0.0
+    for entry, offset, time in (("0 100.0\n", 5, 100.0), ("10 100.02\n20 10", 25, 100.02), ("0.04\n", 25, 100.04)):
+        with open(tmp_path / "a.idx", "a") as file:
+            file.write(entry)
+        assert index.time_at(offset) == time

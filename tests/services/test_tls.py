@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.running import Services
+from tests.serving.scripted import until
 from trtdist.cli.certificates import make_certificates
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
@@ -86,6 +87,23 @@ def test_the_run_itself_reads_and_sends(secure: Services) -> None:
             assert (await heard.next_msg()).data == b"y"
 
     asyncio.run(use())
+
+
+def test_a_server_that_closes_a_connection_is_no_reason_for_asyncio_to_complain(
+    secure: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def use() -> None:
+        config = RunConfig.load(secure.run.path)
+        login = config.nats_user, config.nats_password
+        said: list[str] = []
+        async with connection(config.nats_url, *login, "test", said.append, tls=config.nats_tls) as nats:
+            assert nats._transport is not None
+            nats._transport.write(b"NONSENSE\r\n")
+            await nats._transport.drain()
+            await until(lambda: nats.is_closed or bool(said), 20)
+
+    asyncio.run(use())
+    assert "eof_received" not in caplog.text
 
 
 def test_health_is_that_of_the_run(secure: Services, stranger: RunConfig) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.cluster import PYTHON, ROOT, USER, Cluster, give_up
 from tests.supervisor.runs import wait_for
 
+EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
 LOOK = "import sys; from trtdist.observe.jobs import JobWatcher; print(JobWatcher().look(sys.argv[1]).detail)"
 
 
@@ -33,6 +34,12 @@ def test_accounts_and_past_jobs_are_told(accounted: Cluster) -> None:
         accounted.admin("exec", "submit", "sacctmgr", "--immediate", "add", *words)
     accounted.output("env", site, PYTHON, "-m", "trtdist.cli", "init", "--yes", ".")
     assert "account: physics" in (accounted.folder / "site.yaml").read_text()
+
+    words = ("-m", "trtdist.cli", "submit", str(EXAMPLE), "--set", "slurm.account=alchemy")
+    refused = accounted.run("env", site, f"TRTDIST_RUNS={accounted.folder}/runs", PYTHON, *words)
+    told = "trtdist: slurm.account: this cluster has no account alchemy; set it to one of yours: physics"
+    assert (refused.returncode, refused.stderr.splitlines()[-1]) == (2, told)
+    assert not (accounted.folder / "runs").exists()
 
     failed = accounted.output("sbatch", "--parsable", "--account=physics", "--wrap", "exit 3")
     cancelled = accounted.output("sbatch", "--parsable", "--wrap", "sleep 100")

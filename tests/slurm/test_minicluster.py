@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import NODES, PYTHON, Cluster, machine
+from tests.cluster import MINICLUSTER, NODES, PYTHON, Cluster, machine
 from tests.supervisor.runs import wait_for
 
 
@@ -98,6 +99,21 @@ def test_a_second_cluster_is_refused(cluster: Cluster) -> None:
     done = subprocess.run(argv, capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert done.returncode == 1
     assert "already up" in done.stderr
+
+
+def test_status_shows_each_node_once(cluster: Cluster) -> None:
+    shown = cluster.admin("status").splitlines()
+    for number in range(1, NODES + 1):
+        assert sum(line.startswith(f"node{number} ") for line in shown) == 1
+    assert "controller: running" in shown
+
+
+def test_nobody_need_read_what_it_prints(cluster: Cluster) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([MINICLUSTER, "status"], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_needs_root(cluster: Cluster) -> None:

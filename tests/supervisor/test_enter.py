@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,9 @@ from tests.containers.small_images import sif, small_root
 from trtdist.containers import Container
 from trtdist.containers.image_formats import here
 from trtdist.errors import InputError, MissingError
+from trtdist.events import EventReader, TaskRefused
 from trtdist.images import RECORD, ImageRecord
+from trtdist.rundir import RunDir
 from trtdist.supervisor.enter import enter
 
 OTHER = "aarch64" if here() == "x86_64" else "x86_64"
@@ -41,14 +46,14 @@ def test_the_architecture_that_was_recorded(tmp_path: Path) -> None:
     (tmp_path / RECORD).write_text(record.to_json())
     assert f"the image {image} is made for {OTHER}" in refusal("enroot", image)
     image.write_bytes(b"hsqs")
-    assert f"node n7 sees the image {image} not whole" in refusal("enroot", image)
+    assert f" sees the image {image} not whole" in refusal("enroot", image)
 
 
 @pytest.mark.parametrize("runtime", ["enroot", "charliecloud", "apptainer"])
 def test_an_image_that_was_cut_off(tmp_path: Path, runtime: str) -> None:
     image = tmp_path / "image.sqsh"
     image.write_bytes(b"hsqs" + bytes(36) + (1 << 20).to_bytes(8, "little") + bytes(100))
-    told = f"node n7 cannot use the image: the image {image} was cut off: it has 148 bytes of 1048576; import or copy"
+    told = f" cannot use the image: the image {image} was cut off: it has 148 bytes of 1048576; import or copy"
     assert told in refusal(runtime, image)
 
 
@@ -73,3 +78,18 @@ def test_charliecloud_needs_the_driver_in_the_image(tmp_path: Path) -> None:
     with pytest.raises(MissingError) as caught:
         enter("charliecloud", Container(str(root), gpus=True), ["true"], environ)
     assert str(caught.value).startswith("node n7 has no ch-run: ") and "libcuda" not in str(caught.value)
+
+
+def test_what_a_node_lacks_is_told_as_the_reason(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.events.mkdir()
+    folders = dict.fromkeys(("TRTDIST_RUN_DIR", "TRTDIST_LOCAL_DIR", "PATH"), str(tmp_path))
+    names = {"TRTDIST_STEP": "workers", "TRTDIST_ENTERS": "gen.0.1", "SLURMD_NODENAME": "n7"}
+    environ = {**folders, **names, "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-m", "trtdist.supervisor.enter", "--runtime=enroot", "--image=some", "--", "true"]
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+    told = "node n7 has no enroot: install enroot there, or choose another container.runtime; "
+    told += f"it has no {tmp_path}/site to mount: make it there, or take it out of container.mounts"
+    assert (done.returncode, done.stderr) == (4, f"trtdist: {told}\n")
+    (record,) = EventReader(run.events).poll()
+    assert record.event == TaskRefused("workers", "gen.0.1", f"cannot enter its container: {told}")

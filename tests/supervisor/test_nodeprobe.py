@@ -17,7 +17,7 @@ import pytest
 
 from trtdist.supervisor import nodeprobe
 from trtdist.supervisor.greeter import Greeter
-from trtdist.supervisor.job_nodes import clock_ahead, problems_of
+from trtdist.supervisor.job_nodes import clock_ahead, problems_of, told
 from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, look, mounted, private_folder
 
 
@@ -51,7 +51,7 @@ def test_the_interface_or_subnet_that_is_named_is_used() -> None:
 
 
 @pytest.mark.parametrize(
-    ("interface", "subnet", "words"), [("ib7", "", "no address on network.interface ib7; it has 127.0.0.1 on lo"),
+    ("interface", "subnet", "words"), [("ib7", "", "no address on network.interface ib7; it has 127.0.0.0/8 on lo"),
                                        ("", "203.0.113.0/24", "no address in network.subnet 203.0.113.0/24")],
 )  # fmt: skip
 def test_what_is_not_there_is_named_with_what_is(interface: str, subnet: str, words: str) -> None:
@@ -111,14 +111,31 @@ def test_a_folder_of_somebody_else_is_refused(asked: dict[str, Any], tmp_path: P
 @pytest.mark.parametrize(
     ("report", "words"),
     [
-        (None, "node n1 gave no answer (srun: error: n1 is down)"),
-        ({"problems": ["has no Python"]}, "node n1 has no Python"),
-        ({"problems": [], "python": [3, 8]}, "node n1 has a Python older than 3.9"),
+        (None, "gave no answer (srun: error: n1 is down)"),
+        ({"problems": ["has no Python"]}, "has no Python"),
+        (
+            {"problems": [], "python": [3, 8]},
+            f"has a Python older than 3.9 as {sys.executable}: start the run with a newer",
+        ),
     ],
 )
-def test_problems_are_told_with_their_node(report: dict[str, Any] | None, words: str) -> None:
-    found = problems_of("n1", report, "srun: error: n1 is down")
-    assert len(found) == 1 and words in found[0]
+def test_what_is_wrong_with_a_node(report: dict[str, Any] | None, words: str) -> None:
+    (found,) = problems_of(report, "srun: error: n1 is down")
+    assert found.startswith(words)
+
+
+def test_each_problem_is_told_once_with_its_nodes() -> None:
+    everywhere, there = "has no address on network.interface ib7", "cannot use /tmp: Read-only file system"
+    problems = {"n1": [everywhere], "n2": [everywhere, there], "n3": [everywhere], "n4": []}
+    assert told(problems) == [f"each of n[1-3] {everywhere}", f"node n2 {there}"]
+    assert told({"n1": []}) == []
+
+
+def test_a_head_node_without_an_address_need_not_be_reached(asked: dict[str, Any]) -> None:
+    del asked["head"], asked["nonce"]
+    assert look({**asked, "interface": "ib7"})["problems"] == [
+        f"has no address on network.interface ib7; it has {nodeprobe._shown()}"
+    ]
 
 
 def test_small_differences_of_clocks_are_none() -> None:

@@ -25,6 +25,7 @@ from trtdist.events import EventWriter, TaskExited, TaskRefused, TaskStarted, de
 from trtdist.observe.tail import TimeIndex
 from trtdist.process import ProcessId, start_ticks
 from trtdist.supervisor import shim
+from trtdist.supervisor.shim import NodeFolder
 
 SHIM = Path(shim.__file__)
 
@@ -203,12 +204,14 @@ def test_a_second_task_appends_and_its_index_goes_on(place: Place) -> None:
 
 
 def test_the_index_tells_when_output_came(place: Place) -> None:
-    place.finish("sh", "-c", "date +%s.%N; sleep 1.2; date +%s.%N; date +%s.%N")
+    place.finish("sh", "-c", "date +%s.%N; sleep 0.2; date +%s.%N; sleep 1.2; date +%s.%N")
     index = TimeIndex(place.run / "logs" / "gen.0.1.idx")
-    offset = 0
+    offset, times = 0, []
     for line in place.log().splitlines():
-        assert abs(float(line) - index.time_at(offset)) < 0.5
+        times.append(index.time_at(offset))
+        assert abs(float(line) - times[-1]) < 0.5
         offset += len(line) + 1
+    assert times[0] < times[1] < times[2]
 
 
 def test_the_program_may_close_its_output(place: Place) -> None:
@@ -324,6 +327,22 @@ def _session_of(place: Place) -> list[ProcessId]:
     found = ProcessId.of(int(place.log().split()[0]))
     assert found is not None
     return [found]
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_on_another_node_the_last_task_removes_the_folders(tmp_path: Path, others: bool) -> None:
+    """That of the run, and the one above it unless it has another run's."""
+    folder = tmp_path / "trtdist-0" / "run"
+    folder.mkdir(parents=True)
+    if others:
+        (folder.parent / "other").mkdir()
+    environ = {"SLURMD_NODENAME": "n2", "TRTDIST_NODES": "n1 n2", "TRTDIST_LOCAL_DIR": str(folder)}
+    first, last = (NodeFolder(environ, name) for name in ("gen.0.0", "gen.0.1"))
+    first.leave()
+    assert folder.is_dir()
+    last.leave()
+    assert not folder.exists()
+    assert folder.parent.exists() == others
 
 
 def test_what_the_program_leaves_behind_is_ended(place: Place) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.observe.fake_run import FakeRun
 from tests.supervisor.runs import DEAF, SLEEP, HandMade, wait_for
 from trtdist.events import ControlTaken, EndpointUp, Ready, StepExited, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.process import ProcessId
@@ -315,3 +316,14 @@ def _taken(made: HandMade) -> int:
 
 def _script(made: HandMade, step: str) -> str:
     return (made.run.scripts / f"{made.plan.step(step).stem}.local.sh").read_text()
+
+
+def test_a_run_is_started_once(tmp_path: Path) -> None:
+    fake = FakeRun.create(tmp_path)
+    fake.write("supervisor", SupervisorStarted("n1", 1, 1, "7"))
+    before = fake.run.event_file("supervisor").read_bytes()
+    words = [sys.executable, "-m", "trtdist.supervisor", str(fake.run.path)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    told = f"trtdist: the run in {fake.run.path} was started before, in job 7, and is left alone"
+    assert (done.returncode, done.stderr.partition(": render")[0]) == (2, told)
+    assert fake.run.event_file("supervisor").read_bytes() == before

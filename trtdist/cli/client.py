@@ -20,6 +20,7 @@ from trtdist.cli.via import AUTO, DIRECT, STEP, answers
 from trtdist.errors import InputError, TrtdistError
 from trtdist.observe.living import find_live_run
 from trtdist.observe.snapshot import RunReader, Snapshot
+from trtdist.observe.times import clock
 
 if TYPE_CHECKING:
     from trtdist.serving.requester import Answer
@@ -191,6 +192,11 @@ def ready(snapshot: Snapshot) -> Snapshot:
     name = snapshot.run.run_id
     reason = status.failure.reason if status.failure is not None else status.detail
     why = f" ({reason})" if reason else ""
+    if status.state == "PENDING":
+        starts = status.job.starts if status.job is not None else None
+        expected = f", expected to start at {clock(starts)}" if starts else ""
+        remedy = "send the prompt once it is READY, which `trtdist status --watch` shows"
+        raise TrtdistError(f"run {name} is in Slurm's queue, where {reason}{expected}: {remedy}")
     if status.state in PREPARING:
         raise TrtdistError(f"run {name} is {status.state}{why}: send the prompt once it is READY, see `trtdist status`")
     raise TrtdistError(f"run {name} is {status.state}{why}: bring it up again, or name another run with --run")

@@ -16,7 +16,7 @@ from trtdist.cli.doctor_here import here_facts, with_architecture
 from trtdist.cli.progress import say
 from trtdist.errors import InputError, InterruptedRunError, TrtdistError
 from trtdist.observe.check_here import HereFacts, check_here, check_mpi_types
-from trtdist.observe.check_services import check_services
+from trtdist.observe.check_services import check_services, lossy_etcd
 from trtdist.observe.findings import Finding, exit_code, split, table, to_json
 from trtdist.slurm import argv, parse, runner
 from trtdist.supervisor.examine import leaking, service
@@ -59,8 +59,11 @@ def command(file: Path | None, nodes: bool, local: bool, as_json: bool, override
         findings += asked
         if nodes and topology is not None and not any(each.code == "slurm" for each in asked):
             names, looked = _nodes(topology, here, mpi_types)
-            # A node says better what is wrong with the image than the machine that may not see it.
-            findings = [found for found in findings if not names or found.code not in ("image", "mount")] + looked
+            # A node says better what is wrong with an image or a folder than the machine that may not see it.
+            better = ("mount", "image") if here.image is not None else ("mount",)
+            findings = [found for found in findings if not names or found.code not in better] + looked
+        if not names:
+            findings += lossy_etcd(_found_services(topology))
     click.echo(json.dumps(to_json(findings, names), indent=2) if as_json else table(findings))
     code = exit_code(findings)
     if code:
@@ -77,7 +80,7 @@ def _topology(file: Path | None, overrides: tuple[str, ...]) -> Topology | None:
 
 def _alone(topology: Topology | None) -> Iterator[Finding]:
     """The programs and packages of a run on this machine."""
-    yield from check_services("", {name: service(name, binary) for name, binary in _services(topology).items()})
+    yield from check_services("", _found_services(topology))
     if topology is None:
         return
     from trtdist.cli.prepare import require_programs
@@ -89,6 +92,11 @@ def _alone(topology: Topology | None) -> Iterator[Finding]:
     except TrtdistError as error:
         what, remedy = split(str(error))
         yield Finding("error", "services", "", what, remedy)
+
+
+def _found_services(topology: Topology | None) -> dict[str, dict[str, str]]:
+    """Which programs this machine would run for them."""
+    return {name: service(name, binary) for name, binary in _services(topology).items()}
 
 
 def _services(topology: Topology | None) -> dict[str, str]:

@@ -7,9 +7,11 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from trtdist.cli.image_places import images_folder
+from trtdist.cli.progress import say
 from trtdist.containers.base import Mount, is_path
 from trtdist.errors import InputError, TrtdistError
-from trtdist.images import problems_of, read_record
+from trtdist.images import all_images, problems_of, read_record
 from trtdist.observe.check_here import HereFacts, ImageFacts, check_here
 from trtdist.observe.findings import Finding, ordered
 from trtdist.rundir import runs_root
@@ -17,15 +19,22 @@ from trtdist.topology.model import ContainerSection, Topology
 
 __all__ = ["here_facts", "image_facts", "refuse_unfit", "with_architecture"]
 
+# ch-run takes a folder or a file; enroot, pyxis and apptainer know names of their own.
+_KNOWS_NO_NAMES = ("charliecloud",)
+
 
 def refuse_unfit(topology: Topology, *, local: bool) -> None:
     """TrtdistError when this machine alone tells that the deployment cannot run; it asks no other program.
 
-    The exit code is that of the worst finding.
+    The exit code is that of the worst finding. What may keep it from running is said.
     """
-    found = [each for each in check_here(here_facts(topology), local) if each.level == "error"]
-    if found:
-        raise _Unfit(ordered(found))
+    found = ordered(check_here(here_facts(topology), local))
+    errors = [each for each in found if each.level == "error"]
+    if errors:
+        raise _Unfit(errors)
+    for each in found:
+        if each.level == "warning":
+            say(f"trtdist: {each.what}; {each.remedy}")
 
 
 class _Unfit(TrtdistError):
@@ -45,12 +54,24 @@ def here_facts(topology: Topology | None) -> HereFacts:
     sources = [Mount.parse(text).source for text in section.mounts] if contained else []
     return HereFacts(
         image=image_facts(section.image or "") if contained else None,
+        unknown_image=_unknown_image(section),
         runs=root,
         runs_problem=_runs_problem(root),
         machine=_machine() if contained else "",
         runtime=section.runtime,
         mounts_missing=tuple(path for path in sources if not os.path.exists(path)),
     )
+
+
+def _unknown_image(section: ContainerSection) -> str:
+    """What is wrong with an image that is none of a path and was not imported, where the runtime looks no names up."""
+    image = section.image
+    if section.runtime not in _KNOWS_NO_NAMES or image is None or "/" in image:
+        return ""
+    folder = images_folder(None)
+    there = ", ".join(all_images(folder)) or "none"
+    remedy = "import it with `trtdist image import`, or write its path in container.image"
+    return f"there is no image {image} in {folder}, which has {there}: {remedy}"
 
 
 def _machine() -> str:

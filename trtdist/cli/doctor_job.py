@@ -7,11 +7,12 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from trtdist.cli import jobs
 from trtdist.cli.progress import say
+from trtdist.errors import SlurmGoneError
 from trtdist.slurm import argv, hostlist, parse, runner
 from trtdist.slurm.argv import JobOptions
 
@@ -55,7 +56,8 @@ def _allocated(options: JobOptions) -> Iterator[Job]:
         shown = parse.jobs(runner.run(argv.squeue_jobs((number,)), _PATIENCE_S))[0]
         yield Job(number, tuple(hostlist.expand(shown.nodes)))
     finally:
-        runner.run(argv.scancel(number), _PATIENCE_S)
+        with suppress(SlurmGoneError):
+            runner.run(argv.scancel(number), _PATIENCE_S)
 
 
 def _allocate(options: JobOptions) -> str:

@@ -29,6 +29,7 @@ _CHUNK = 64 * 1024
 _LINE = 256 * 1024
 # Each connection is a step of the job; Slurm's controller is there for others too.
 _MOST = 32
+_LOOK_S = 1.0
 # In resolved.env; the port of a service of the run's own is there as well.
 _ADDRESSES = {"nats": "NATS_SERVER", "etcd": "ETCD_ENDPOINTS", "http": "TRTDIST_HTTP_URL"}
 
@@ -42,10 +43,12 @@ def command(run: str | None, port: int, service: str) -> None:
 
     For machines that reach the nodes of a run through Slurm alone: each connection is carried by a step of the run's
     job. The address is the first line of standard output.
+
+    The exit code is 0 after Ctrl-C, and 1 when the run has ended.
     """
-    snapshot = RunReader(find_run(run, os.environ)).look()
-    forwarder = Forwarder.of(snapshot, service)
-    asyncio.run(_serve(forwarder, port))
+    reader = RunReader(find_run(run, os.environ))
+    forwarder = Forwarder.of(reader.look(), service)
+    asyncio.run(_serve(forwarder, port, reader))
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ def _relay(snapshot: Snapshot, place: Place, env: dict[str, str], host: str, por
     return place.command([env["TRTDIST_PYTHON"], "-I", "-S", str(program), host, str(port)], name="forward")
 
 
-async def _serve(forwarder: Forwarder, port: int) -> None:
-    """Listen until a signal ends it."""
+async def _serve(forwarder: Forwarder, port: int, reader: RunReader) -> None:
+    """Listen until a signal ends it; TrtdistError when the run has ended."""
     stop = asyncio.Event()
     with _signals(stop):
         slots = asyncio.Semaphore(_MOST)
@@ -119,11 +122,25 @@ async def _serve(forwarder: Forwarder, port: int) -> None:
         scheme = urlsplit(forwarder.address).scheme
         click.echo(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
         say(f"leads to {forwarder.address}, until Ctrl-C")
-        await stop.wait()
-        server.close()
-        for task in open_now:
-            task.cancel()
-        await asyncio.gather(*open_now, return_exceptions=True)
+        try:
+            await _until(stop, reader)
+        finally:
+            server.close()
+            for task in open_now:
+                task.cancel()
+            await asyncio.gather(*open_now, return_exceptions=True)
+
+
+async def _until(stop: asyncio.Event, reader: RunReader) -> None:
+    """Return when asked to stop; TrtdistError when the run has ended."""
+    while not stop.is_set():
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LOOK_S)
+        # In a thread, since it may ask Slurm, and connections go on meanwhile.
+        snapshot = await asyncio.to_thread(reader.look)
+        if snapshot.final and not stop.is_set():
+            how = f"run {snapshot.run.run_id} is {snapshot.status.state}"
+            raise TrtdistError(f"{how}: nothing is left to lead to; `trtdist status` says why")
 
 
 async def _connection(

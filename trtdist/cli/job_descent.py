@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from trtdist.cli.aftermath import AFTER_GRACE, bury
 from trtdist.cli.progress import Lines, say
-from trtdist.errors import InputError, MissingError, SlurmDownError, SlurmError, TrtdistError
+from trtdist.errors import InputError, MissingError, SlurmDownError, SlurmError, SlurmGoneError, TrtdistError
 from trtdist.events import ControlTaken, EventReader, Record, TaskStarted
 from trtdist.rundir import RunDir
 from trtdist.slurm import argv, parse, runner, states
@@ -104,8 +104,10 @@ class JobDescent:
             runner.run(argv.scancel(*targets), _PATIENCE)
         except SlurmDownError:
             raise
+        except SlurmGoneError:
+            return  # it has just ended
         except SlurmError as error:
-            say(f"{error} (which most often means that it has just ended)")
+            say(str(error))
 
     def _over(self) -> bool:
         return self._run.verdict.exists() or self._phase() == states.ENDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -29,10 +30,26 @@ def require_slurm(program: str) -> None:
 
 
 def refuse_misfit(job: JobOptions) -> None:
-    """InputError when no partition can take the job; whatever sinfo does not tell is left to Slurm."""
+    """InputError when no partition can take the job, or its account is unknown; the rest is left to Slurm."""
     reason = misfit(job, parse.partitions(runner.run(argv.sinfo(), _PATIENCE)))
     if reason:
         raise InputError(reason)
+    if job.account is not None:
+        _refuse_account(job.account)
+
+
+def _refuse_account(account: str) -> None:
+    """InputError when Slurm keeps accounts, and not this one: where it does not enforce them, it would take the job."""
+    try:
+        if runner.run(argv.sacctmgr_account(account)).strip():
+            return
+        yours = parse.accounts(runner.run(argv.sacctmgr_accounts(getpass.getuser())))
+    except (MissingError, SlurmError):
+        return
+    remedy = (
+        f"set it to one of yours: {', '.join(yours)}" if yours else "ask its administrators for one, or leave it out"
+    )
+    raise InputError(f"slurm.account: this cluster has no account {account}; {remedy}")
 
 
 def refuse_small(job: JobOptions, environ: Mapping[str, str]) -> parse.Job:

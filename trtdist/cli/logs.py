@@ -7,7 +7,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -15,7 +16,7 @@ import click
 from trtdist.cli.output import nobody_reads
 from trtdist.errors import InputError
 from trtdist.observe.living import find_live_run
-from trtdist.observe.logs import Line, Read, Start, backlog, follow, matching, merged, select, shown_names
+from trtdist.observe.logs import ByTime, Line, OneByOne, Reading, Start, follow, matching, select, shown_names
 from trtdist.observe.runs import find_run, list_runs
 from trtdist.observe.snapshot import RunReader
 from trtdist.observe.tail import Tail
@@ -29,7 +30,6 @@ _STATE_SECONDS = 1.0
 
 Find = Callable[["str | None", Mapping[str, str]], RunDir]
 Render = Callable[[Line], str]
-Past = Callable[[Sequence[tuple[str, Tail]], Read], Iterator[Line]]
 
 
 @click.command("logs")
@@ -63,10 +63,11 @@ def command(
     reader = RunReader(run)
     names = select(reader.plan, run, selectors, rank)
     tails = [(name, Tail(run.log(name), start.offset(run.log(name)))) for name in names]
-    past: Past = merged if merge else backlog
-    lines: Iterable[Line | None] = past(tails, Tail.read_all)
+    reading: Reading = ByTime(tails) if merge else OneByOne(tails)
+    lines: Iterable[Line | None] = reading.past(Tail.read_all)
     if following:
-        lines = _chain(past(tails, Tail.read), follow(tails, _Ended(reader), lambda: time.sleep(_POLL_SECONDS)))
+        more = follow(reading, _Ended(reader), lambda: time.sleep(_POLL_SECONDS))
+        lines = chain(reading.past(Tail.read), more)
     empty = [name for name in names if not _has_lines(run.log(name))]
     if empty and selectors and not following:
         click.echo(f"nothing has been written to {', '.join(empty)}", err=True)
@@ -132,11 +133,6 @@ def _renderer(names: Sequence[str]) -> Render:
 
 def _json(line: Line) -> str:
     return json.dumps({"name": line.name, "line": line.text})
-
-
-def _chain(past: Iterator[Line], future: Iterator[Line | None]) -> Iterator[Line | None]:
-    yield from past
-    yield from future
 
 
 def _print(lines: Iterable[Line | None], wanted: re.Pattern[str] | None, render: Render) -> None:

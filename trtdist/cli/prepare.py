@@ -14,6 +14,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 from trtdist.cli.given import Given, given_local, given_slurm, own_services
+from trtdist.cli.latest import point_to
 from trtdist.containers import Mount, runtime
 from trtdist.errors import InputError, MissingError, TrtdistError
 from trtdist.plan import Plan, to_json
@@ -29,7 +30,6 @@ __all__ = ["prepare_local", "prepare_slurm", "require_programs"]
 
 _PACKAGES = {"reference": ("nats", "numpy", "mpi4py"), "tensorrt_llm": ("nats", "tensorrt_llm", "mpi4py")}
 _NATS = partial(require_packages, ("nats",))
-_LATEST = "latest"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -91,7 +91,7 @@ def _make(root: Path, name: str, fill: Callable[[RunDir], None]) -> RunDir:
         fill(RunDir(part))
         path = _named(part, name)
         undo.callback(shutil.rmtree, path, ignore_errors=True)
-        _point(root / _LATEST, path.name)
+        point_to(RunDir(path))
         undo.pop_all()
     return RunDir(path)
 
@@ -146,17 +146,6 @@ def _with_bytecode(files: Mapping[str, Path]) -> dict[str, Path]:
         if compiled.is_file():
             found[f"{os.path.dirname(name)}/__pycache__/{compiled.name}"] = compiled
     return found
-
-
-def _point(link: Path, target: str) -> None:
-    """Have a link lead to a run, in one step."""
-    part = link.with_name(f".{link.name}.{secrets.token_hex(8)}")
-    part.symlink_to(target)
-    try:
-        part.replace(link)
-    except OSError:
-        part.unlink()
-        raise
 
 
 def _refuse_unspeakable(root: Path) -> None:

@@ -77,6 +77,7 @@ class Lines:
         self._began = began
         self._state = ""
         self._rungs: set[tuple[str, str]] = set()
+        self._refusals: set[str] = set()
 
     def tell(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -98,6 +99,12 @@ class Lines:
             if self._state in _ON_ITS_WAY_DOWN and _as_asked(event):
                 return f"{event.name} stopped"
             self._rungs.clear()
+        elif isinstance(event, TaskRefused):
+            # All ranks of a node lack the same.
+            told = event.reason in self._refusals
+            self._refusals.add(event.reason)
+            if told:
+                return ""
         elif isinstance(event, CanaryPassed) and self._state == "READY":
             return ""
         describe = _LINES.get(type(event))

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import time
 
 import click
 
-from trtdist.errors import TrtdistError
+from trtdist.cli.latest import remove
 from trtdist.observe.runs import list_runs
 from trtdist.observe.times import parse_since
 from trtdist.rundir import RunDir
@@ -32,7 +30,7 @@ def command(older_than: str | None, dry_run: bool) -> None:
     for run in reversed(list_runs(os.environ)):
         if _ended_before(run, before):
             if not dry_run:
-                _remove(run)
+                remove(run, os.environ)
             click.echo(run.run_id)
 
 
@@ -42,13 +40,3 @@ def _ended_before(run: RunDir, moment: float) -> bool:
         return False
     ended = found.get("time")
     return not isinstance(ended, (int, float)) or ended < moment
-
-
-def _remove(run: RunDir) -> None:
-    """Take the folder out of sight first, so that half a run is never seen."""
-    gone = run.path.with_name(f".{run.run_id}-{secrets.token_hex(8)}.part")
-    try:
-        run.path.rename(gone)
-        shutil.rmtree(gone)
-    except OSError as error:
-        raise TrtdistError(f"cannot remove {run.path}: {error.strerror or error}") from error

@@ -39,8 +39,8 @@ def command(file: Path, out: Path, overrides: tuple[str, ...], local: bool) -> N
     those of `up --local`; OUT/scripts/README.txt says how to start them by hand. OUT/trtllm has the same deployment as
     TensorRT-LLM's own files: disagg_config.yaml, extra_llm_api_options.yaml of each role, and model.json.
 
-    In a folder that is there already, only what an earlier `render` wrote is replaced, and only if nobody changed it;
-    credentials in OUT/secrets stay.
+    A folder that is there already must be empty or from an earlier `render`, and without a run that was started. Only
+    what `render` wrote is replaced, and only if nobody changed it; credentials in OUT/secrets stay.
     """
     from trtdist.topology import load
 
@@ -117,11 +117,14 @@ def _write(out: Path, files: Mapping[str, str]) -> None:
     """Write all files, or none when one of them would replace something that is not ours."""
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is no folder: choose another OUT")
-    earlier = _earlier(out)
+    earlier, run = _earlier(out), RunDir(out)
+    if not earlier and out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out} has something in it that render did not write, and is left alone: choose another OUT")
+    if run.events.is_dir() and any(run.events.iterdir()):
+        raise InputError(f"in {out} a run was started, and it is left alone: choose another OUT, or remove it")
     if foreign := [name for name in files if _foreign(out, name, earlier.get(name))]:
         more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise InputError(f"{out / foreign[0]}{more} is not as render wrote it and is left alone: choose another OUT")
-    run = RunDir(out)
     for folder in (out, run.logs, run.events, run.control, run.secrets):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, digest in earlier.items():

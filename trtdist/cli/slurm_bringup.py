@@ -13,6 +13,7 @@ from pathlib import Path
 from trtdist.cli.aftermath import bury
 from trtdist.cli.bringup import Supervised
 from trtdist.cli.jobs import rejected
+from trtdist.cli.latest import remove
 from trtdist.cli.prepare import prepare_slurm
 from trtdist.cli.progress import say
 from trtdist.errors import TrtdistError
@@ -127,7 +128,10 @@ class _Remote:
             return
         words = " ".join(self._said().decode("utf-8", "replace").split()) or "without a word"
         refused = _ALLOCATION.search(self._said()) is None and self._process.args[0] == "salloc"  # type: ignore[index]
-        error = rejected(words, self._job) if refused else TrtdistError(f"the supervisor did not start: {words}")
+        if refused:
+            remove(self._run, os.environ)
+            raise rejected(words, self._job)
+        error = TrtdistError(f"the supervisor did not start: {words}")
         bury(self._run, Outcome("FAILED", error.exit_code, str(error)))
         raise error
 

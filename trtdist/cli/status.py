@@ -141,15 +141,26 @@ def _where(snapshot: Snapshot) -> str:
     nats = ends.nats_url or "not known yet"
     if ends.nats_user_file and ends.nats_password_file:
         nats += "  (secrets/nats.user, secrets/nats.password)"
-    http = "  (API keys in secrets/http.keys)" if ends.http_keys_file else ""
     return "\n".join(
         [
-            *([f"  HTTP        {ends.http_url}/v1{http}"] if ends.http_url else []),
+            *_http(snapshot),
             f"  front door  component {ends.component}, endpoint {ends.endpoint}, namespace {ends.namespace}",
             f"  NATS        {nats}",
             f"  etcd        {ends.etcd_url or 'not known yet'}",
         ]
     )
+
+
+def _http(snapshot: Snapshot) -> list[str]:
+    """Where the HTTP front end is, and how it is reached from here; nothing without one."""
+    ends = snapshot.endpoints
+    if not ends.http_url:
+        return []
+    node = f" on {ends.http_node}" if ends.http_elsewhere else ""
+    keys = "  (API keys in secrets/http.keys)" if ends.http_keys_file else ""
+    way = f"trtdist forward {snapshot.run.run_id} --to http"
+    reached = [f"{'':14}from here by `{way}`"] if ends.http_elsewhere else []
+    return [f"  HTTP        {ends.http_url}/v1{node}{keys}", *reached]
 
 
 def _table(snapshot: Snapshot) -> str:

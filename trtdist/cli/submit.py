@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trtdist.cli.stopsignals import StopSignals
-from trtdist.errors import InterruptedRunError, TrtdistError
+from trtdist.errors import InputError, InterruptedRunError, TrtdistError
 
 if TYPE_CHECKING:
     from trtdist.plan import Plan
@@ -64,9 +64,11 @@ def _script(planned: Plan, topology: Topology) -> str:
 
 
 def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
-    """The run, and the id of its job. A run that Slurm does not take says so in its verdict."""
+    """The run, and the id of its job. Of a job that Slurm refuses nothing stays; of one that it may have taken, though
+    it did not answer, the run says so in its verdict."""
     from trtdist.cli import jobs
     from trtdist.cli.aftermath import bury
+    from trtdist.cli.latest import remove
     from trtdist.cli.prepare import prepare_slurm
     from trtdist.rendering import job_options
     from trtdist.supervisor.facts import Outcome
@@ -77,6 +79,9 @@ def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
     run = prepare_slurm(topology, planned, environ=os.environ, now=time.time())
     try:
         return run, jobs.submit(run, options)
+    except InputError:
+        remove(run, os.environ)
+        raise
     except TrtdistError as error:
         bury(run, Outcome("FAILED", error.exit_code, str(error)))
         raise
@@ -84,15 +89,16 @@ def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
 
 def _wait(run: RunDir, job: str, signals: StopSignals) -> None:
     from trtdist.cli.following import Waiting
+    from trtdist.cli.progress import say
     from trtdist.cli.submitted import Submitted
-    from trtdist.cli.up import conclude, until_ready
+    from trtdist.cli.up import conclude, ready_words, until_ready
     from trtdist.observe.jobs import JobWatcher
     from trtdist.supervisor.facts import Settings
 
     signals.hold()
     following = Waiting(run, Submitted(run, job, JobWatcher()), signals, Settings())
     if until_ready(following):
-        click.echo(f"{run.run_id} is READY", err=True)
+        say(ready_words(following, f"trtdist down {run.run_id}"))
     elif following.given_up:
         raise InterruptedRunError(f"job {job} is left alone: `trtdist down {run.run_id}` ends it")
     else:

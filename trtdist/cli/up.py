@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trtdist.supervisor.facts import Outcome, Settings
     from trtdist.topology import Topology
 
-__all__ = ["command", "conclude", "until_ready"]
+__all__ = ["command", "conclude", "ready_words", "until_ready"]
 
 
 @click.command("up")
@@ -57,7 +57,7 @@ def command(
     following = _start(bring_up, signals, settings)
     ready = until_ready(following)
     if ready:
-        _tell_ready(following, "trtdist down" if detach else "Ctrl-C, or `trtdist down` from elsewhere")
+        _out(ready_words(following, "trtdist down" if detach else "Ctrl-C, or `trtdist down` from elsewhere"))
     if not (ready and detach):
         conclude(following, ready)
 
@@ -160,13 +160,14 @@ def until_ready(following: Following) -> bool:
     return ready
 
 
-def _tell_ready(following: Following, end: str) -> None:
+def ready_words(following: Following, end: str) -> str:
+    """That a run is READY, and what can be done with it; `end` says how it is taken down."""
     from trtdist.observe.snapshot import RunReader
     from trtdist.observe.times import span
 
     look = RunReader(following.run).look()
     took = (look.status.ready or time.time()) - (look.status.begun or following.began)
-    _out(
+    return (
         f"{following.run.run_id} is READY after {span(took)}\n"
         '  ask it    trtdist client --prompt "The capital of France is"\n'
         + _over_http(look)

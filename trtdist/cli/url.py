@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
-import socket
-from urllib.parse import urlsplit
 
 import click
 
@@ -26,15 +23,15 @@ __all__ = ["command"]
 def command(run: str | None, as_json: bool) -> None:
     """Print what to point clients of a run at: addresses, and the files of credentials and certificates."""
     snapshot = RunReader(find_run(run, os.environ)).look()
-    found = _found(snapshot)
+    ends, found = snapshot.endpoints, _found(snapshot)
     if as_json:
         click.echo(json.dumps(found))
     else:
         width = max(map(len, found))
         click.echo("\n".join(f"{name:<{width}}  {value}" for name, value in found.items() if value is not None))
-    if found["http_node"] not in (None, *_names_of_this_machine()):
+    if ends.http_elsewhere:
         way = "`trtdist forward --to http` leads there from here"
-        say(f"{found['http']} is reached on {found['http_node']} alone: {way}")
+        say(f"{ends.http_url} is reached on {ends.http_node} alone: {way}")
 
 
 def _found(snapshot: Snapshot) -> dict[str, str | None]:
@@ -47,7 +44,7 @@ def _found(snapshot: Snapshot) -> dict[str, str | None]:
         "nats": ends.nats_url,
         "etcd": ends.etcd_url,
         "http": ends.http_url,
-        "http_node": _only_node(ends.http_url, env.get("TRTDIST_NODES", "")),
+        "http_node": ends.http_node,
         "http_keys_file": ends.http_keys_file,
         "namespace": ends.namespace,
         "user_file": ends.nats_user_file,
@@ -56,14 +53,3 @@ def _found(snapshot: Snapshot) -> dict[str, str | None]:
         "certificate_file": str(files.client) if files else None,
         "key_file": str(files.client_key) if files else None,
     }
-
-
-def _only_node(url: str | None, nodes: str) -> str | None:
-    """The head node when it alone reaches the address, None when others do as well."""
-    host = urlsplit(url or "").hostname
-    alone = host is not None and ipaddress.ip_address(host).is_loopback
-    return next(iter(nodes.split()), None) if alone else None
-
-
-def _names_of_this_machine() -> tuple[str, ...]:
-    return tuple(filter(None, (socket.gethostname(), os.environ.get("SLURMD_NODENAME"))))

@@ -13,6 +13,7 @@ from trtdist.slurm import mpi
 
 __all__ = ["HereFacts", "ImageFacts", "check_here", "check_mpi_types"]
 
+_ELSEWHERE = "nodes may have it: `trtdist doctor FILE --nodes` looks there"
 _NAMES = {"directory": "a folder", "archive": "an archive", "sif": "SIF"}
 
 
@@ -34,7 +35,8 @@ class ImageFacts:
 class HereFacts:
     """What was found where the command runs.
 
-    `image` is None without one, or when it is none of a path. `runs_problem` says why no run can be made in `runs`, ""
+    `image` is None without one, or when it is none of a path; `unknown_image` says why another cannot be had, with what
+    to do, "" if it may. `runs_problem` says why no run can be made in `runs`, ""
     if one can. `machine` is the architecture, `runtime` the container's. `leaking` names variables that bend engines.
     `mounts_missing` are sources that are not here.
     """
@@ -46,18 +48,21 @@ class HereFacts:
     runtime: str
     mounts_missing: tuple[str, ...] = ()
     leaking: tuple[str, ...] = ()
+    unknown_image: str = ""
 
 
 def check_here(facts: HereFacts, local: bool) -> Iterator[Finding]:
     """What one machine alone tells; with `local` the run stays on it, so that what is not here is nowhere."""
     if facts.image is not None:
         yield _image(facts.image, facts.runtime, facts.machine if local else "")
+    if facts.unknown_image:
+        yield Finding("error", "image", "", *split(facts.unknown_image))
     for path in facts.mounts_missing:
         what, remedy = f"there is no {path} to mount", "make it, or take it out of container.mounts"
         if local:
             yield Finding("error", "mount", "", what, remedy)
         else:
-            yield Finding("warning", "mount", "", f"{what} here", "nodes may have it: --nodes looks there")
+            yield Finding("warning", "mount", "", f"{what} here", _ELSEWHERE)
     if facts.runs_problem:
         yield Finding(
             "error",
@@ -96,7 +101,7 @@ def _image(image: ImageFacts, runtime: str, machine: str) -> Finding:
     if machine or image.reachable:
         return Finding("error", "image", "", what, remedy)
     folder = os.path.dirname(image.path)
-    return Finding("warning", "image", "", f"{folder} is not on this machine", "nodes may have it: --nodes looks there")
+    return Finding("warning", "image", "", f"{folder} is not on this machine", _ELSEWHERE)
 
 
 def check_mpi_types(types: Sequence[str], pyxis: bool, runtime: str) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from trtdist.observe.findings import Finding, split
 
-__all__ = ["check_services"]
+__all__ = ["check_services", "lossy_etcd"]
 
 # https://etcd.io/blog/2022/ tells of 3.5.0 to 3.5.2.
 _LOSSY_ETCD = ("3.5.0", "3.5.1", "3.5.2")
@@ -22,8 +22,19 @@ def check_services(node: str, services: Mapping[str, Mapping[str, str]]) -> Iter
             what, remedy = split(service["problem"])
             yield Finding("error", "services", node, what, remedy)
         elif node and name == "etcd" and service["version"] in _LOSSY_ETCD:
-            what = f"would run {service['path']}, etcd {service['version']}, which can lose data when it crashes"
-            remedy = "put a newer etcd (3.5.3 or later) on PATH, or name one in services.etcd.binary"
-            yield Finding("warning", "services.etcd", node, what, remedy)
+            yield _lossy(node, "would run", service)
         else:
             yield Finding("ok", "services", node, f"{name} {service['version']} is {service['path']}")
+
+
+def lossy_etcd(services: Mapping[str, Mapping[str, str]]) -> Iterator[Finding]:
+    """The warning about what nodes would run that have the same programs as this machine."""
+    etcd = services.get("etcd")
+    if etcd is not None and etcd["version"] in _LOSSY_ETCD:
+        yield _lossy("", "nodes with the programs of this machine would run", etcd)
+
+
+def _lossy(node: str, whom: str, etcd: Mapping[str, str]) -> Finding:
+    what = f"{whom} {etcd['path']}, etcd {etcd['version']}, which can lose data when it crashes"
+    remedy = "put a newer etcd (3.5.3 or later) on PATH, or name one in services.etcd.binary"
+    return Finding("warning", "services.etcd", node, what, remedy)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from trtdist.errors import InputError
 from trtdist.observe.jobs import JobWatcher
-from trtdist.observe.runs import LATEST, find_run, list_runs, topology_name
+from trtdist.observe.runs import find_run, list_runs, topology_name
 from trtdist.observe.snapshot import RunReader, job_of
-from trtdist.rundir import RunDir
+from trtdist.rundir import LATEST, RunDir
 from trtdist.supervisor import verdict
 
 __all__ = ["Brief", "briefs", "find_live_run", "live_runs"]

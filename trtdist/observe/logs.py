@@ -6,14 +6,28 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from pathlib import Path
+from typing import Protocol
 
 from trtdist.errors import InputError
 from trtdist.observe.tail import Tail, TimeIndex, offset_since, tail_offset
 from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 
-__all__ = ["Line", "Read", "Start", "backlog", "follow", "log_names", "matching", "merged", "select", "shown_names"]
+__all__ = [
+    "ByTime",
+    "Line",
+    "OneByOne",
+    "Read",
+    "Reading",
+    "Start",
+    "follow",
+    "log_names",
+    "matching",
+    "select",
+    "shown_names",
+]
 
 Read = Callable[[Tail], Iterator["tuple[int, str]"]]
 
@@ -27,6 +41,9 @@ class Line:
 
     name: str
     text: str
+
+
+_Timed = tuple[float, Line]
 
 
 @dataclass(frozen=True)
@@ -103,35 +120,80 @@ def shown_names(plan: Plan, run: RunDir) -> str:
     return ", ".join(dict.fromkeys(ranks.get(name, name) for name in log_names(plan, run)))
 
 
-def backlog(tails: Sequence[tuple[str, Tail]], read: Read = Tail.read_all) -> Iterator[Line]:
-    """What is in the logs now, one log after the other."""
-    for name, tail in tails:
-        yield from (Line(name, text) for _, text in read(tail))
+class Reading(Protocol):
+    """How the lines of several logs come: by log, or by time."""
+
+    def past(self, read: Read) -> Iterator[Line]:
+        """What is in the logs now."""
+        ...
+
+    def added(self) -> Iterator[Line]:
+        """What was added since."""
+        ...
+
+    def rest(self) -> Iterator[Line]:
+        """All that is left, the last line of each log also when it has no end."""
+        ...
 
 
-def merged(tails: Sequence[tuple[str, Tail]], read: Read = Tail.read_all) -> Iterator[Line]:
-    """What is in the logs now, all logs in the order of time (to the second: that of their indexes)."""
-    sources = [_timed(name, tail, read, place) for place, (name, tail) in enumerate(tails)]
-    for _, _, line in heapq.merge(*sources, key=lambda item: item[:2]):
-        yield line
+class OneByOne:
+    """One log after the other."""
+
+    def __init__(self, tails: Sequence[tuple[str, Tail]]) -> None:
+        self._tails = tails
+
+    def past(self, read: Read) -> Iterator[Line]:
+        for name, tail in self._tails:
+            yield from (Line(name, text) for _, text in read(tail))
+
+    def added(self) -> Iterator[Line]:
+        return self.past(Tail.read)
+
+    def rest(self) -> Iterator[Line]:
+        return self.past(Tail.read_all)
 
 
-def follow(
-    tails: Sequence[tuple[str, Tail]], ended: Callable[[], bool], pause: Callable[[], None]
-) -> Iterator[Line | None]:
+class ByTime:
+    """All logs in the order in which their lines were written, as exactly as their indexes tell it.
+
+    A log without an index comes first. While they grow, lines wait for the next look at the logs: only then nothing
+    that was written before them can still be found.
+    """
+
+    def __init__(self, tails: Sequence[tuple[str, Tail]]) -> None:
+        self._logs = [(name, tail, TimeIndex(tail.path.with_suffix(".idx"))) for name, tail in tails]
+        self._held: list[_Timed] = []
+
+    def past(self, read: Read) -> Iterator[Line]:
+        return (line for _, line in self._sorted(read))
+
+    def added(self) -> Iterator[Line]:
+        before, new = self._held, list(self._sorted(Tail.read))
+        until = before[-1][0] if before else 0.0
+        self._held = [each for each in new if each[0] > until]
+        due = [each for each in new if each[0] <= until]
+        return (line for _, line in heapq.merge(before, due, key=itemgetter(0)))
+
+    def rest(self) -> Iterator[Line]:
+        return (line for _, line in heapq.merge(self._held, self._sorted(Tail.read_all), key=itemgetter(0)))
+
+    def _sorted(self, read: Read) -> Iterator[_Timed]:
+        return heapq.merge(*(_timed(name, tail, index, read) for name, tail, index in self._logs), key=itemgetter(0))
+
+
+def follow(reading: Reading, ended: Callable[[], bool], pause: Callable[[], None]) -> Iterator[Line | None]:
     """The lines that are added, until the run has ended and everything was read; None after each round."""
     while not ended():
         quiet = True
-        for line in backlog(tails, Tail.read):
+        for line in reading.added():
             quiet = False
             yield line
         yield None
         if quiet:
             pause()
-    yield from backlog(tails)
+    yield from reading.rest()
 
 
-def _timed(name: str, tail: Tail, read: Read, place: int) -> Iterator[tuple[float, int, Line]]:
-    index = TimeIndex(tail.path.with_suffix(".idx"))
+def _timed(name: str, tail: Tail, index: TimeIndex, read: Read) -> Iterator[_Timed]:
     for offset, text in read(tail):
-        yield index.time_at(offset), place, Line(name, text)
+        yield index.time_at(offset), Line(name, text)

@@ -9,11 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trtdist.errors import InputError
-from trtdist.rundir import RunDir, runs_root
+from trtdist.rundir import LATEST, RunDir, runs_root
 
-__all__ = ["LATEST", "find_run", "list_runs", "topology_name"]
-
-LATEST = "latest"
+__all__ = ["find_run", "list_runs", "topology_name"]
 
 _RUN_ID = re.compile(r"(?P<name>.+)-(?P<stamp>\d{8}-\d{6})-[0-9a-f]{4}")
 _SHOWN = 3
@@ -41,12 +39,14 @@ def find_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
     """The run that `selector` means.
 
     In this order: the folder of a run (anything with a slash), a run id, a topology's name (its newest run), the id of
-    a job of Slurm's (its newest run), the start of exactly one run id; nothing or `latest` is the newest run.
-    InputError names what could have been meant.
+    a job of Slurm's (its newest run), the start of exactly one run id, the folder of a run without a slash; nothing or
+    `latest` is the newest run. InputError names what could have been meant.
     """
     if selector and "/" in selector:
         return _folder(selector)
     runs = list_runs(environ)
+    if selector and not _meant(selector, runs) and RunDir(Path(selector)).plan.is_file():
+        return _folder(selector)
     if not runs:
         root = runs_root(environ)
         raise InputError(f"there is no run under {root}: start one with `trtdist up FILE --local`, or set TRTDIST_RUNS")
@@ -82,6 +82,17 @@ def _latest(environ: Mapping[str, str], runs: Sequence[RunDir]) -> RunDir:
     return next((run for run in runs if run.run_id == target), runs[0])
 
 
+def _meant(selector: str, runs: Sequence[RunDir]) -> bool:
+    """Whether a word may mean one of these runs."""
+    if selector == LATEST:
+        return bool(runs)
+    return any(run.run_id.startswith(selector) or selector in _jobs(run) for run in runs)
+
+
+def _jobs(run: RunDir) -> tuple[str, str]:
+    return _read(run.slurm_job), _read(run.borrowed_job)
+
+
 def _named(selector: str, runs: Sequence[RunDir]) -> RunDir:
     for run in runs:
         if run.run_id == selector:
@@ -90,7 +101,7 @@ def _named(selector: str, runs: Sequence[RunDir]) -> RunDir:
         if topology_name(run.run_id) == selector:
             return run
     for run in runs if selector.isdigit() else ():
-        if selector in (_read(run.slurm_job), _read(run.borrowed_job)):
+        if selector in _jobs(run):
             return run
     found = [run for run in runs if run.run_id.startswith(selector)]
     if len(found) == 1:

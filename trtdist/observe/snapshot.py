@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import time
@@ -9,6 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trtdist.errors import InputError
 from trtdist.events import EventReader, SupervisorStarted
@@ -31,7 +33,10 @@ _LINE_WIDTH = 500
 
 @dataclass(frozen=True)
 class Endpoints:
-    """Where a run is reached; None for what is not known yet or not there. Credentials are named by their files."""
+    """Where a run is reached; None for what is not known yet or not there. Credentials are named by their files.
+
+    `http_node` is the head node when it alone reaches the HTTP front end, None when others do as well.
+    """
 
     namespace: str
     component: str
@@ -43,6 +48,12 @@ class Endpoints:
     etcd_url: str | None
     http_url: str | None = None
     http_keys_file: str | None = None
+    http_node: str | None = None
+
+    @property
+    def http_elsewhere(self) -> bool:
+        """Whether the HTTP front end is reached on another machine alone."""
+        return self.http_node not in (None, socket.gethostname(), os.environ.get("SLURMD_NODENAME"))
 
     @property
     def instance_prefix(self) -> str:
@@ -162,6 +173,7 @@ def _endpoints_json(ends: Endpoints) -> dict[str, Any]:
             "instance_prefix": ends.instance_prefix,
             "url": ends.http_url,
             "keys_file": ends.http_keys_file,
+            "http_node": ends.http_node,
         },
         "nats": {
             "url": ends.nats_url,
@@ -202,7 +214,15 @@ def _endpoints(run: RunDir, plan: Plan) -> Endpoints:
         etcd_url=env.get("ETCD_ENDPOINTS") or None,
         http_url=env.get("TRTDIST_HTTP_URL") or None,
         http_keys_file=_if_there(run.secrets / "http.keys"),
+        http_node=_only_node(env.get("TRTDIST_HTTP_URL"), env.get("TRTDIST_NODES", "")),
     )
+
+
+def _only_node(url: str | None, nodes: str) -> str | None:
+    """The head node when it alone reaches the address."""
+    host = urlsplit(url or "").hostname
+    alone = host is not None and ipaddress.ip_address(host).is_loopback
+    return next(iter(nodes.split()), None) if alone else None
 
 
 def _if_there(path: Path) -> str | None:

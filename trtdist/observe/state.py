@@ -329,7 +329,8 @@ class _Reconciler:
 
     def _exit_state(self, task: TaskHistory) -> str:
         assert task.exit is not None
-        if task.start.step == "canary" and task.exit.code == 0:
+        # It ends with 0 also when it was stopped before it had passed.
+        if task.start.step == "canary" and task.exit.code == 0 and self.history.ready is not None:
             return "DONE"
         if self.first is not None and self.first.name == task.start.name:
             return "FAILED"

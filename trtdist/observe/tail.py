@@ -6,7 +6,7 @@ Following polls size and inode: on a shared file system no notification tells of
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 __all__ = ["MAX_LINE", "Tail", "TimeIndex", "offset_since", "tail_offset"]
@@ -15,7 +15,7 @@ __all__ = ["MAX_LINE", "Tail", "TimeIndex", "offset_since", "tail_offset"]
 MAX_LINE = 1 << 20
 
 # What was written within this time of an entry of the index has no entry of its own; the shim's pace.
-_INDEX_SECONDS = 1.0
+_INDEX_SECONDS = 0.02
 
 _CHUNK = 1 << 16
 
@@ -79,20 +79,31 @@ class TimeIndex:
     """When the bytes of a log were written, from the index that the shim keeps beside it.
 
     A line of the index is "<byte offset> <seconds since the epoch>": what lies from that offset on was written then or
-    later. Asked for growing offsets it reads the index once.
+    later. Asked for growing offsets it reads the index once, and what is added to it.
     """
 
     def __init__(self, path: Path) -> None:
-        self._entries = _index_entries(path)
+        self._tail = Tail(path)
+        self._entries: Iterator[tuple[int, float]] = iter(())
+        self._next: tuple[int, float] | None = None
         self._now = 0.0
-        self._next = next(self._entries, None)
 
     def time_at(self, offset: int) -> float:
         """The time of the byte at an offset, not smaller than that of the offset before; 0 when it is not known."""
-        while self._next is not None and self._next[0] <= offset:
+        while True:
+            self._next = self._next or self._following()
+            if self._next is None or self._next[0] > offset:
+                return self._now
             self._now = max(self._now, self._next[1])
-            self._next = next(self._entries, None)
-        return self._now
+            self._next = None
+
+    def _following(self) -> tuple[int, float] | None:
+        """The next entry, also of those that were added meanwhile."""
+        found = next(self._entries, None)
+        if found is None:
+            self._entries = _entries(text for _, text in self._tail.read())
+            found = next(self._entries, None)
+        return found
 
 
 def tail_offset(path: Path, count: int) -> int:
@@ -120,7 +131,7 @@ def _back(descriptor: int, size: int, count: int) -> int:
 
 
 def offset_since(log: Path, since: float) -> int:
-    """Where in a log the output of a time (seconds since the epoch) and later begins, to the second.
+    """Where in a log the output of a time (seconds since the epoch) and later begins.
 
     Without an index it is the start of the log, or its end when it was last written to before that time.
     """
@@ -140,12 +151,13 @@ def offset_since(log: Path, since: float) -> int:
 def _index_entries(path: Path) -> Iterator[tuple[int, float]]:
     try:
         with open(path, encoding="ascii", errors="replace") as file:
-            for line in file:
-                entry = _index_entry(line)
-                if entry is not None:
-                    yield entry
+            yield from _entries(file)
     except OSError:
         return
+
+
+def _entries(lines: Iterable[str]) -> Iterator[tuple[int, float]]:
+    return filter(None, map(_index_entry, lines))
 
 
 def _index_entry(line: str) -> tuple[int, float] | None:

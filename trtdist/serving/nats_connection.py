@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 import sys
 import time
@@ -53,6 +54,8 @@ async def connect(
     when the connection is given up for good, or closed. `tls` holds the trust and the client's certificate for a
     server that asks for them; the system's trust is used when it is None.
     """
+    # Of a connection that nats-py has changed over to TLS, asyncio complains whenever the server closes it.
+    logging.getLogger("asyncio").addFilter(_not_about_eof)
     watcher = _Watcher(report, lost)
     try:
         return await within(seconds, _open(url, user, password, name, watcher, tls))
@@ -91,6 +94,10 @@ async def connection(
         yield client
     finally:
         await disconnect(client)
+
+
+def _not_about_eof(record: logging.LogRecord) -> bool:
+    return "eof_received" not in str(record.msg)
 
 
 class _Watcher:

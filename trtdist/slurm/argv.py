@@ -15,6 +15,7 @@ __all__ = [
     "OUTER_TASK_PREFIXES",
     "JobOptions",
     "sacct_jobs",
+    "sacctmgr_account",
     "sacctmgr_accounts",
     "salloc",
     "sbatch",
@@ -189,6 +190,11 @@ def sacctmgr_accounts(user: str) -> list[str]:
     """Lists the accounts that a user may charge, for `parse.accounts`; it fails where there is no accounting."""
     options = ["--noheader", "--parsable2", "--readonly"]
     return ["sacctmgr", *options, "show", "user", user, "withassoc", "format=DefaultAccount,Account"]
+
+
+def sacctmgr_account(account: str) -> list[str]:
+    """Prints the name of an account that there is, and nothing for another; it fails where there is no accounting."""
+    return ["sacctmgr", "--noheader", "--parsable2", "--readonly", "show", "account", account, "format=Account"]
 
 
 def srun_help() -> list[str]:

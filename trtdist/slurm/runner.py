@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 
-from trtdist.errors import MissingError, SlurmDownError, SlurmError
+from trtdist.errors import MissingError, SlurmDownError, SlurmError, SlurmGoneError
 
 __all__ = ["Call", "ask", "run"]
 
@@ -23,6 +23,10 @@ _DOWN = re.compile(
     r"|unable to connect|slurm backup controller|failed to contact|communication connection failure|try again later",
     re.IGNORECASE,
 )
+# The same when it finds no configuration, or none that names a controller; the last line says it all.
+_UNCONFIGURED = re.compile(r"configuration source|cannot stat file|control machine address", re.IGNORECASE)
+# ESLURM_INVALID_JOB_ID, ESLURM_ALREADY_DONE and what is said of steps.
+_GONE = re.compile(r"invalid job id|already completing or completed|invalid job/step", re.IGNORECASE)
 # Users set these to have other columns; --format wins over them, but not all have an option.
 _TASTES = ("SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_")
 
@@ -66,11 +70,16 @@ class Call:
         code = self._process.returncode
         if code == 0:
             return text or words
-        if code < 0:
-            raise SlurmDownError(f"{self._program} did not answer in time: is Slurm's controller up?")
         lines = [_without_program(line.strip()) for line in words.splitlines() if line.strip()]
+        if _UNCONFIGURED.search(words):
+            remedy = "set SLURM_CONF to the configuration of the cluster, or run this on one of its login nodes"
+            raise SlurmError(f"Slurm is not configured here ({self._program}: {lines[-1]}): {remedy}")
+        if code < 0:
+            said = f" ({lines[-1]})" if lines else ""
+            raise SlurmDownError(f"{self._program} did not answer in time{said}: is Slurm's controller up?")
         message = "; ".join(lines) or f"exit code {code}, without a word"
-        kind = SlurmDownError if _DOWN.search(message) else SlurmError
+        gone = SlurmGoneError if _GONE.search(message) else SlurmError
+        kind = SlurmDownError if _DOWN.search(message) else gone
         raise kind(f"{self._program}: {message}")
 
     def _close(self) -> None:

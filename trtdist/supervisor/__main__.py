@@ -24,7 +24,7 @@ from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Launcher
 from trtdist.supervisor.local_head import LocalHead
 from trtdist.supervisor.local_launcher import LocalLauncher
-from trtdist.supervisor.remains import Remains, local_folder
+from trtdist.supervisor.remains import Remains, local_folder, supervisor_of
 from trtdist.supervisor.shell import STOP_SIGNALS, Supervisor, Tools
 from trtdist.supervisor.surroundings import Alone, Surroundings
 
@@ -44,6 +44,10 @@ def main(argv: Sequence[str], head_of: Callable[[RunDir], Head] = LocalHead) -> 
         os.kill(os.getpid(), signal.SIGTERM)
     lineage.adopt_orphans()
     run = RunDir(Path(os.path.abspath(given.run_dir)))
+    before = supervisor_of(run)
+    if before is not None:
+        print(f"trtdist: {_started_before(run, before)}", file=sys.stderr)
+        return 2
     journal = Journal(run.event_file("supervisor"))
     _introduce(journal, os.environ.get("SLURM_JOB_ID", "") if given.slurm else "")
     if run.verdict.exists():
@@ -59,6 +63,11 @@ def main(argv: Sequence[str], head_of: Callable[[RunDir], Head] = LocalHead) -> 
     finally:
         launcher.close()
         journal.close()
+
+
+def _started_before(run: RunDir, before: SupervisorStarted) -> str:
+    job = f"in job {before.slurm_job}" if before.slurm_job else f"on {before.host}"
+    return f"the run in {run.path} was started before, {job}, and is left alone: render another folder for another run"
 
 
 def _local(run: RunDir, given: argparse.Namespace) -> tuple[Launcher, Surroundings, Settings]:

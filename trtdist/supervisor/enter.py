@@ -1,9 +1,10 @@
 """`python -m trtdist.supervisor.enter --runtime R --image I [OPTION ...] -- PROGRAM [ARG ...]`: becomes PROGRAM in a
 container.
 
-Runs on the node, outside. Says what is missing there before anything starts; then hands the program exactly the
-variables of the run, of the step and of MPI (`CROSSING`), whatever the image and the site say about them. Ends as the
-program ends. TRTDIST_LOCAL_DIR names a folder of the node that is seen inside too. Standard library, Python 3.9.
+Runs on the node, outside. Says what is missing there before anything starts, also as an event: the refusal of the
+task that TRTDIST_ENTERS names. Then hands the program exactly the variables of the run, of the step and of MPI
+(`CROSSING`), whatever the image and the site say about them. Ends as the program ends. TRTDIST_LOCAL_DIR names a folder
+of the node that is seen inside too. Standard library, Python 3.9.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trtdist.containers import RUNTIMES, Caller, Container, ContainerRuntime, Mount, runtime
@@ -24,8 +26,10 @@ from trtdist.containers.base import is_path
 from trtdist.containers.image_formats import here, recognised
 from trtdist.containers.image_open import openers
 from trtdist.errors import InputError, MissingError, TrtdistError
+from trtdist.events import EventWriter, TaskRefused
 from trtdist.images import FILES, problems_of, read_record
 from trtdist.process import start_ticks
+from trtdist.rundir import RunDir
 from trtdist.supervisor import mount_points
 
 __all__ = ["CROSSING", "container_of", "enter", "main", "pmix_folders"]
@@ -134,7 +138,7 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
             problems.append(f"has no {mount.source} to mount: make it there, or take it out of container.mounts")
     if problems:
         node = environ.get("SLURMD_NODENAME") or socket.gethostname()
-        raise MissingError("; ".join(f"node {node} {problem}" for problem in problems))
+        raise MissingError(f"node {node} {'; it '.join(problems)}")
 
 
 def _driver_problems(container: Container) -> list[str]:
@@ -237,6 +241,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refuse(why: str, environ: Mapping[str, str]) -> None:
+    """Make the reason known as the cause of the run's end, since no shim of the task was started that could."""
+    run, step, name = (environ.get(key, "") for key in ("TRTDIST_RUN_DIR", "TRTDIST_STEP", "TRTDIST_ENTERS"))
+    if not (run and step and name):
+        return
+    with suppress(OSError):
+        events = EventWriter(RunDir(Path(run)).event_file(f"enter.{name}"))
+        events.write(TaskRefused(step, name, f"cannot enter its container: {why}"))
+        events.close()
+
+
 def main(arguments: Sequence[str]) -> int:
     """Become the program that the arguments name; returns an exit code when that is impossible."""
     given = _parser().parse_args(arguments)
@@ -244,6 +259,7 @@ def main(arguments: Sequence[str]) -> int:
         enter(given.runtime, container_of(given, os.environ, os.getuid()), given.program, os.environ)
     except TrtdistError as error:
         print(f"trtdist: {error}", file=sys.stderr)
+        _refuse(str(error), os.environ)
         return error.exit_code
     except OSError as error:
         print(f"trtdist: the container cannot be started: {error}", file=sys.stderr)

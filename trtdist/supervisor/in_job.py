@@ -24,6 +24,8 @@ __all__ = ["InJob", "why_ended"]
 _HURRY = 0.7
 _LOOK_EVERY = 30.0
 _CLEANING = 10.0
+# The folder above goes with the last run of this user.
+_REMOVE = 'rm -rf -- "$1" && { rmdir -- "${1%/*}" 2>/dev/null || :; }'
 _DOWN_STATES = ("down", "fail", "unk", "powering_down")
 
 
@@ -92,7 +94,7 @@ class InJob:
         if nodes < 2 or not script.is_file():
             return ()
         try:
-            await ask(["bash", str(script), "rm", "-rf", "--", str(folder)], _CLEANING)
+            await ask(["bash", str(script), "bash", "-c", _REMOVE, "bash", str(folder)], _CLEANING)
         except TrtdistError as error:
             self._say(str(error))
             return (f"{folder} on the nodes of job {self._job}",)

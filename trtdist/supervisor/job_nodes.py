@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from trtdist.supervisor import nodeprobe
 from trtdist.supervisor.facts import Node
 from trtdist.supervisor.greeter import Greeter
 
-__all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
+__all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of", "told"]
 
 # A controller that is restarted is awaited.
 _PATIENCE_S, _PROBE_S = 30.0, 120.0
@@ -65,25 +65,26 @@ def mpi_type() -> str:
 
 
 def look_at_nodes(
-    run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path, listener: socket.socket
+    run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path, listener: socket.socket | None
 ) -> list[Node]:
     """What was found of each node, in order; the node-local folder is made on each.
 
-    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET. `listener` is where the nodes must reach the head node.
-    TrtdistError names each node with what is wrong there.
+    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET. `listener` is where the nodes must reach the head node, None
+    when it has no address. TrtdistError tells each thing that is wrong once, with the nodes where it is.
     """
-    with Greeter(listener) as greeter:
-        asked = {
-            "interface": given.get("TRTDIST_INTERFACE", ""),
-            "subnet": given.get("TRTDIST_SUBNET", ""),
-            "peers": [nodes[0], *nodes[1:2]],
-            "local": str(local),
-            "run": str(run.path),
-            "head": listener.getsockname()[:2],
-            "nonce": greeter.nonce,
-        }
+    asked: dict[str, Any] = {
+        "interface": given.get("TRTDIST_INTERFACE", ""),
+        "subnet": given.get("TRTDIST_SUBNET", ""),
+        "peers": [nodes[0], *nodes[1:2]],
+        "local": str(local),
+        "run": str(run.path),
+    }
+    with ExitStack() as stack:
+        if listener is not None:
+            greeter = stack.enter_context(Greeter(listener))
+            asked.update(head=listener.getsockname()[:2], nonce=greeter.nonce)
         reports, said = _reports(run, nodes, asked)
-    problems = [problem for node in nodes for problem in problems_of(node, reports.get(node), said)]
+    problems = told({node: problems_of(reports.get(node), said) for node in nodes})
     if problems:
         raise TrtdistError("; ".join(problems))
     found = [Node(node, str(reports[node]["address"]), clock_ahead(reports[node])) for node in nodes]
@@ -120,14 +121,24 @@ def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tup
     return found, " ".join(done.stderr.split()) or f"srun ended with {done.returncode}"
 
 
-def problems_of(node: str, report: Mapping[str, Any] | None, said: str) -> list[str]:
-    """What is wrong with a node, as sentences, by its report (None without one) and by what srun `said`."""
+def problems_of(report: Mapping[str, Any] | None, said: str) -> list[str]:
+    """What is wrong with a node, by its report (None without one) and by what srun `said`: ends of a sentence that
+    begins with the node."""
     if report is None:
-        return [f"node {node} gave no answer ({said})"]
-    found = [f"node {node} {problem}" for problem in report["problems"]]
+        return [f"gave no answer ({said})"]
+    found = list(map(str, report["problems"]))
     if tuple(report.get("python", _OLDEST_PYTHON)) < _OLDEST_PYTHON:
-        found.append(f"node {node} has a Python older than 3.9 as {sys.executable}: start the run with a newer one")
+        found.append(f"has a Python older than 3.9 as {sys.executable}: start the run with a newer one")
     return found
+
+
+def told(problems: Mapping[str, Sequence[str]]) -> list[str]:
+    """A sentence for each thing that is wrong, with all nodes where it is; `problems` are those of each node."""
+    having: dict[str, list[str]] = {}
+    for node, found in problems.items():
+        for problem in found:
+            having.setdefault(problem, []).append(node)
+    return [f"{'node' if len(nodes) == 1 else 'each of'} {fold(nodes)} {problem}" for problem, nodes in having.items()]
 
 
 def clock_ahead(report: Mapping[str, Any]) -> float:

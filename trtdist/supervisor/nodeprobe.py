@@ -17,11 +17,11 @@ import struct
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 __all__ = ["Unusable", "choose", "interfaces", "look", "mounted", "private_folder", "reach"]
 
-_SIOCGIFADDR = 0x8915  # netdevice(7)
+_SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B  # netdevice(7)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _CONNECT_S, _VISIBLE_S, _LOOK_AGAIN_S = 5.0, 20.0, 0.2
 # Types of file systems that several machines share, as mountinfo names them; of those in user space only known ones.
@@ -39,22 +39,35 @@ class Unusable(Exception):
     """What this node cannot do; the message ends a sentence that begins with the node's name."""
 
 
+_Held = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
+
+
 def interfaces() -> list[tuple[str, str]]:
     """The interfaces of this node, each with its address: IPv4, then the IPv6 addresses that others can use."""
-    found = []
+    return [(name, str(held.ip)) for name, held in _held()]
+
+
+def _held() -> list[tuple[str, _Held]]:
+    """The same, each address with its network."""
+    found: list[tuple[str, _Held]] = []
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         for _, name in socket.if_nameindex():
+            wanted = struct.pack("256s", name[:15].encode())
             try:
-                answer = fcntl.ioctl(asked, _SIOCGIFADDR, struct.pack("256s", name[:15].encode()))
+                answers = [fcntl.ioctl(asked, number, wanted) for number in (_SIOCGIFADDR, _SIOCGIFNETMASK)]
             except OSError:
                 continue  # it has no IPv4 address
-            found.append((name, socket.inet_ntoa(answer[20:24])))
+            address, mask = (socket.inet_ntoa(answer[20:24]) for answer in answers)
+            found.append((name, ipaddress.IPv4Interface(f"{address}/{mask}")))
     try:
         lines = [line.split() for line in Path("/proc/net/if_inet6").read_text().splitlines()]
     except OSError:
         lines = []
-    six = [(words[5], ipaddress.IPv6Address(bytes.fromhex(words[0]))) for words in lines]
-    return found + [(name, str(address)) for name, address in six if not address.is_link_local]
+    for words in lines:
+        held = ipaddress.IPv6Interface((bytes.fromhex(words[0]), int(words[2], 16)))
+        if not held.ip.is_link_local:
+            found.append((words[5], held))
+    return found
 
 
 def choose(interface: str, subnet: str, peers: list[str]) -> tuple[str, str]:
@@ -67,23 +80,24 @@ def choose(interface: str, subnet: str, peers: list[str]) -> tuple[str, str]:
     if interface:
         named = [(name, address) for name, address in there if name == interface]
         if not named:
-            raise Unusable(f"has no address on network.interface {interface}; it has {_shown(there)}")
+            raise Unusable(f"has no address on network.interface {interface}; it has {_shown()}")
         return named[0]
     if subnet:
         network = ipaddress.ip_network(subnet, strict=False)
         inside = [(name, address) for name, address in there if ipaddress.ip_address(address) in network]
         if not inside:
-            raise Unusable(f"has no address in network.subnet {subnet}; it has {_shown(there)}")
+            raise Unusable(f"has no address in network.subnet {subnet}; it has {_shown()}")
         return inside[0]
     outward = [(name, address) for name, address in there if not ipaddress.ip_address(address).is_loopback]
     routed = {source for source in map(_source, peers) if source}
     for name, address in [each for each in outward if each[1] in routed] + outward:
         return name, address
-    raise Unusable(f"has no address that other nodes could reach; it has {_shown(there)}")
+    raise Unusable(f"has no address that other nodes could reach; it has {_shown()}")
 
 
-def _shown(there: list[tuple[str, str]]) -> str:
-    return ", ".join(f"{address} on {name}" for name, address in there) or "none at all"
+def _shown() -> str:
+    """What there is, in words that are the same on all nodes that are alike."""
+    return ", ".join(f"{held.network} on {name}" for name, held in _held()) or "none at all"
 
 
 def _source(peer: str) -> str:
@@ -104,6 +118,21 @@ def private_folder(path: str) -> None:
     Unusable or OSError when that is impossible, Unusable too when the folder is not on this machine's own disk: etcd
     loses its leader when a write takes long, and sockets do not work across machines.
     """
+    for again in (True, True, False):
+        try:
+            _private_folder(path)
+        except FileNotFoundError:
+            # Another run of this user ended at this moment and removed the folder above.
+            if again:
+                continue
+            raise
+        break
+    kind = mounted(os.path.realpath(path), Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
+    if kind in _SHARED:
+        raise Unusable(f"has its {path} on {kind}, which machines share: set TMPDIR to a folder on a disk of its own")
+
+
+def _private_folder(path: str) -> None:
     for folder in (os.path.dirname(path), path):
         os.makedirs(folder, mode=0o700, exist_ok=True)
         status = os.lstat(folder)
@@ -111,9 +140,6 @@ def private_folder(path: str) -> None:
             raise Unusable(f"has a {folder} that belongs to somebody else: remove it, or set TMPDIR to another folder")
         if status.st_mode & 0o077:
             os.chmod(folder, 0o700)
-    kind = mounted(os.path.realpath(path), Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace"))
-    if kind in _SHARED:
-        raise Unusable(f"has its {path} on {kind}, which machines share: set TMPDIR to a folder on a disk of its own")
 
 
 def mounted(path: str, mountinfo: str) -> str:
@@ -136,7 +162,7 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     (major and minor version), and `problems`, each the end of a sentence that begins with the node's name.
 
     `asked` has `interface`, `subnet` and `peers` for `choose`, `local` (the node-local folder), `run` (the run
-    directory), and of the head node `head` (address and port) and `nonce`, what it says there.
+    directory), and, if the head node is to be reached, its `head` (address and port) and `nonce`, what it says there.
     """
     node = os.environ.get("SLURMD_NODENAME", "")
     report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": []}
@@ -170,6 +196,8 @@ def _folders(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _head(asked: dict[str, Any]) -> dict[str, Any]:
     """Reach the head node, which says its nonce and its time; `asked` has what `_address` found as well."""
+    if "head" not in asked:
+        return {"skew": 0.0, "round_trip": 0.0}
     address, port = asked["head"]
     here = f" from {asked['address']} on {asked['interface']}" if "address" in asked else ""
     skew, round_trip = reach("the head node", address, port, asked["nonce"], here)

@@ -190,6 +190,8 @@ def _in_job(
     try:
         _, head = choose(given.get("TRTDIST_INTERFACE", ""), given.get("TRTDIST_SUBNET", ""), names[1:2])
     except Unusable as problem:
+        # What the head node lacks the others may lack as well, which is told at once.
+        look_at_nodes(run, names, given, local, None)
         raise TrtdistError(f"node {names[0]} {problem}") from None
     port = claims.claim(head, 1, _range(given))[0]
     family = socket.AF_INET6 if ":" in head else socket.AF_INET
@@ -206,11 +208,7 @@ def _in_job(
 
 def _make_folder(path: Path) -> None:
     try:
-        try:
-            private_folder(str(path))
-        except FileNotFoundError:
-            # Another run of this user ended at this moment and removed the folder above.
-            private_folder(str(path))
+        private_folder(str(path))
     except Unusable as problem:
         raise TrtdistError(f"this machine {problem}") from None
 

@@ -35,7 +35,7 @@ _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, sign
 _CHUNK = 1 << 16
 # After little output the pipe fills for a moment, so that a chatty program costs at most 50 wake-ups a second.
 _LITTLE, _REST_MS = 1 << 12, 20
-_INDEX_S = 1.0
+_INDEX_S = _REST_MS / 1000
 _LEFTOVERS_S, _PARENT_CHECK_MS = 2.0, 1000
 _SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\f": "\\f", "\b": "\\b"}
 
@@ -93,7 +93,7 @@ class _Complaint:
 
 
 class Log:
-    """The log of a task and its index: "<offset> <epoch seconds>" lines, at most one a second.
+    """The log of a task and its index: "<offset> <epoch seconds>" lines, at most 50 a second.
 
     What lies from that offset on was written then or later. Output that cannot be written is dropped, and a line in
     the log says how much is missing as soon as it can be written again.
@@ -210,6 +210,10 @@ class NodeFolder:
         import shutil  # which would take a quarter of the time until the program starts
 
         shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            os.rmdir(os.path.dirname(self._folder))
+        except OSError:
+            return  # another run of this user is there
 
 
 class Shim:

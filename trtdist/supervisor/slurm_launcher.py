@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from trtdist.errors import SlurmDownError, TrtdistError
+from trtdist.errors import SlurmDownError, SlurmGoneError, TrtdistError
 from trtdist.events import TaskStarted
 from trtdist.plan import Step
 from trtdist.process import ProcessId
@@ -156,8 +156,10 @@ class SlurmLauncher:
             self._not_before = time.monotonic() + _RETRY
             for name in sending.steps:
                 self._steps[name].wanted = self._steps[name].wanted or sending.number
+        except SlurmGoneError:
+            pass  # the step has just ended
         except TrtdistError as error:
-            self._say(f"{error} (which most often means that the step has just ended)")
+            self._say(str(error))
         else:
             if sending.number == 0:
                 self._learn(parse.steps(said), sending.steps)

@@ -62,7 +62,8 @@ def _first(run: RunDir, plan: Plan | None, death: Death) -> dict[str, Any]:
 
 def _last_words(run: RunDir, plan: Plan | None, death: Death) -> list[str]:
     """The end of its log, or, when it never got to write one, of what its launch line printed."""
-    return tail(run.log(log_name(plan, death))) or tail(run.log(f"launch.{death.step}"))
+    # What every rank of a node says there is told once.
+    return tail(run.log(log_name(plan, death))) or list(dict.fromkeys(tail(run.log(f"launch.{death.step}"))))
 
 
 def tail(path: Path, lines: int = LAST_LINES) -> list[str]:

@@ -39,7 +39,7 @@ fi
 # The container runtime reads these of container.env before anything runs inside.
 export NVIDIA_DRIVER_CAPABILITIES=all
 
-export TRTDIST_STEP=workers
+export TRTDIST_STEP=workers TRTDIST_ENTERS=workers
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 

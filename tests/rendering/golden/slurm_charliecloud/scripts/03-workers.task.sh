@@ -72,7 +72,7 @@ if [[ ${SLURMD_NODENAME:-} != "${TRTDIST_PLACES[$6]}" ]]; then
     refuse "$1.$2" "is task $TRTDIST_TASK and belongs on ${TRTDIST_PLACES[$6]}, but runs on ${SLURMD_NODENAME:-no node}"
 fi
 
-export TRTDIST_STEP=workers
+export TRTDIST_STEP=workers TRTDIST_ENTERS=$1.$2
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 

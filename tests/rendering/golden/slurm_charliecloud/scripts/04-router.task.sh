@@ -29,7 +29,7 @@ set -a
 . "$TRTDIST_FOUND"
 set +a
 
-export TRTDIST_STEP=router
+export TRTDIST_STEP=router TRTDIST_ENTERS=router
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
