@@ -65,7 +65,7 @@ START_S = 60.0
 # Processes of the front end, by the name of the way.
 FRONTS = {"http": 1, "http-2": 2, "http-4": 4}
 PACE_MS, PACED_STREAMS = 5.7, 64
-SERVERS, CLIENTS, MANY_STREAMS = 4, 4, 256
+SERVERS, CLIENTS, MANY_STREAMS = 6, 4, 256
 WINDOW_S = 4.0
 # Else Dynamo's mocker ends answers early.
 IGNORE_EOS = {"ignore_eos": True}
