@@ -17,7 +17,7 @@ bare-http     an asyncio server that streams bytes made before: the limit of the
 dynamo        NVIDIA Dynamo's front end and mocker from its wheels, as shipped
 dynamo-nodelay  the same with TCP_NODELAY set by a preloaded shim
 
-For http and http-2 there is more: an engine that gives each of 64 streams a token every 5.7 ms, and the time of each
+For those over HTTP there is more: an engine that gives each of 64 streams a token every 5.7 ms, and the time of each
 chunk from it to the client; and, with four servers and four processes of clients, what two processes of the front end
 do that one does not. `--json` also writes everything to a file, `--plots` as SVG files.
 """
@@ -63,10 +63,12 @@ LENGTHS = {16: 800, 256: 200, 2048: 40}
 LONG = ("nats", "relay", "raw-nats")
 START_S = 60.0
 # Processes of the front end, by the name of the way.
-FRONTS = {"http": 1, "http-2": 2}
+FRONTS = {"http": 1, "http-2": 2, "http-4": 4}
 PACE_MS, PACED_STREAMS = 5.7, 64
-SERVERS, CLIENTS, MANY_STREAMS = 4, 4, 256
+SERVERS, CLIENTS, MANY_STREAMS = 6, 4, 256
 WINDOW_S = 4.0
+# Else Dynamo's mocker ends answers early.
+IGNORE_EOS = {"ignore_eos": True}
 
 Opening = Callable[[], contextlib.AbstractAsyncContextManager[Target]]
 
@@ -106,8 +108,8 @@ def ways(stack: contextlib.ExitStack, at: Services, options: argparse.Namespace)
     bare = start("bare", python("benchmarks.plane.bare_http", str(port)))
     yield Way("bare-http", lambda: _http(f"http://127.0.0.1:{port}/v1", "tiny"), {"front": bare})
     if not options.no_dynamo:
-        for name, found in dynamo.start(stack, Path(options.dynamo_env), at.folder).items():
-            yield Way(name, lambda url=found.url: _http(url, dynamo.MODEL, ignore_eos=True), found.programs)  # type: ignore[misc]
+        for name, found in dynamo.start(stack, Path(options.dynamo_env), at.folder / "dynamo").items():
+            yield Way(name, lambda url=found.url: _http(url, dynamo.MODEL, **IGNORE_EOS), found.programs)  # type: ignore[misc]
 
 
 def _by_role(front: Deployed) -> dict[str, Program]:
@@ -170,17 +172,22 @@ async def one(way: Way, concurrency: int, count: int, output_tokens: int) -> dic
 
 
 @contextlib.contextmanager
-def fronts(at: Services, kind: str, names: list[str]) -> Iterator[dict[str, Deployed]]:
+def fronts(at: Services, kind: str, names: list[str], dynamo_env: Path) -> Iterator[dict[str, Deployed]]:
     """The deployments of a part that is only about front ends, while in `with`."""
     with contextlib.ExitStack() as stack:
-        paced, servers = (str(PACE_MS), 1) if kind == "paced" else (TURN, SERVERS)
-        yield {name: deploy(stack, at, f"{name}-{kind}", paced, FRONTS[name], servers) for name in names}
+        paced, servers, speed = (str(PACE_MS), 1, 1) if kind == "paced" else (TURN, SERVERS, 1000000)
+        ours = [name for name in names if name in FRONTS]
+        there = {name: deploy(stack, at, f"{name}-{kind}", paced, FRONTS[name], servers) for name in ours}
+        if len(ours) < len(names):
+            for name, found in dynamo.start(stack, dynamo_env, at.folder / f"dynamo-{kind}", speed).items():
+                there[name] = Deployed(found.url, dynamo.MODEL, found.port, found.programs, IGNORE_EOS)
+        yield {name: there[name] for name in names}
 
 
 async def measure_fronts(kind: str, found: dict[str, Deployed], rounds: int, share: float) -> list[dict[str, Any]]:
     """Medians over the rounds of what a window of time shows, by way."""
     for name, to in found.items():
-        await ready(Way(name, lambda to=to: _http(to.url, to.model), to.programs))  # type: ignore[misc]
+        await ready(Way(name, lambda to=to: _http(to.url, to.model, **to.extra), to.programs))  # type: ignore[misc]
     clients, streams, spread = (
         (1, PACED_STREAMS, PACE_MS * 64 / 1000) if kind == "paced" else (CLIENTS, MANY_STREAMS, 0.2)
     )
@@ -255,9 +262,10 @@ def main() -> None:
         with contextlib.ExitStack() as started:
             found = [way for way in ways(started, at, options) if not options.ways or way.name in options.ways]
             measured = asyncio.run(measure_all(found, options.rounds, options.share))
-        names = [name for name in FRONTS if not options.ways or name in options.ways]
+        peers = [] if options.no_dynamo else ["dynamo", "dynamo-nodelay"]
+        names = [name for name in [*FRONTS, *peers] if not options.ways or name in options.ways]
         for kind in ("paced", "many") if names else ():
-            with fronts(at, kind, names) as there:
+            with fronts(at, kind, names, Path(options.dynamo_env)) as there:
                 measured[kind] = asyncio.run(measure_fronts(kind, there, options.rounds, options.share))
     figures.show(measured)
     if options.json:

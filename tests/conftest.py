@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.cluster import Cluster, cluster_or_skip, locked, running, shared_folder
 
@@ -15,7 +15,7 @@ from tests.cluster import Cluster, cluster_or_skip, locked, running, shared_fold
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine may take its time over an example.
-settings.register_profile("trtdist", deadline=None)
+settings.register_profile("trtdist", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("trtdist")
 
 

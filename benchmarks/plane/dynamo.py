@@ -77,6 +77,7 @@ class Found:
     """A running Dynamo: where it is asked, and its programs."""
 
     url: str
+    port: int
     programs: dict[str, Program]
 
 
@@ -99,15 +100,16 @@ def prepare(environment: Path) -> str:
     return "" if _imports(environment) else f"{WHEELS[0]} cannot be imported in {environment}"
 
 
-def start(stack: contextlib.ExitStack, environment: Path, folder: Path) -> dict[str, Found]:
-    """Start it twice, as shipped and with the shim; by the name of the way."""
+def start(stack: contextlib.ExitStack, environment: Path, folder: Path, speed: int = 1000000) -> dict[str, Found]:
+    """Start it twice, as shipped and with the shim; by the name of the way. `speed` 1 is the mocker's own pace."""
+    folder.mkdir()
     model = _model(environment, folder)
     shim = folder / "nodelay.so"
     source = folder / "nodelay.c"
     source.write_text(SHIM)
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(shim), str(source), "-ldl"], check=True)
-    plain = _start(stack, environment, model, folder / "dynamo", {})
-    shimmed = _start(stack, environment, model, folder / "dynamo-nodelay", {"LD_PRELOAD": str(shim)})
+    plain = _start(stack, environment, model, folder / "dynamo", speed, {})
+    shimmed = _start(stack, environment, model, folder / "dynamo-nodelay", speed, {"LD_PRELOAD": str(shim)})
     return {"dynamo": plain, "dynamo-nodelay": shimmed}
 
 
@@ -127,7 +129,7 @@ def _model(environment: Path, folder: Path) -> Path:
 
 
 def _start(
-    stack: contextlib.ExitStack, environment: Path, model: Path, folder: Path, front_environ: dict[str, str]
+    stack: contextlib.ExitStack, environment: Path, model: Path, folder: Path, speed: int, front_environ: dict[str, str]
 ) -> Found:
     folder.mkdir()
     python = str(environment / "bin" / "python")
@@ -143,7 +145,7 @@ def _start(
     }
     (port,) = free_ports(1)
     mocker = [python, "-m", "dynamo.mocker", "--model-path", str(model), "--model-name", MODEL]
-    mocker += ["--speedup-ratio", "1000000"]
+    mocker += ["--speedup-ratio", str(speed)]
     front = [python, "-m", "dynamo.frontend", "--http-host", "127.0.0.1", "--http-port", str(port)]
     front += ["--router-mode", "round-robin"]
     programs = {
@@ -152,4 +154,4 @@ def _start(
     }
     for program in programs.values():
         stack.callback(program.stop)
-    return Found(f"http://127.0.0.1:{port}/v1", programs)
+    return Found(f"http://127.0.0.1:{port}/v1", port, programs)

@@ -7,8 +7,8 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,16 @@ START_S = 2.0
 
 @dataclass(frozen=True)
 class Deployed:
-    """A running deployment with its front end: where it is asked, and its programs by what they do."""
+    """A running deployment with its front end: where it is asked, and its programs by what they do.
+
+    `extra` is what bodies must have beside what any front end is asked.
+    """
 
     url: str
     model: str
     port: int
     programs: dict[str, Program]
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 def deploy(
@@ -59,6 +63,7 @@ async def window(to: Deployed, clients: int, streams: int, seconds: float, sprea
     begin = time.perf_counter() + START_S + WARM_UP_S
     argv = ["benchmarks.plane.http_load", to.url, to.model, "--streams", str(streams // clients)]
     argv += ["--begin", str(begin), "--end", str(begin + seconds), "--spread", str(spread)]
+    argv += ["--extra", json.dumps(dict(to.extra))]
     running = [await _client(python(*argv)) for _ in range(clients)]
     await asyncio.sleep(begin - time.perf_counter())
     before = {role: program.cpu_seconds() for role, program in to.programs.items()}
@@ -84,7 +89,7 @@ async def window(to: Deployed, clients: int, streams: int, seconds: float, sprea
         "front_cores": used["front"] / seconds,
         "front_mb": to.programs["front"].resident_mb(),
         "worker_us_per_chunk": 1e6 * workers / pieces,
-        "router_us_per_request": 1e6 * used["router"] / requests,
+        "router_us_per_request": 1e6 * used.get("router", 0.0) / requests,
         "smaller_share": min(split) / max(1, sum(split)),
     }
 

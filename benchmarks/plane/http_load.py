@@ -43,6 +43,7 @@ class _Load:
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": 0,
+            **options.extra,
         }
         self.pieces = self.requests = 0
         self.ttft: list[float] = []
@@ -97,6 +98,7 @@ def _options() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=kind, default=default)
     for name in ("begin", "end", "spread"):
         parser.add_argument(f"--{name}", type=float, default=0.0)
+    parser.add_argument("--extra", type=json.loads, default={}, help="more fields of the bodies, as JSON")
     return parser.parse_args()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -116,6 +117,49 @@ def test_routers_and_servers_take_turns(play: Play) -> None:
         assert [len(router.calls) for router in routers] == [2, 2]
         assert [len(worker.calls) for worker in workers] == [6, 2]
         assert workers[0].calls[-1].token_ids == (1, 2) and workers[0].calls[-1].notify == ""
+
+    play(scene)
+
+
+def test_the_next_route_is_asked_for_early_from_the_second_request_on(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        workers = [await stage.worker(f"srv.{number}", five) for number in range(2)]
+        turns = itertools.count()
+
+        def decide(call: RouteCall) -> Route:
+            chosen = workers[next(turns) % 2].instance
+            return Route(call.request_id, call.attempt, None, chosen, "", early=True)
+
+        router = await stage.router(decide)
+        for asked in (1, 3, 4, 5):
+            await collect(stage.requester, Ask(greedy(), "hello"))
+            await until(lambda asked=asked: len(router.calls) == asked and not stage.requester._inbox.attempts)
+        assert [call.early for call in router.calls] == [False, False, True, True, True]
+        assert [len(worker.calls) for worker in workers] == [2, 2]
+        await collect(stage.requester, Ask(greedy(), "hello", generation="srv.0"))
+        assert router.calls[-1].generation == "srv.0"
+
+    play(scene)
+
+
+def test_an_early_route_to_a_server_that_has_gone_is_not_used(play: Play) -> None:
+    async def scene(stage: Stage) -> None:
+        workers = [await stage.worker(f"srv.{number}", five) for number in range(2)]
+        chosen = workers[0]
+
+        def decide(call: RouteCall) -> Route:
+            return Route(call.request_id, call.attempt, None, chosen.instance, "", early=True)
+
+        router = await stage.router(decide)
+        for asked in (1, 3):
+            await collect(stage.requester, Ask(greedy(), "hello"))
+            await until(lambda asked=asked: len(router.calls) == asked and not stage.requester._inbox.attempts)
+        chosen = workers[1]
+        await workers[0].registration.withdraw()
+        await until(lambda: workers[0].instance not in stage.requester.snapshot.instances)
+        assert len(await collect(stage.requester, Ask(greedy(), "hello"))) == 5
+        assert len(workers[1].calls) == 1
+        assert [call.early for call in router.calls[:4]] == [False, False, True, False]
 
     play(scene)
 

@@ -93,6 +93,24 @@ def test_short_prompts_go_to_a_generation_server_at_once() -> None:
     assert isinstance(refused, Failure) and "no generation server" in refused.message
 
 
+@pytest.mark.parametrize(
+    ("policy", "direct_below", "early"),
+    [("round_robin", 0, True), ("round_robin", 100, False), ("least_loaded", 0, False), ("kv_prefix", 0, False)],
+)
+def test_a_route_may_be_asked_for_early_where_the_request_does_not_matter(
+    policy: str, direct_below: int, early: bool
+) -> None:
+    routes = Desk(["context", "generation"], policy_named(policy), "n", direct_below=direct_below)
+    route = routes.decide(RouteCall("r", tokens=200), SPLIT, 0.0)
+    assert isinstance(route, Route) and route.early is early
+
+
+def test_early_routes_take_their_turns() -> None:
+    routes = desk()
+    chosen = [decided(routes.decide(RouteCall("r", early=bool(turn % 2)), SPLIT, 0.0))[0] for turn in range(6)]
+    assert chosen == ["ctx.0", "ctx.1", "ctx.2"] * 2
+
+
 def test_policy_that_is_not_there() -> None:
     with pytest.raises(InputError, match="best is not there: use round_robin or least_loaded or kv_prefix"):
         policy_named("best")

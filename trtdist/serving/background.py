@@ -7,6 +7,8 @@ import traceback
 from collections.abc import Coroutine
 from typing import Any
 
+from trtdist.serving.waiting import end_task
+
 __all__ = ["Background"]
 
 
@@ -30,6 +32,11 @@ class Background:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         return not self._tasks
+
+    async def end(self) -> None:
+        """Cancel all, and wait until they have ended."""
+        for task in tuple(self._tasks):
+            await end_task(task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -1,7 +1,8 @@
-"""nats-py's client with a short way for what comes most often: from the socket to its taker without a queue or task."""
+"""nats-py's client with a short way for what comes and goes most often: no queue or task between it and the socket."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -16,6 +17,9 @@ __all__ = ["DirectClient", "Taker"]
 # Gets the subject, the data, and what NATS itself says: `503` when nobody listens, else "".
 Taker = Callable[[str, bytes, str], None]
 
+# While the socket has not taken as much, nats-py's flusher sends, which waits for it.
+_UNSENT = 64 * 1024
+
 # Before a message without reply and headers, as the NATS server writes it.
 _LINE = re.compile(rb"MSG (\S+) ([0-9]+) ([0-9]+)")
 # The messages of a stream differ little in size, so that most lines have come before.
@@ -23,10 +27,12 @@ _LINES = 8192
 
 
 class DirectClient(Client):
-    """A client whose `subscribe_directly` costs a fifth per message of what `subscribe` does.
+    """A client whose `subscribe_directly` costs a fifth per message of what `subscribe` does, and whose `publish` sends
+    sooner.
 
-    It replaces nats-py's parser and overrides a method, which are not part of nats-py's interface. With a version that
-    does not use them, messages come through the subscription, as they do for messages with headers.
+    It replaces nats-py's parser, overrides a method and writes to its transport, which are not part of nats-py's
+    interface. With a version that does not use them, messages come through the subscription, as they do for messages
+    with headers.
     """
 
     def __init__(self) -> None:
@@ -34,6 +40,26 @@ class DirectClient(Client):
         self._ps = _Parser(self)
         self._takers: dict[int, Taker] = {}
         self._after_read: Callable[[], None] = lambda: None
+        self._same_turn = False
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """As nats-py's; the first message in a turn of the event loop goes out at once, others together after it."""
+        socket = self._free_socket()
+        if socket is None or headers or len(payload) > self._max_payload or not _plain(subject, reply):
+            await super().publish(subject, payload, reply, headers)
+            return
+        self.stats["out_msgs"] += 1
+        self.stats["out_bytes"] += len(payload)
+        command = b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(payload), payload)
+        if not self._same_turn:
+            self._same_turn = True
+            asyncio.get_running_loop().call_soon(self._turn_ends)
+            if not self._pending:
+                socket.write(command)
+                return
+        await self._send_command(command)
 
     async def subscribe_directly(self, subject: str, taker: Taker, after_read: Callable[[], None]) -> None:
         """Have `taker` called for each message, in order, and `after_read` once all that came with it were taken.
@@ -48,6 +74,25 @@ class DirectClient(Client):
         subscription = await self.subscribe(subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=0)
         self._takers[subscription._id] = taker
         self._after_read = after_read
+
+    def _free_socket(self) -> asyncio.WriteTransport | None:
+        """What can be written to without waiting, None when nothing can or nats-py has to say why."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is None or not self.is_connected or self.is_draining_pubs:
+            return None
+        socket: asyncio.WriteTransport = writer.transport
+        return None if socket.is_closing() or socket.get_write_buffer_size() > _UNSENT else socket
+
+    def _turn_ends(self) -> None:
+        self._same_turn = False
+        if not self._pending:
+            return
+        socket = self._free_socket()
+        if socket is not None:
+            pending, self._pending, self._pending_data_size = self._pending, [], 0
+            socket.writelines(pending)
+        elif self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
         taker = None if headers else self._takers.get(sid)
@@ -92,6 +137,12 @@ class _Parser(Parser):
         if at:
             self.nc._after_read()
         return data[at:]
+
+
+def _plain(subject: str, reply: str) -> bool:
+    """Whether they are nothing but subjects: no space or line break, which would end them."""
+    both = subject + reply
+    return bool(subject) and both.isprintable() and " " not in both
 
 
 @lru_cache(_LINES)

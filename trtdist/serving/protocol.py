@@ -101,6 +101,7 @@ class RouteCall:
 
     `context` and `generation` pin servers by their names in the plan, "" leaves the choice to the policy. `tokens` and
     `blocks` tell of the prompt as `policies.prompt_of` does. Requests of one `session` are to be read by one server.
+    `early` asks for the route of a request that is still to come, as a Route says that one may.
     """
 
     request_id: str
@@ -111,28 +112,35 @@ class RouteCall:
     tokens: int = 0
     blocks: tuple[int, ...] = ()
     session: str = ""
+    early: bool = False
 
     def encode(self) -> bytes:
         """The message."""
         body = {"request_id": self.request_id, "exclude": list(self.exclude), "session": self.session}
+        body["early"] = self.early
         prompt = {"tokens": self.tokens, "blocks": list(self.blocks)}
         return encode({**_head(self.attempt), **body, **prompt, "context": self.context, "generation": self.generation})
 
 
 @dataclass(frozen=True)
 class Route:
-    """Who serves an attempt; `context` is None when one server does both. `notify` takes the workers' notices."""
+    """Who serves an attempt; `context` is None when one server does both. `notify` takes the workers' notices.
+
+    `early` says that the choice looks at neither the prompt nor the load, so that one may ask before a request comes.
+    """
 
     request_id: str
     attempt: int
     context: Instance | None
     generation: Instance
     notify: str
+    early: bool = False
 
     def encode(self) -> bytes:
         """The message."""
         servers = {"context": _instance(self.context), "generation": _instance(self.generation)}
-        return encode({**_head(self.attempt), "request_id": self.request_id, **servers, "notify": self.notify})
+        about = {"notify": self.notify, "early": self.early}
+        return encode({**_head(self.attempt), "request_id": self.request_id, **servers, **about})
 
 
 @dataclass(frozen=True)
@@ -320,6 +328,7 @@ def decode_route_call(data: bytes) -> RouteCall:
         tokens=fields.integer("tokens", 0),
         blocks=fields.integers("blocks", MAX_BLOCKS),
         session=fields.text("session", "", most=MAX_ID),
+        early=fields.flag("early"),
     )
 
 
@@ -348,6 +357,7 @@ def decode_route(data: bytes) -> Route | Failure:
         context=_read_instance(fields, "context"),
         generation=generation,
         notify=fields.text("notify", "", most=MAX_SUBJECT),
+        early=fields.flag("early"),
     )
 
 

@@ -17,12 +17,13 @@ from typing import Any
 from trtdist.engines.base import Sampling
 from trtdist.serving.attempt import TICK_S, WINDOW, AtOnce, Attempt, ElsewhereError, RequestError
 from trtdist.serving.discovery import Change, Instance, Snapshot, Watcher
+from trtdist.serving.early_route import EarlyRoute
 from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
 from trtdist.serving.front_door import FrontDoor, component_name
 from trtdist.serving.inbox import Inbox
 from trtdist.serving.nats_connection import connect, disconnect
 from trtdist.serving.policies import prompt_of
-from trtdist.serving.protocol import Cancel, Chunk, Credit, GenerateCall, RouteCall
+from trtdist.serving.protocol import Cancel, Chunk, Credit, GenerateCall, Route, RouteCall
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import MONOLITHIC, instance_prefix
 from trtdist.serving.waiting import end_task
@@ -74,6 +75,7 @@ class Requester:
         self._watcher = watcher
         self._etcd = etcd
         self._door = FrontDoor(namespace)
+        self._early = EarlyRoute(inbox)
         self._closed = ""
         self._ended = asyncio.Event()
         self._doubted: tuple[Instance, ...] = ()
@@ -161,14 +163,7 @@ class Requester:
             pinned = ask.generation or ask.context
             attempt.call(None, self._door.choose(ask.component, pinned, exclude, snapshot))
         else:
-            router = self._door.choose(ask.component, "", exclude, snapshot)
-            attempt.ask(router)
-            pins = (tuple(exclude), ask.context, ask.generation)
-            prompt = prompt_of(ask.prompt, ask.token_ids)
-            about = (prompt.tokens, prompt.blocks, ask.session)
-            asked = RouteCall(attempt.request_id, attempt.number, *pins, *about)
-            await self._inbox.send(router.subject, asked.encode(), f"{inbox}.route")
-            route = await attempt.route()
+            route = await self._route(ask, attempt, inbox, exclude)
             attempt.call(route.context, route.generation)
             notify = route.notify
         called, last = attempt.servers[0], attempt.servers[-1]
@@ -185,6 +180,23 @@ class Requester:
             notify=notify,
         )
         await self._inbox.send(called.subject, call.encode(), f"{inbox}.accept")
+
+    async def _route(self, ask: Ask, attempt: Attempt, inbox: str, exclude: list[str]) -> Route:
+        """Who shall serve: as was asked for early, where nothing about this request matters, or as the router says."""
+        router = self._door.choose(ask.component, "", exclude, self._watcher.snapshot)
+        anyone = not (exclude or ask.context or ask.generation or ask.session)
+        route = self._early.take(self._watcher.snapshot) if anyone else None
+        if route is None:
+            attempt.ask(router)
+            pins = (tuple(exclude), ask.context, ask.generation)
+            prompt = prompt_of(ask.prompt, ask.token_ids)
+            about = (prompt.tokens, prompt.blocks, ask.session)
+            asked = RouteCall(attempt.request_id, attempt.number, *pins, *about)
+            await self._inbox.send(router.subject, asked.encode(), f"{inbox}.route")
+            route = await attempt.route()
+        if anyone:
+            self._early.used(route, router)
+        return route
 
     @contextlib.asynccontextmanager
     async def _receiving(self, attempt: Attempt, ask: Ask, deadline: float) -> AsyncIterator[str]:
@@ -222,6 +234,7 @@ class Requester:
         finally:
             for task in (ticker, *self._checks):
                 await end_task(task)
+            await self._early.close()
             for attempt in self._inbox.attempts:
                 await self._cancel(attempt)
             self._close("the requester was closed")

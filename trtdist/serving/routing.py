@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from trtdist.serving.discovery import Change, Instance, Snapshot
 from trtdist.serving.held import HeldBook
 from trtdist.serving.loads import LoadBook, Recent
-from trtdist.serving.policies import BLOCK_TOKENS, Policy, Prompt, View, held_tokens, sticky
+from trtdist.serving.policies import BLOCK_TOKENS, Policy, Prompt, View, held_tokens, round_robin, sticky
 from trtdist.serving.protocol import Failure, Held, Notice, Route, RouteCall
 from trtdist.serving.slug import component_of_role
 
@@ -33,6 +33,7 @@ class Desk:
         self._direct_below = direct_below
         self._roles = tuple(roles)
         self._policy = policy
+        self._early = policy is round_robin and not direct_below
         self._notify = notify
         self._turns = dict.fromkeys(roles, 0)
         self._book = LoadBook()
@@ -53,12 +54,13 @@ class Desk:
                 return Failure("unavailable", _missing(role, pins[role], call, snapshot), call.attempt)
             reads = direct or role != "generation"
             found[role] = self._choose(role, candidates, call if reads else RouteCall(call.request_id), now)
-        for instance, tokens in found.values():
+        # The request that uses an early route has another name, and its servers tell of it.
+        for instance, tokens in () if call.early else found.values():
             self._book.chosen(instance.lease_hex, call.request_id, call.attempt, now, tokens)
             self._recent.add(instance.lease_hex, tokens)
         generation, _ = found.get("generation") or found["monolithic"]
         context, _ = found.get("context", (None, 0))
-        return Route(call.request_id, call.attempt, context, generation, self._notify)
+        return Route(call.request_id, call.attempt, context, generation, self._notify, self._early)
 
     def note(self, notice: Notice, now: float) -> None:
         """Take down what a worker tells."""

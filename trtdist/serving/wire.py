@@ -77,6 +77,13 @@ class Fields:
             raise ProtocolError(f"{name} must be a number from {least:,.15g} to {most:,.15g}")
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """True or false; false when it is not there."""
+        value = self._raw.get(name, False)
+        if not isinstance(value, bool):
+            raise ProtocolError(f"{name} must be true or false")
+        return value
+
     def texts(self, name: str, most: int, longest: int = MAX_TEXT) -> tuple[str, ...]:
         """A list of at most `most` texts; empty when it is not there."""
         value = self._raw.get(name, [])
