@@ -105,13 +105,20 @@ def test_a_follower_that_is_killed_while_it_serves(gpus: Workplace) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    ("rank", "kind", "told"),
-    [("gen.1.0", "hang", "gen.1 got as far as 'process'"), ("gen.0.0", "silent", "gen.0 got as far as 'answering'")],
+    ("rank", "kind", "behind", "told"),
+    [
+        ("gen.1.0", "hang", "gen.1.0", "; behind is gen.1.0, whose log ends with 'Rank 0"),
+        ("ctx.0.1", "hang", "ctx.0.1", "; behind is ctx.0.1, whose log ends with 'Rank 1"),
+        ("gen.0.0", "silent", "gen.0", "gen.0 got as far as 'answering'; a prompt through ctx.0 and gen.0 failed: "),
+        ("ctx.0.0", "silent", "ctx.0", "; ctx.0, where it was then, had not answered a token of it; behind is ctx.0, "),
+    ],
 )
-def test_an_engine_that_never_comes(gpus: Workplace, rank: str, kind: str, told: str) -> None:
+def test_an_engine_that_never_comes(gpus: Workplace, rank: str, kind: str, behind: str, told: str) -> None:
+    """Its server or its rank is named, whoever else waits for it; of a silent one by the canary that it had."""
     faulty(gpus, rank, kind)
-    verdict = fails(gpus, DISAGGREGATED, "--ready-timeout", 20, code=3)
-    assert verdict["state"] == "TIMEOUT" and told in verdict["reason"]
+    verdict = fails(gpus, DISAGGREGATED, "--ready-timeout", 25, "--set", "canary.timeout=3", code=3)
+    assert verdict["state"] == "TIMEOUT" and verdict["first"]["name"] == behind
+    assert told in verdict["reason"]
 
 
 @pytest.mark.long

@@ -16,6 +16,7 @@ from typing import Any
 
 from trtdist.errors import TrtdistError
 from trtdist.events import (
+    CanaryFailed,
     ControlTaken,
     EndpointUp,
     EventReader,
@@ -155,6 +156,8 @@ class Supervisor:
             return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
         if isinstance(event, Rung):
             return [messages.Reached(event.name, event.rung)]
+        if isinstance(event, CanaryFailed):
+            return [messages.Unanswered(event.context, event.generation, event.reason, event.server)]
         if isinstance(event, Ready):
             return [messages.CameReady()]
         return []

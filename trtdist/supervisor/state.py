@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from trtdist.plan import Plan, Step
 from trtdist.supervisor.facts import Death, Outcome, Settings
+from trtdist.supervisor.messages import Unanswered
 
 __all__ = [
     "DONE",
@@ -79,7 +80,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class State:
-    """All that decisions rest on."""
+    """All that decisions rest on; `unanswered` has the last canary that failed, by who was to generate its answer."""
 
     settings: Settings
     steps: Mapping[str, StepState]
@@ -90,6 +91,7 @@ class State:
     settle_until: float | None = None
     doubt_until: float = 0.0
     rungs: Mapping[str, str] = field(default_factory=dict)
+    unanswered: Mapping[str, Unanswered] = field(default_factory=dict)
     stop: Stop | None = None
     stops_asked: int = 0
     announced: str = ""

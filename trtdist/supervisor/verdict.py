@@ -15,6 +15,7 @@ from typing import Any
 from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 from trtdist.supervisor.facts import Death, Outcome
+from trtdist.supervisor.laggard import Laggard, laggard
 
 __all__ = ["compose", "disk_full", "log_name", "read", "reserve", "tail", "write_once"]
 
@@ -25,16 +26,20 @@ _RESERVE_BYTES = 65536
 
 def compose(outcome: Outcome, run: RunDir, plan: Plan | None) -> dict[str, Any]:
     """The content of verdict.json, with the last lines of whoever died first and a word on a full disk."""
-    reason, lines = outcome.reason, []
+    reason, lines, first = outcome.reason, [], None
     if outcome.first is not None:
-        lines = _last_words(run, plan, outcome.first)
+        lines, first = _last_words(run, plan, outcome.first), _first(run, plan, outcome.first)
+    elif plan is not None and (behind := laggard(run, plan, outcome.behind)) is not None:
+        lines, first = tail(run.log(behind.log)), _behind(run, behind)
+        said = f"whose log ends with {lines[-1]!r}" if lines else "whose log is empty"
+        reason += f"; behind is {behind.name}, {said}"
     if outcome.state in ("FAILED", "TIMEOUT") and disk_full(run.path) and "disk" not in reason:
         reason += f"; the disk of {run.path} is full"
     return {
         "state": outcome.state,
         "exit_code": outcome.exit_code,
         "reason": reason,
-        "first": None if outcome.first is None else _first(run, plan, outcome.first),
+        "first": first,
         "last_lines": lines,
         "left": list(outcome.left),
         "time": time.time(),
@@ -58,6 +63,11 @@ def _first(run: RunDir, plan: Plan | None, death: Death) -> dict[str, Any]:
         "time": death.at or None,
         "log": str(log),
     }
+
+
+def _behind(run: RunDir, behind: Laggard) -> dict[str, Any]:
+    log = str(run.log(behind.log).relative_to(run.path))
+    return {"name": behind.name, "step": None, "code": None, "signal": None, "time": None, "log": log}
 
 
 def _last_words(run: RunDir, plan: Plan | None, death: Death) -> list[str]:
