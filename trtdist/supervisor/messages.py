@@ -306,10 +306,11 @@ class Kill:
 
 @dataclass(frozen=True)
 class Announce:
-    """Tell the world the state of the run."""
+    """Tell the world the state of the run; `behind` are the servers that kept it from being ready."""
 
     state: str
     detail: str
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

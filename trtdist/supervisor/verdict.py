@@ -9,30 +9,31 @@ import errno
 import json
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 from trtdist.supervisor.facts import Death, Outcome
-from trtdist.supervisor.laggard import Laggard, laggard
+from trtdist.supervisor.laggard import laggard
 
-__all__ = ["compose", "disk_full", "log_name", "read", "reserve", "tail", "write_once"]
+__all__ = ["Slow", "compose", "disk_full", "log_name", "read", "reserve", "slowest", "tail", "write_once"]
 
 LAST_LINES = 20
 _TAIL_BYTES = 16384
 _RESERVE_BYTES = 65536
 
 
-def compose(outcome: Outcome, run: RunDir, plan: Plan | None) -> dict[str, Any]:
+def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None = None) -> dict[str, Any]:
     """The content of verdict.json, with the last lines of whoever died first and a word on a full disk."""
     reason, lines, first = outcome.reason, [], None
     if outcome.first is not None:
         lines, first = _last_words(run, plan, outcome.first), _first(run, plan, outcome.first)
-    elif plan is not None and (behind := laggard(run, plan, outcome.behind)) is not None:
-        lines, first = tail(run.log(behind.log)), _behind(run, behind)
-        said = f"whose log ends with {lines[-1]!r}" if lines else "whose log is empty"
-        reason += f"; behind is {behind.name}, {said}"
+    elif slow is not None:
+        lines, first = list(slow.lines), slow.first
+        reason += slow.said
     if outcome.state in ("FAILED", "TIMEOUT") and disk_full(run.path) and "disk" not in reason:
         reason += f"; the disk of {run.path} is full"
     return {
@@ -44,6 +45,35 @@ def compose(outcome: Outcome, run: RunDir, plan: Plan | None) -> dict[str, Any]:
         "left": list(outcome.left),
         "time": time.time(),
     }
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Who kept a run from being ready in which nothing died, with the end of its log at that time."""
+
+    name: str
+    log: str
+    lines: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        """The end of the sentence that says how far each server got."""
+        told = f"whose log ends with {self.lines[-1]!r}" if self.lines else "whose log is empty"
+        return f"; behind is {self.name}, {told}"
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """As verdict.json names it."""
+        return {"name": self.name, "step": None, "code": None, "signal": None, "time": None, "log": self.log}
+
+
+def slowest(run: RunDir, plan: Plan, servers: Sequence[str]) -> Slow | None:
+    """Who is behind of these servers, None when that cannot be told; asked before they are stopped."""
+    found = laggard(run, plan, servers)
+    if found is None:
+        return None
+    log = run.log(found.log)
+    return Slow(found.name, str(log.relative_to(run.path)), tuple(tail(log)))
 
 
 def log_name(plan: Plan | None, death: Death) -> str:
@@ -63,11 +93,6 @@ def _first(run: RunDir, plan: Plan | None, death: Death) -> dict[str, Any]:
         "time": death.at or None,
         "log": str(log),
     }
-
-
-def _behind(run: RunDir, behind: Laggard) -> dict[str, Any]:
-    log = str(run.log(behind.log).relative_to(run.path))
-    return {"name": behind.name, "step": None, "code": None, "signal": None, "time": None, "log": log}
 
 
 def _last_words(run: RunDir, plan: Plan | None, death: Death) -> list[str]:
