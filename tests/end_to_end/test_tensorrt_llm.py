@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -172,3 +175,32 @@ def test_no_tensorrt_llm_is_told_before_anything_starts(place: Workplace) -> Non
     done = place.trtdist("up", MONOLITHIC, "--local", code=4)
     assert "has no tensorrt_llm" in done.stderr
     assert place.runs() == []
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """What a page says to run with trtdist, without what it runs in an allocation that is there."""
+    blocks = re.split(r"\n\n(?!    )", page.read_text())
+    here = [block for block in blocks if "    salloc " not in block]
+    lines = [line.strip() for block in here for line in block.splitlines() if line.startswith("    trtdist ")]
+    return [shlex.split(line)[1:] for line in lines]
+
+
+@pytest.mark.long
+def test_what_the_walk_through_says_can_be_run(gpus: Workplace) -> None:
+    """On this machine as it is written; through Slurm, to the bytes that would be submitted."""
+    original = ROOT / "tests" / "topology" / "imports" / "original"
+    for name in ("single_node_config.yaml", "multi_node_config.yaml", "model.json"):
+        shutil.copy(original / name, gpus.folder)
+    (gpus.folder / "examples").symlink_to(ROOT / "examples")
+    commands = commands_of(ROOT / "docs" / "tensorrt-llm.md")
+    assert len(commands) > 15
+    for command in commands:
+        submitted = command[0] == "submit"
+        # Somebody else may have the port 8000 of the example's configuration.
+        more = {"submit": ["--dry-run"], "up": ["--set", "router.http.port=auto"]}.get(command[0], [])
+        done = gpus.trtdist(*[word for word in command if word != "--wait"], *more)
+        if command[0] == "client":
+            assert "Annotated(data=" in done.stdout or done.stdout.strip(), command
+        if submitted:
+            assert "#SBATCH --nodes=2" in done.stdout
+    assert gpus.status()["state"] == "STOPPED"

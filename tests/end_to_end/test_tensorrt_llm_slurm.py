@@ -146,17 +146,18 @@ def test_an_engine_that_dies_after_ready_behind_a_harmless_traceback(user: User)
 @pytest.mark.long
 def test_a_model_that_is_missing_on_one_node(user: User) -> None:
     folder = f"/tmp/model-{os.getpid()}"
-    # A folder of this name is on the submit host, where it is looked for first, and on the first node.
+    # It is on the submit host, where it is looked at first, and on the first node.
     hosts = ("submit", "node1")
+    files = r"printf '\2\0\0\0\0\0\0\0{}' > model.safetensors; echo '{}' | tee config.json > tokenizer.json"
     for host in hosts:
-        user.cluster.output("mkdir", folder, host=host)
+        user.cluster.output("bash", "-c", f"mkdir {folder} && cd {folder} && {files}", host=host)
     try:
         assert user.cluster.run("test", "-d", folder, host="node2").returncode != 0, "nodes have a /tmp of their own"
         nodes = "slurm.extra_sbatch=['--nodelist=node[1-2]']"
         came = submit(user, PER_SERVER, settings=(f"model={folder}", nodes))
     finally:
         for host in hosts:
-            user.cluster.output("rmdir", folder, host=host)
+            user.cluster.output("rm", "-r", folder, host=host)
     assert came["code"] == 1, came["said"]
     verdict = verdict_of(user)
     plan = json.loads((user.run_dir() / "plan.json").read_text())

@@ -30,7 +30,7 @@ _KNOWN = {
     "host_setup": "commands on the host of each node are not run; write them in slurm.setup",
     "identity": "it is informational",
     "infra": "NATS and etcd run on the head node beside the servers",
-    "kv_events": "no policy of the router reads KV events",
+    "kv_events": "set router.policy: kv_prefix to choose servers by what they hold",
     "monitoring": "`trtdist status` watches",
     "nginx_container": "there is no nginx",
     "observability": "engine arguments for it can be set in the server sections",
@@ -178,7 +178,7 @@ def _first_points(top: Fields, draft: Draft) -> dict[str, Any]:
     if lists:
         taken = ", ".join(f"{name} {value}" for name, value in points.items())
         why = f"one topology is one point; taken is the first of each list ({taken})" if points else "it has no lists"
-        draft.lose("sweep", sweep.origin, why, "use `trtdist bench sweep`")
+        draft.lose("sweep", sweep.origin, why, "set the others with --set, in a run for each")
     return points
 
 
