@@ -17,11 +17,11 @@ SLURM = ROOT / "examples" / "slurm"
 ON_THE_HOST = ("--set", "container.runtime=none", "--set", "container.image=null", "--set", "container.mounts=[]")
 ASK = ("client", "--prompt", "The capital of France is", "--max-tokens", 6, "--temperature", 0)
 MPI_ERR_UNKNOWN = 14
+ANSWER = " olive heron grove maple amber quartz"
 PER_SERVER = "disagg-2nodes-per-server.tensorrt-llm.yaml"
 ONE_WORLD = "disagg-2nodes.tensorrt-llm.yaml"
 SOON = ("timeouts.ready=30", "canary.timeout=4")
 END_S = 60
-ANSWER = " olive heron grove maple amber quartz"
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class State:
-    """All that decisions rest on; `unanswered` has the last canary that failed, by who was to generate its answer."""
+    """All that decisions rest on."""
 
     settings: Settings
     steps: Mapping[str, StepState]
@@ -91,11 +91,12 @@ class State:
     settle_until: float | None = None
     doubt_until: float = 0.0
     rungs: Mapping[str, str] = field(default_factory=dict)
-    unanswered: Mapping[str, Unanswered] = field(default_factory=dict)
     stop: Stop | None = None
     stops_asked: int = 0
     announced: str = ""
     concluded: bool = False
+    # The last canary that failed, by who was to generate its answer.
+    unanswered: Mapping[str, Unanswered] = field(default_factory=dict)
 
     @property
     def ending(self) -> bool:
