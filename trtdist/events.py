@@ -155,11 +155,12 @@ class CanaryPassed:
 
 @dataclass(frozen=True)
 class CanaryFailed:
-    """A canary prompt was not answered."""
+    """A canary prompt was not answered; `server` is where it was when its time was over, "" when that is not why."""
 
     context: str
     generation: str
     reason: str
+    server: str = ""
 
 
 @dataclass(frozen=True)

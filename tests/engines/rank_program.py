@@ -85,6 +85,8 @@ async def lead(engine: Engine, port_file: Path) -> None:
                 answer: Any = await outputs(engine, raw)
             elif command == "cancel":
                 answer = await first_of(engine, raw)
+            elif command == "reuse":
+                answer = engine.reuse_tokens
             elif command == "tick":
                 ticking.append(asyncio.ensure_future(ticker.run()))
                 answer = None

@@ -97,11 +97,13 @@ def test_every_release(release: str, launch: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.long
 @pytest.mark.parametrize("tp", [1, 4])
 def test_monolithic_servers(tp: int) -> None:
-    with RealRun(whole(tp)) as run:
+    with RealRun(replace(whole(tp), router_policy="kv_prefix")) as run:
+        assert run.call("srv.0", "reuse") == 0, "nothing is known before a request"
         outputs = run.call("srv.0", "generate", asked())
         assert text(outputs) == ANSWER
         [refused] = run.call("srv.0", "generate", asked(prompt="x" * 9000))
         assert "should not exceed max_num_tokens" in refused["error"]
+        until(lambda: run.call("srv.0", "reuse") == 100 * 32, "what the KV cache has room for")
         [strange] = run.call("srv.0", "generate", asked(request_type="other"))
         assert "request type" in strange["error"]
         run.stop()

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from trtdist.engines.tensorrt_llm.deaths import Deaths
 from trtdist.engines.tensorrt_llm.device import choose_device, leave_mpi
 from trtdist.engines.tensorrt_llm.handle import Handle, parse
 from trtdist.engines.tensorrt_llm.requests import Progress, sampling_arguments
+from trtdist.engines.tensorrt_llm.room import Room
 from trtdist.engines.tensorrt_llm.session import named_task, run_task
 from trtdist.plan import Plan, Server, to_json
 from trtdist.rendering import site_files
@@ -319,16 +321,62 @@ def test_each_release_is_told_in_its_own_words() -> None:
     assert "TensorRT-LLM 0.18.2+stand-in has no argument 'tensor_parallel_sise'" in old[5]
     assert "did you mean 'tensor_parallel_size'?" in old[5]
 
-    for release, mpi, ucx in (("0.21.0", "mpi", "ucx"), ("1.2.0", "MPI", "UCX")):
+    limit = {"kv_transfer_timeout_ms": 60000}
+    for release, mpi, ucx, more in (("0.21.0", "mpi", "ucx", {}), ("1.2.0", "MPI", "UCX", limit)):
         told = asked.told(release)
         context = {**model, "disable_overlap_scheduler": True}
-        assert told[0] == [{**context, "cache_transceiver_config": {"backend": mpi}}, {}]
-        assert told[1][0] == {**model, "tensor_parallel_size": 2, "cache_transceiver_config": {"backend": mpi}}
-        assert told[2][0]["cache_transceiver_config"] == {"backend": ucx}
+        assert told[0] == [{**context, "cache_transceiver_config": {"backend": mpi, **more}}, {}]
+        assert told[1][0] == {**model, "tensor_parallel_size": 2, "cache_transceiver_config": {"backend": mpi, **more}}
+        assert told[2][0]["cache_transceiver_config"] == {"backend": ucx, **more}
         assert told[4] == [{**model, "tensor_parallel_size": 4, "kv_cache_config": 0.9, "max_batch_size": 8}, {}]
         assert "cannot travel over MPI between servers that have a world each" in told[6]
-        assert told[8][0]["cache_transceiver_config"] == {"backend": ucx, "max_tokens_in_buffer": 9}
+        assert told[8][0]["cache_transceiver_config"] == {"backend": ucx, "max_tokens_in_buffer": 9, **more}
 
     new = asked.told("1.4.0rc1")
-    assert new[0][0]["cache_transceiver_config"] == {"backend": "MPI", "transceiver_runtime": "CPP"}
-    assert new[2][0]["cache_transceiver_config"] == {"backend": "NIXL"}
+    assert new[0][0]["cache_transceiver_config"] == {"backend": "MPI", "transceiver_runtime": "CPP", **limit}
+    assert new[2][0]["cache_transceiver_config"] == {"backend": "NIXL", **limit}
+
+
+class Telling:
+    """An engine that has told of two kinds of layers, and of ranks with caches of their own."""
+
+    def __init__(self, *rounds: Any) -> None:
+        self._rounds = list(rounds)
+
+    async def get_kv_cache_events_async(self, timeout: float) -> AsyncIterator[Any]:
+        if not self._rounds:
+            raise RuntimeError("the engine has ended")
+        for event in self._rounds.pop(0):
+            if event is None:
+                raise IndexError
+            yield event
+
+
+def created(window: int, *blocks: int) -> dict[str, Any]:
+    return {"event_id": 0, "window_size": window, "data": {"type": "created", "num_blocks_per_cache_level": blocks}}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "tokens"),
+    [
+        ([[created(2048, 100, 20)]], 3840),
+        ([[created(512, 900), created(2048, 100, 0), created(2048, 90, 0)]], 2880),
+        ([[[created(2048, 10), {"event_id": 1, "data": {"type": "removed", "block_hashes": [1]}}]]], 320),
+        ([[None]], 0),
+        ([["noise", {}, {"data": None}]], 0),
+        ([], 0),
+    ],
+)
+def test_the_room_for_earlier_prompts_is_told_by_events(rounds: list[Any], tokens: int) -> None:
+    async def main() -> int:
+        room = Room(Telling(*rounds), 32)
+        assert room.tokens == 0
+        room.begin()
+        await asyncio.sleep(0.01)
+        room.end()
+        return room.tokens
+
+    assert asyncio.run(main()) == tokens
+    older = Room(object(), 32)
+    older.begin()
+    assert older.tokens == 0

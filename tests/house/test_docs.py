@@ -43,6 +43,20 @@ def test_scripts_and_examples_that_are_named_exist(page: Path) -> None:
         assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
+def rows_with_sources() -> list[list[str]]:
+    """The rows of the tables whose last column is the source, of the page on TensorRT-LLM."""
+    text = (ROOT / "docs" / "tensorrt-llm-support.md").read_text()
+    tables = re.findall(r"^\|.*\bsource \|\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    return [row.strip("|").split("|") for table in tables for row in table.splitlines()]
+
+
+def test_each_assumption_about_tensorrt_llm_has_a_source() -> None:
+    rows = rows_with_sources()
+    assert len(rows) > 40
+    without = [row[0].strip() for row in rows if not re.search(r"\w{3}", row[-1])]
+    assert without == []
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_command_exists_and_is_documented(name: str) -> None:
     command = importlib.import_module(f"trtdist.cli.{name}").command

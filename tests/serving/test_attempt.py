@@ -198,3 +198,12 @@ def test_a_route_for_another_request_is_refused() -> None:
     attempt.deliver("route", Route("other", 0, None, SERVER, "").encode(), "")
     _, error = drain(attempt)
     assert error is not None and "attempt 0 of other" in str(error)
+
+
+def test_a_deadline_tells_who_had_the_request_then() -> None:
+    attempt = called()
+    deliver(attempt, Heartbeat(0, 0, SERVER.lease_hex))
+    attempt.late(2.0)
+    _, error = drain(attempt)
+    assert error is not None and error.server == SERVER.server
+    assert str(error).endswith(f"within 2 s; {SERVER.server}, where it was then, had not answered a token of it")

@@ -16,10 +16,10 @@ from tests.serving.scripted import greedy
 from tests.serving.scripted_engine import ScriptedEngine
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.serving.discovery import Change, Snapshot
-from trtdist.serving.held import HeldBlocks, HeldBook
+from trtdist.serving.held import HeldBlocks, HeldBook, HeldPublisher
 from trtdist.serving.instance import Instance
 from trtdist.serving.policies import BLOCK_TOKENS, BYTES_PER_TOKEN, policy_named, prompt_of
-from trtdist.serving.protocol import Held, Route, RouteCall, decode_held, decode_route_call
+from trtdist.serving.protocol import GenerateCall, Held, Route, RouteCall, decode_held, decode_route_call
 from trtdist.serving.requester import Ask, Requester
 from trtdist.serving.routing import Desk
 from trtdist.serving.slug import CONTEXT, GENERATION, held_subject
@@ -180,3 +180,22 @@ async def _all(deployed: Deployment) -> dict[str, ScriptedEngine]:
     # It knows all of them by the time that it is registered.
     await deployed.router()
     return engines
+
+
+def test_a_server_tells_once_its_engine_knows_how_much_it_holds() -> None:
+    told, room = [], [0]
+
+    async def publish(subject: str, data: bytes) -> None:
+        told.append(decode_held(data))
+
+    async def main() -> None:
+        publisher = HeldPublisher(publish, CONTEXTS[0], lambda: room[0])
+        call = GenerateCall("r", 0, "inbox", 1, 10.0, greedy(), "x" * 2 * BLOCK_TEXT)
+        await publisher.read(call, 2 * BLOCK_TOKENS)
+        assert told == []
+        room[0] = 2 * BLOCK_TOKENS
+        await publisher.read(call, 2 * BLOCK_TOKENS)
+        await publisher.read(call, 2 * BLOCK_TOKENS)
+
+    asyncio.run(main())
+    assert [(one.seq, len(one.stored), one.removed) for one in told] == [(0, 2, ())]

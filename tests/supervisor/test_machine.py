@@ -66,6 +66,19 @@ def test_not_ready_in_time_says_how_far_each_server_got() -> None:
     )
 
 
+def test_a_canary_that_nobody_answers_is_told_with_the_server_that_had_it() -> None:
+    state = initial(make_plan(), facts.Settings(ready_timeout=4.0))
+    told = [messages.Reached(name, "answering") for name in ("ctx.0", "gen.0")]
+    late = messages.Unanswered("ctx.0", "gen.0", "the answer was not complete within 1 s", "ctx.0")
+    for event in (*told, late):
+        state, _ = advance(state, event, 1.0)
+    outcome = deaths.not_ready(state)
+    assert outcome.reason.endswith("; a prompt through ctx.0 and gen.0 failed: the answer was not complete within 1 s")
+    assert outcome.behind == ("ctx.0",)
+    state, _ = advance(state, messages.Reached("gen.0", "canary"), 2.0)
+    assert "a prompt" not in deaths.not_ready(state).reason
+
+
 def test_a_service_that_is_never_healthy_is_named() -> None:
     cluster = life(behaviours={"etcd": Behaviour(up_after=NEVER)})
     assert cluster.outcome.state == "TIMEOUT"

@@ -70,6 +70,11 @@ PUBLIC = [
     ("aiconfigurator/generator_config.yaml", 8, 1),
     (f"aiconfigurator/generator_config.yaml {ENGINES}", 8, 1),
     ("aiconfigurator/agg.yaml", 16, 2),
+    ("aiconfigurator/naive.yaml", 8, 1),
+    ("srtslurm/sweep.yaml", 8, 1),
+    ("disagg/limited_cache.yaml", 2, 1),
+    ("disagg/top_level_speculation.yaml", 8, 1),
+    ("dynamo/wide_ep_prefill.yaml dynamo/wide_ep_decode.yaml", 32, 4),
 ]
 
 
@@ -109,7 +114,7 @@ STRUCTURE = {
     "agg", "aggregated", "args", "backend", "context_servers", "copyright", "ctx", "decode", "engine", "env",
     "environment", "frontend", "gen", "generation_servers", "hardware", "model", "params", "prefill", "resources",
     "roles", "schema", "slurm", "trtllm_config", "type", "worker_config", "Workers", "WorkerConfig", "NodeConfig",
-    "ServiceConfig", "aggregated_environment", "decode_environment", "prefill_environment", "health_check",
+    "ServiceConfig", "DynConfig", "aggregated_environment", "decode_environment", "prefill_environment", "health_check",
 }  # fmt: skip
 # Keys that become something else, which the tests below look at; defaults that are the same here; and estimates.
 ELSEWHERE = {
@@ -120,7 +125,7 @@ ELSEWHERE = {
     "model_path", "served_model_path", "num_gpus_per_node", "num_ctx_servers", "num_gen_servers", "container_image",
     "container_mount", "worker_env_var", "extra_args", "srun_options", "mem", "cpu-bind", "container-remap-root",
     "job_name", "router", "gpus_per_worker", "memory", "gemm_quant_mode", "kvcache_quant_mode", "data_parallel_size",
-    "K8sConfig", "k8s_image", "gpus_per_node", "SflowConfig",
+    "K8sConfig", "k8s_image", "gpus_per_node", "SflowConfig", "mode",
 }  # fmt: skip
 
 
@@ -249,6 +254,15 @@ def test_a_recipe_of_srt_slurm_with_its_cluster_file() -> None:
     assert imported("srtslurm/trtllm_serve.yaml").topology["timeouts"] == {"ready": 3600.0}
     assert imported("srtslurm/dynamo_dep32.yaml").topology["runtime"] == "dynamo"
     assert "model.path" not in lost(imported("srtslurm/schema2_roles.yaml", model=MODEL))
+
+
+def test_of_a_sweep_the_first_point_is_taken() -> None:
+    found = imported("srtslurm/sweep.yaml")
+    servers = found.topology["servers"]
+    assert (servers["tensor_parallel_size"], servers["pipeline_parallel_size"]) == (4, 2)
+    assert "the first of each list (tp 4, pp 2)" in lost(found)["sweep"]
+    assert found.topology["container"]["mounts"] == ["configs/eplb:/eplb"]
+    assert "tmpfs:/dev/shm:size=100% is a file system of enroot's own" in lost(found)["extra_mount"]
 
 
 def test_different_environments_of_roles_are_told(tmp_path: Path) -> None:

@@ -36,11 +36,15 @@ AtOnce = Callable[[Sequence[Chunk]], bool]
 
 
 class RequestError(TrtdistError):
-    """A request failed: `code` is one of `protocol.CODES`, the message one sentence."""
+    """A request failed: `code` is one of `protocol.CODES`, the message one sentence.
 
-    def __init__(self, code: str, message: str) -> None:
+    `server` is the name of the server that had the request when its time was over, "" when that is not why.
+    """
+
+    def __init__(self, code: str, message: str, server: str = "") -> None:
         super().__init__(message)
         self.code = code if code in CODES else "internal"
+        self.server = server
 
 
 class ElsewhereError(RequestError):
@@ -111,6 +115,11 @@ class Attempt:
             return () if self._asked is None else (self._asked,)
         return self.servers[-1:] if self.received else self.servers
 
+    @property
+    def _holder(self) -> Instance | None:
+        """Who works on it, as far as is known: whoever spoke last, before that whoever was asked."""
+        return next((one for one in self.servers if one.lease_hex == self._speaker), self._asked)
+
     def ask(self, router: Instance) -> None:
         """A router was asked who shall serve."""
         self._asked = router
@@ -163,9 +172,17 @@ class Attempt:
         self._quiet_ticks += 1
         if self.ended or self._quiet_ticks <= SILENCE_S / TICK_S:
             return
-        silent = next((one for one in self.servers if one.lease_hex == self._speaker), self._asked)
+        silent = self._holder
         suspects = () if silent is None else (silent.lease_hex,)
         self._elsewhere("stalled", f"nothing came from {self._name(silent)} for {SILENCE_S:g} s", suspects)
+
+    def late(self, seconds: float) -> None:
+        """The time for the answer is over: an error that says who had the request then."""
+        holder = self._holder
+        server = "" if holder is None else holder.server or holder.component
+        had = "had begun to answer" if self.received else "had not answered a token of it"
+        where = f"; {server}, where it was then, {had}" if server else ""
+        self.fail(RequestError("deadline", f"the answer was not complete within {seconds:g} s{where}", server))
 
     def vanished(self, instance: Instance) -> None:
         """The lease of an instance is gone: nothing more will come if it takes part."""

@@ -23,6 +23,7 @@ from trtdist.errors import RunFailedError, TrtdistError
 from trtdist.events import CanaryFailed, CanaryPassed, Ready, Rung
 from trtdist.plan import Canary, Plan
 from trtdist.rundir import RunDir
+from trtdist.serving.attempt import RequestError
 from trtdist.serving.discovery import Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient
 from trtdist.serving.http1 import HttpError
@@ -115,7 +116,7 @@ class Prover:
             try:
                 text = await self._ask(pair)
             except TrtdistError as error:
-                return self._failed(pair, str(error))
+                return self._failed(pair, str(error), error.server if isinstance(error, RequestError) else "")
             if not text:
                 return self._failed(pair, "the answer is empty")
             self._journal.write(CanaryPassed(pair.context, pair.generation, text, clock() - begun))
@@ -132,8 +133,8 @@ class Prover:
         )
         return "".join([answer.text async for answer in self._requester.stream(ask)])
 
-    def _failed(self, pair: Pair, reason: str) -> bool:
-        self._journal.write(CanaryFailed(pair.context, pair.generation, reason))
+    def _failed(self, pair: Pair, reason: str, server: str = "") -> bool:
+        self._journal.write(CanaryFailed(pair.context, pair.generation, reason, server))
         self._journal.say(f"canary through {' and '.join(pair.servers)} failed: {reason}")
         return False
 

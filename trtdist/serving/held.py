@@ -27,7 +27,7 @@ class HeldBlocks:
     """The blocks that a server holds: of the last `most` tokens of prompts that it has read."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         # Tokens by block; what was not used for the longest time comes first.
         self._blocks: OrderedDict[int, float] = OrderedDict()
         self._tokens = 0.0
@@ -40,7 +40,7 @@ class HeldBlocks:
             self._tokens += each - self._blocks.pop(block, 0.0)
             self._blocks[block] = each
         gone = []
-        while self._blocks and self._tokens > self._most:
+        while self._blocks and self._tokens > self.most:
             block, tokens = self._blocks.popitem(last=False)
             self._tokens -= tokens
             gone.append(block)
@@ -48,18 +48,25 @@ class HeldBlocks:
 
 
 class HeldPublisher:
-    """Tells the routers what a server holds, whose engine reuses so many tokens of earlier prompts; nothing for 0."""
+    """Tells the routers what a server holds, whose engine says how many tokens of earlier prompts it reuses.
 
-    def __init__(self, publish: Callable[[str, bytes], Awaitable[None]], instance: Instance, tokens: int) -> None:
+    It is asked each time, since it may know only once it has served; nothing is told while that is 0.
+    """
+
+    def __init__(
+        self, publish: Callable[[str, bytes], Awaitable[None]], instance: Instance, tokens: Callable[[], int]
+    ) -> None:
         self._publish = publish
         self._subject = held_subject(instance.namespace, instance.component)
         self._server = instance.lease_hex
-        self._blocks = HeldBlocks(tokens) if tokens else None
+        self._tokens = tokens
+        self._blocks = HeldBlocks(0)
         self._seq = 0
 
     async def read(self, call: GenerateCall, tokens: int) -> None:
         """The prompt of a call was read, which had so many tokens."""
-        if self._blocks is None:
+        self._blocks.most = self._tokens()
+        if not self._blocks.most:
             return
         prompt = prompt_of(call.prompt, call.token_ids)
         each = prompt.block_tokens * tokens / prompt.tokens

@@ -202,8 +202,7 @@ class Requester:
     async def _receiving(self, attempt: Attempt, ask: Ask, deadline: float) -> AsyncIterator[str]:
         if self._closed:
             raise RequestError("unavailable", self._closed)
-        late = RequestError("deadline", f"the answer was not complete within {ask.timeout:g} s")
-        timer = asyncio.get_running_loop().call_at(deadline, attempt.fail, late)
+        timer = asyncio.get_running_loop().call_at(deadline, attempt.late, ask.timeout)
         try:
             with self._inbox.receiving(attempt) as inbox:
                 yield inbox

@@ -64,7 +64,7 @@ async def serve(
     background = Background()
     async with Member(config, Identity(component_of_role(server.role), server.name, engine.name)) as member:
         kept = KeptCaches(engine.release, background)
-        held = HeldPublisher(member.nats.publish, member.instance, engine.reuse_tokens)
+        held = HeldPublisher(member.nats.publish, member.instance, lambda: engine.reuse_tokens)
         reads = server.role != "generation" or config.plan().router_direct_below > 0
         calls = Calls(Station(server.role, member.instance, engine, member.nats, kept, held, reads), background)
         await member.serve(calls.answer, calls.control, calls.stats)

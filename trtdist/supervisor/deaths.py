@@ -7,10 +7,11 @@ seen to be gone counts from when it was last seen alive, and stands before what 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from trtdist.events import RUNGS
 from trtdist.supervisor.facts import Death, Outcome, Settings
 
 # The command line tells deaths, too, and does without the state machine.
@@ -136,13 +137,28 @@ def unhealthy(service: str, settings: Settings) -> Outcome:
     return Outcome("TIMEOUT", 3, reason, Death(service, service, None, None, 0.0, "was not healthy in time", _TOLD))
 
 
-def not_ready(timeout: float, servers: tuple[str, ...], rungs: Mapping[str, str]) -> Outcome:
-    """The run was not ready in time; says how far each server got."""
-    behind = [name for name in servers if rungs.get(name) != "canary"]
-    named = [f"{name} got as far as '{rungs[name]}'" if name in rungs else f"{name} never came up" for name in behind]
+def not_ready(state: State) -> Outcome:
+    """The run was not ready in time; says how far each server got, and which canary was not answered last."""
+    behind = [name for name in state.servers if state.rungs.get(name) != RUNGS[-1]]
+    named = [_how_far(name, state.rungs) for name in behind]
     more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
     detail = ", ".join(named[:_NAMED] + more) or "the canary did not pass"
-    return Outcome("TIMEOUT", 3, f"not ready within {timeout:g} s: {detail}")
+    failed = [one for one in state.unanswered.values() if state.rungs.get(one.generation) != RUNGS[-1]]
+    if failed:
+        way = " and ".join(name for name in (failed[0].context, failed[0].generation) if name)
+        detail += f"; a prompt through {way} failed: {failed[0].reason}"
+    suspects = {one.server for one in failed}
+    slowest = tuple(name for name in behind if name in suspects) or _slowest(behind, state.rungs)
+    return Outcome("TIMEOUT", 3, f"not ready within {state.settings.ready_timeout:g} s: {detail}", behind=slowest)
+
+
+def _how_far(name: str, rungs: Mapping[str, str]) -> str:
+    return f"{name} got as far as '{rungs[name]}'" if name in rungs else f"{name} never came up"
+
+
+def _slowest(names: Sequence[str], rungs: Mapping[str, str]) -> tuple[str, ...]:
+    reached = {name: RUNGS.index(rungs[name]) if rungs.get(name) in RUNGS else -1 for name in names}
+    return tuple(name for name in names if reached[name] == min(reached.values()))
 
 
 def _signal_name(number: int) -> str:

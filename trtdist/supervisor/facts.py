@@ -52,6 +52,7 @@ class Outcome:
     """How the run ended.
 
     `state` is one of verdict.json, `reason` one sentence, `first` who died first, `left` what could not be removed.
+    `behind` are the servers that kept a run from being ready in which nothing died.
     """
 
     state: str
@@ -59,6 +60,7 @@ class Outcome:
     reason: str
     first: Death | None = None
     left: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

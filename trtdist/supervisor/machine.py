@@ -42,6 +42,7 @@ from trtdist.supervisor.messages import (
     TestPort,
     Tick,
     TimeLimit,
+    Unanswered,
     Unresolved,
 )
 from trtdist.supervisor.state import (
@@ -200,6 +201,10 @@ def _on_reached(state: State, event: Reached, now: float) -> Change:
     return replace(state, rungs={**state.rungs, event.name: event.rung}), []
 
 
+def _on_unanswered(state: State, event: Unanswered, now: float) -> Change:
+    return replace(state, unanswered={**state.unanswered, event.generation: event}), []
+
+
 def _on_ready(state: State, event: CameReady, now: float) -> Change:
     if state.phase != STARTING or state.settle_until is not None:
         return state, []
@@ -300,7 +305,7 @@ def _run_too_late(state: State, now: float) -> Change | None:
     waiting = state.phase in (RESOLVING, STARTING) and state.settle_until is None
     if not waiting or state.ready_by is None or now < state.ready_by:
         return None
-    outcome = deaths.not_ready(state.settings.ready_timeout, state.servers, state.rungs)
+    outcome = deaths.not_ready(state)
     return stopping.begin(state, outcome, state.settings.failure_grace, now)
 
 
@@ -327,6 +332,7 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     PortTested: _on_port_tested,
     Healthy: _on_healthy,
     Reached: _on_reached,
+    Unanswered: _on_unanswered,
     CameReady: _on_ready,
     StopAsked: _on_stop,
     SignalCame: _on_signal_came,

@@ -44,6 +44,7 @@ __all__ = [
     "TestPort",
     "Tick",
     "TimeLimit",
+    "Unanswered",
     "Unresolved",
 ]
 
@@ -158,6 +159,16 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class Unanswered:
+    """A canary was not answered by this pair; `server` is where it was then, "" when that is not known."""
+
+    context: str
+    generation: str
+    reason: str
+    server: str
+
+
+@dataclass(frozen=True)
 class CameReady:
     """The canary said that every server took part in an answered prompt."""
 
@@ -225,6 +236,7 @@ Input = Union[
     PortTested,
     Healthy,
     Reached,
+    Unanswered,
     CameReady,
     StopAsked,
     SignalCame,
@@ -294,10 +306,11 @@ class Kill:
 
 @dataclass(frozen=True)
 class Announce:
-    """Tell the world the state of the run."""
+    """Tell the world the state of the run; `behind` are the servers that kept it from being ready."""
 
     state: str
     detail: str
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 from trtdist.errors import TrtdistError
 from trtdist.events import (
+    CanaryFailed,
     ControlTaken,
     EndpointUp,
     EventReader,
@@ -85,6 +86,7 @@ class Supervisor:
         """Run until the verdict is written; returns the exit code. Signals may be blocked before and are after."""
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
+        self._slow: verdict.Slow | None = None
         self._loop.set_exception_handler(self._failed)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._on_signal, number)
@@ -155,6 +157,8 @@ class Supervisor:
             return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
         if isinstance(event, Rung):
             return [messages.Reached(event.name, event.rung)]
+        if isinstance(event, CanaryFailed):
+            return [messages.Unanswered(event.context, event.generation, event.reason, event.server)]
         if isinstance(event, Ready):
             return [messages.CameReady()]
         return []
@@ -260,12 +264,17 @@ class Supervisor:
         self._tools.launcher.kill(action.step)
 
     def _announce(self, action: messages.Announce) -> None:
-        self._journal.write(RunState(action.state, action.detail))
-        self._journal.say(f"{action.state} {action.detail}".rstrip())
+        detail = action.detail
+        if action.behind:
+            # Before anything is stopped, which has its own last words.
+            self._slow = verdict.slowest(self._run, self._plan, action.behind)
+            detail += "" if self._slow is None else self._slow.said
+        self._journal.write(RunState(action.state, detail))
+        self._journal.say(f"{action.state} {detail}".rstrip())
 
     def _conclude(self, action: messages.Conclude) -> None:
         try:
-            verdict.write_once(self._run, verdict.compose(action.outcome, self._run, self._plan))
+            verdict.write_once(self._run, verdict.compose(action.outcome, self._run, self._plan, self._slow))
         except OSError as error:
             self._journal.say(f"{action.outcome.state}: {action.outcome.reason}")
             self._journal.say(f"cannot write {self._run.verdict}: {error.strerror}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from trtdist.plan import Plan, Step
 from trtdist.supervisor.facts import Death, Outcome, Settings
+from trtdist.supervisor.messages import Unanswered
 
 __all__ = [
     "DONE",
@@ -94,6 +95,8 @@ class State:
     stops_asked: int = 0
     announced: str = ""
     concluded: bool = False
+    # The last canary that failed, by who was to generate its answer.
+    unanswered: Mapping[str, Unanswered] = field(default_factory=dict)
 
     @property
     def ending(self) -> bool:

@@ -40,7 +40,7 @@ def begin(state: State, outcome: Outcome, grace: float, now: float) -> Change:
     stop = Stop(outcome, now + grace, tiers, 0.0)
     shown = "STOPPING" if outcome.state in ("STOPPED", "INTERRUPTED") else outcome.state
     state = replace(state, phase=STOPPING, stop=_share(stop, now), settle_until=None, announced=shown)
-    return state, [Announce(shown, outcome.reason)]
+    return state, [Announce(shown, outcome.reason, outcome.behind)]
 
 
 def ask(state: State, event: StopAsked, now: float) -> Change:

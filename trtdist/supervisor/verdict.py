@@ -9,36 +9,71 @@ import errno
 import json
 import os
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 from trtdist.supervisor.facts import Death, Outcome
+from trtdist.supervisor.laggard import laggard
 
-__all__ = ["compose", "disk_full", "log_name", "read", "reserve", "tail", "write_once"]
+__all__ = ["Slow", "compose", "disk_full", "log_name", "read", "reserve", "slowest", "tail", "write_once"]
 
 LAST_LINES = 20
 _TAIL_BYTES = 16384
 _RESERVE_BYTES = 65536
 
 
-def compose(outcome: Outcome, run: RunDir, plan: Plan | None) -> dict[str, Any]:
+def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None = None) -> dict[str, Any]:
     """The content of verdict.json, with the last lines of whoever died first and a word on a full disk."""
-    reason, lines = outcome.reason, []
+    reason, lines, first = outcome.reason, [], None
     if outcome.first is not None:
-        lines = _last_words(run, plan, outcome.first)
+        lines, first = _last_words(run, plan, outcome.first), _first(run, plan, outcome.first)
+    elif slow is not None:
+        lines, first = list(slow.lines), slow.first
+        reason += slow.said
     if outcome.state in ("FAILED", "TIMEOUT") and disk_full(run.path) and "disk" not in reason:
         reason += f"; the disk of {run.path} is full"
     return {
         "state": outcome.state,
         "exit_code": outcome.exit_code,
         "reason": reason,
-        "first": None if outcome.first is None else _first(run, plan, outcome.first),
+        "first": first,
         "last_lines": lines,
         "left": list(outcome.left),
         "time": time.time(),
     }
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Who kept a run from being ready in which nothing died, with the end of its log at that time."""
+
+    name: str
+    log: str
+    lines: tuple[str, ...]
+
+    @property
+    def said(self) -> str:
+        """The end of the sentence that says how far each server got."""
+        told = f"whose log ends with {self.lines[-1]!r}" if self.lines else "whose log is empty"
+        return f"; behind is {self.name}, {told}"
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """As verdict.json names it."""
+        return {"name": self.name, "step": None, "code": None, "signal": None, "time": None, "log": self.log}
+
+
+def slowest(run: RunDir, plan: Plan, servers: Sequence[str]) -> Slow | None:
+    """Who is behind of these servers, None when that cannot be told; asked before they are stopped."""
+    found = laggard(run, plan, servers)
+    if found is None:
+        return None
+    log = run.log(found.log)
+    return Slow(found.name, str(log.relative_to(run.path)), tuple(tail(log)))
 
 
 def log_name(plan: Plan | None, death: Death) -> str:

@@ -31,6 +31,7 @@ from trtdist.engines.tensorrt_llm.requests import (
     to_context,
     to_generation,
 )
+from trtdist.engines.tensorrt_llm.room import Room
 from trtdist.engines.world import place
 
 __all__ = ["TensorRtLlmEngine"]
@@ -53,11 +54,12 @@ class TensorRtLlmEngine:
         self._deaths: Deaths | None = None
         self._loading: asyncio.Future[tuple[Api, Any]] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._room: Room | None = None
 
     @property
     def reuse_tokens(self) -> int:
-        """0: only its own events tell which beginnings of prompts its KV cache holds, and nobody reads them."""
-        return 0
+        """What its KV cache has room for, once it has told; 0 unless the router asks for it (`policy: kv_prefix`)."""
+        return 0 if self._room is None else self._room.tokens
 
     async def start(self) -> None:
         """Load; returns when all ranks have. EngineError as soon as one of them cannot, whatever `LLM` waits for."""
@@ -75,6 +77,8 @@ class TensorRtLlmEngine:
         self._api, self._llm = loading.result()
         self.version = self._api.version
         self._watching = asyncio.ensure_future(Health(self._llm, deaths).watch())
+        if options.wants_events(self._config, self._api):
+            self._room = Room(self._llm, options.tokens_per_block(self._config))
         say(f"{self._config.server.name} runs TensorRT-LLM {self._api.version}")
 
     async def generate(self, request: GenerateRequest) -> AsyncIterator[EngineOutput]:
@@ -99,6 +103,8 @@ class TensorRtLlmEngine:
                 if request.request_type == CONTEXT_ONLY:
                     output = self._context_output(output, response, params)
                 yield output
+            if self._room is not None:
+                self._room.begin()
         except (asyncio.CancelledError, GeneratorExit):
             self._abort(request, result)
             raise
@@ -110,8 +116,8 @@ class TensorRtLlmEngine:
             raise EngineError(f"the engine failed: {_described(error)}") from error
 
     async def release(self, context_request_id: int) -> None:
-        """Nothing that TensorRT-LLM offers frees a KV cache that is not fetched: its own time-out does
-        (`kv_transfer_timeout_ms`), and an `abort` of what has ended fails in releases before 1.0."""
+        """Nothing to do: `abort` knows no request that has ended (`abort_request`, executor/base_worker.py), so that
+        only TensorRT-LLM's own time-out frees what is not fetched. `options` sets it (`kv_transfer_timeout_ms`)."""
 
     def tokenize(self, prompt: str) -> tuple[int, ...]:
         """The token ids of a prompt."""
@@ -130,6 +136,8 @@ class TensorRtLlmEngine:
         """
         if self._watching is not None:
             self._watching.cancel()
+        if self._room is not None:
+            self._room.end()
         if self._deaths is None or self._deaths.reason.done():
             return
         self._deaths.stop()

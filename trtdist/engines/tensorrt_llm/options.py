@@ -19,13 +19,19 @@ from typing import Any
 
 from trtdist.engines.base import EngineConfig, EngineError
 from trtdist.engines.tensorrt_llm.api import Api, field_names
+from trtdist.engines.tensorrt_llm.room import BUFFER
 
-__all__ = ["arguments", "environment", "transport"]
+__all__ = ["arguments", "environment", "tokens_per_block", "transport", "wants_events"]
 
 _TRANSCEIVER = "cache_transceiver_config"
 # Before 0.21, cpp/tensorrt_llm/common/envUtils.cpp.
 _VARIABLES = {"MPI": "TRTLLM_USE_MPI_KVCACHE", "UCX": "TRTLLM_USE_UCX_KVCACHE"}
 _SPELLINGS = ("MPI", "UCX", "NIXL", "MOONCAKE")
+# After so long a KV cache that nobody has fetched is freed: the default from 1.3 on (pull request 12249). Before that
+# it stays for ever.
+_TRANSFER_MS = 60000
+# KvCacheConfig.tokens_per_block.
+_TOKENS_PER_BLOCK = 32
 
 
 def transport(config: EngineConfig, api: Api) -> str:
@@ -71,6 +77,8 @@ def arguments(config: EngineConfig, api: Api) -> dict[str, Any]:
     if server.role != "monolithic":
         _refuse_other_ways(config, api)
         given = _for_disaggregation(config, api, given)
+    if wants_events(config, api):
+        given["kv_cache_config"] = {"event_buffer_max_size": BUFFER, **_kv_cache(config)}
     sizes = {
         "tensor_parallel_size": server.tensor_parallel_size,
         "pipeline_parallel_size": server.pipeline_parallel_size,
@@ -80,6 +88,23 @@ def arguments(config: EngineConfig, api: Api) -> dict[str, Any]:
     _refuse_unknown({**given, **placed}, api.argument_names, f"{server.name}: TensorRT-LLM {api.version}")
     # Told by value: what TensorRT-LLM makes of the mappings must not reach back into the plan.
     return api.merge({"model": config.plan.model, **placed}, json.loads(json.dumps(given)))
+
+
+def wants_events(config: EngineConfig, api: Api) -> bool:
+    """Whether the events of the KV cache are of use: for a server that reads prompts, routed by what servers hold."""
+    reads = config.server.role != "generation" and config.plan.router_policy == "kv_prefix"
+    kept = _kv_cache(config)
+    asked = kept.get("enable_block_reuse") is not False and kept.get("event_buffer_max_size") != 0
+    return reads and asked and api.number >= (1, 0)
+
+
+def tokens_per_block(config: EngineConfig) -> int:
+    """How many tokens a block of the KV cache holds."""
+    return int(_kv_cache(config).get("tokens_per_block") or _TOKENS_PER_BLOCK)
+
+
+def _kv_cache(config: EngineConfig) -> dict[str, Any]:
+    return dict(config.server.engine_args.get("kv_cache_config") or {})
 
 
 def _refuse_other_ways(config: EngineConfig, api: Api) -> None:
@@ -101,6 +126,8 @@ def _for_disaggregation(config: EngineConfig, api: Api, given: Mapping[str, Any]
         section = {**_section(config), "backend": next(name for name in _backends(api) if name.upper() == way)}
         if "transceiver_runtime" in fields and way != "NIXL":
             section.setdefault("transceiver_runtime", "CPP")
+        if "kv_transfer_timeout_ms" in fields:
+            section.setdefault("kv_transfer_timeout_ms", _TRANSFER_MS)
         _refuse_unknown(section, fields, f"{config.server.name}: {_TRANSCEIVER} of TensorRT-LLM {api.version}")
         found[_TRANSCEIVER] = section
     elif "backend" in _section(config):

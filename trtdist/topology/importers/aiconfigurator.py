@@ -59,7 +59,12 @@ def aiconfigurator(document: Document, draft: Draft, own: dict[str, dict[str, An
     draft.put("runtime", "dynamo")
     draft.put("launch", "per_server")
     draft.put("router.http.port", service.number("port") or None)
+    mode = top.inner("DynConfig").text("mode")
     for role, count, section in _ROLES:
+        if mode in ("agg", "disagg") and (mode == "agg") != (role == "agg"):
+            # Its counts are 1 for roles that there are not.
+            workers.number(count)
+            continue
         number = workers.number(count)
         arguments = _role(top, role, draft)
         if number or (arguments and section in own):

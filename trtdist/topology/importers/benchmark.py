@@ -57,7 +57,11 @@ def benchmark(document: Document, draft: Draft) -> None:
     for key, ours in (("account", "account"), ("partition", "partition"), ("job_time", "time")):
         draft.put(f"slurm.{ours}", slurm.text(key))
     draft.put("slurm.gpus_per_node", hardware.number("gpus_per_node") or None)
-    draft.put("slurm.extra_sbatch", shlex.split(slurm.text("extra_args") or "") or None)
+    words = shlex.split(slurm.text("extra_args") or "")
+    for word in [word for word in words if word.startswith(("--gres=gpu", "--gpus"))]:
+        draft.change("slurm.extra_args", slurm.at("extra_args"), f"{word} follows from the plan and gpus_per_node")
+        words.remove(word)
+    draft.put("slurm.extra_sbatch", words or None)
     for key in ("trtllm_wheel_path", "extra_args"):
         _ignore_empty(environment, key)
         _ignore_empty(slurm, key)

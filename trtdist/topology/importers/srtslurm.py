@@ -30,7 +30,7 @@ _KNOWN = {
     "host_setup": "commands on the host of each node are not run; write them in slurm.setup",
     "identity": "it is informational",
     "infra": "NATS and etcd run on the head node beside the servers",
-    "kv_events": "no policy of the router reads KV events",
+    "kv_events": "set router.policy: kv_prefix to choose servers by what they hold",
     "monitoring": "`trtdist status` watches",
     "nginx_container": "there is no nginx",
     "observability": "engine arguments for it can be set in the server sections",
@@ -41,7 +41,6 @@ _KNOWN = {
     "reporting": "nothing is uploaded",
     "services": "NATS and etcd are started by each run; others are not",
     "setup_script": "nothing is installed in a job; build it into the image",
-    "sweep": "one topology is one point; use `trtdist bench sweep`",
     "telemetry": "exporters are not started",
 }
 
@@ -158,6 +157,7 @@ def _told(key: str) -> tuple[str, str]:
 def _servers(top: Fields, draft: Draft) -> None:
     resources, backend = top.inner("resources"), top.inner("backend")
     per_node = resources.number("gpus_per_node")
+    points = _first_points(top, draft)
     nodes = 0
     for role in _ROLES:
         new = top.inner("roles").inner(role.new)
@@ -165,12 +165,36 @@ def _servers(top: Fields, draft: Draft) -> None:
         taken = new if top.inner("roles").has(role.new) else None
         if taken is None and not resources.has(f"{role.count}_workers") and not old.section.entries:
             continue
-        nodes += _one_role(role, resources, taken, old, draft)
+        nodes += _one_role(role, resources, taken, old, points, draft)
     draft.put("slurm.gpus_per_node", per_node or None)
     draft.put("slurm.nodes", nodes or None)
 
 
-def _one_role(role: _Role, resources: Fields, new: Fields | None, old: Fields, draft: Draft) -> int:
+def _first_points(top: Fields, draft: Draft) -> dict[str, Any]:
+    """What stands for `{tp}` and its like: the first of each list of a sweep, since one topology is one point."""
+    sweep = top.inner("sweep")
+    lists = {entry.key: sweep.items(entry.key) for entry in sweep.section.entries}
+    points = {name: values[0] for name, values in lists.items() if values and not isinstance(values[0], (dict, list))}
+    if lists:
+        taken = ", ".join(f"{name} {value}" for name, value in points.items())
+        why = f"one topology is one point; taken is the first of each list ({taken})" if points else "it has no lists"
+        draft.lose("sweep", sweep.origin, why, "set the others with --set, in a run for each")
+    return points
+
+
+def _pointed(value: Any, points: dict[str, Any]) -> Any:
+    if isinstance(value, dict):
+        return {key: _pointed(inner, points) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_pointed(inner, points) for inner in value]
+    if isinstance(value, str) and value.startswith("{") and value.endswith("}"):
+        return points.get(value[1:-1], value)
+    return value
+
+
+def _one_role(
+    role: _Role, resources: Fields, new: Fields | None, old: Fields, points: dict[str, Any], draft: Draft
+) -> int:
     """Take one role over; returns its nodes, 0 when it shares those of another."""
     if new is not None:
         nodes, workers, gpus = (new.number(key) for key in ("nodes", "workers", "gpus"))
@@ -184,7 +208,8 @@ def _one_role(role: _Role, resources: Fields, new: Fields | None, old: Fields, d
         gpus = resources.number(f"gpus_per_{role.count}")
         arguments = engine_arguments(old, draft)
         where = resources
-    draft.put(role.section, {"num_instances": workers or 1, **_sized(arguments, gpus, where, role, draft)})
+    sized = _sized(_pointed(arguments, points), gpus, where, role, draft)
+    draft.put(role.section, {"num_instances": workers or 1, **sized})
     return nodes
 
 
@@ -236,6 +261,10 @@ def _mounts(top: Fields, site: Fields | None, draft: Draft) -> None:
             mounts += [f"{entry.key}:{table.text(entry.key)}" for entry in table.section.entries]
     for mount in [mount for mount in mounts if "{" in mount]:
         draft.lose("container_mounts", top.at("container_mounts"), f"{mount} holds a variable of srt-slurm")
+        mounts.remove(mount)
+    for mount in [mount for mount in mounts if mount.startswith("tmpfs:")]:
+        why = f"{mount} is a file system of enroot's own and no path"
+        draft.lose("extra_mount", top.at("extra_mount"), why, "the size of /dev/shm is the image's or the node's")
         mounts.remove(mount)
     draft.put("container.mounts", mounts or None)
 

@@ -37,7 +37,7 @@ class GenerationExecutorProxy:
         self._results: dict[int, GenerationResult] = {}
         self._numbers = itertools.count(2)
         self._error: Exception | None = None
-        self.doing_shutdown = False
+        self.doing_shutdown = self.served = False
         self._start_executor_workers(llm_args)
         threading.Thread(target=self._dispatch, daemon=True).start()
 
@@ -69,6 +69,7 @@ class GenerationExecutorProxy:
         while (response := ipc.find(self._addresses["results"]).get()) is not None:
             result = self._results[response.client_id]
             if response.finish or response.error:
+                self.served = True
                 del self._results[response.client_id]
             result.put(response)
             if faults.kind() == "unhealthy" and len(result.outputs[0].token_ids) >= faults.fault().get("tokens", 1):

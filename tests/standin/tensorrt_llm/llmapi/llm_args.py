@@ -35,7 +35,8 @@ def _transceiver() -> Any:
             backends = Literal["DEFAULT", "UCX", "NIXL", "MOONCAKE", "MPI"]
         fields = {"backend": (Optional[backends], None), "max_tokens_in_buffer": (Optional[int], None)}
     if NUMBER >= (1, 1):
-        fields["kv_transfer_timeout_ms"] = (Optional[int], 60000)
+        # Pull request 12249, of March 2026, made it 60 s.
+        fields["kv_transfer_timeout_ms"] = (Optional[int], 60000 if NUMBER >= (1, 3) else None)
     if NUMBER >= (1, 3):
         usual = "PYTHON" if NUMBER >= (1, 4) else "auto"
         fields["transceiver_runtime"] = (Optional[Literal["CPP", "PYTHON", "auto"]], usual)

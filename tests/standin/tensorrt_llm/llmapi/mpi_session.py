@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from mpi4py import MPI
 from mpi4py.futures import MPICommExecutor
@@ -80,22 +80,49 @@ class MpiPoolSession(MpiSession):
 
     def __init__(self, n_workers: int):
         # The real one forwards TRTLLM* and TLLM* and what mpi4py gives on.
-        names = {name: os.environ[name] for name in os.environ if name.startswith(("TRTDIST_", "STANDIN_"))}
+        self._names = {name: os.environ[name] for name in os.environ if name.startswith(("TRTDIST_", "STANDIN_"))}
         self.n_workers = n_workers
-        self.pool = ProcessPoolExecutor(
-            n_workers, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(names, ipc.shared())
-        )
+        self._waiting: list[threading.Thread] = []
 
     def submit(self, task, *args, **kwargs) -> list[Future]:
         """One task on each worker."""
-        return [self.pool.submit(task, *args, **kwargs) for _ in range(self.n_workers)]
+        return [self._started(task, args, kwargs) for _ in range(self.n_workers)]
+
+    def _started(self, task, args, kwargs) -> Future:
+        context = multiprocessing.get_context("spawn")
+        mine, theirs = context.Pipe(duplex=False)
+        process = context.Process(
+            target=_run, args=(theirs, self._names, ipc.shared(), task, args, kwargs), daemon=True
+        )
+        process.start()
+        theirs.close()
+        future: Future = Future()
+        self._waiting.append(threading.Thread(target=_await, args=(mine, future), daemon=True))
+        self._waiting[-1].start()
+        return future
 
     def shutdown(self, wait=True):
         """Wait for the workers."""
-        self.pool.shutdown(wait=wait)
+        for thread in self._waiting if wait else ():
+            thread.join()
 
 
-def _begin(environ: dict, queues: dict) -> None:
+def _run(told, environ: dict, queues: dict, task, args, kwargs) -> None:
     os.environ.update(environ)
     ipc.adopt(queues)
     hang_as_a_spawned_worker_would()
+    try:
+        told.send((task(*args, **kwargs), None))
+    except Exception as e:
+        told.send((None, e))
+
+
+def _await(mine, future: Future) -> None:
+    try:
+        result, error = mine.recv()
+    except EOFError:
+        result, error = None, RuntimeError("the spawned worker ended without a word")
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(result)
