@@ -117,8 +117,7 @@ class RouteCall:
     def encode(self) -> bytes:
         """The message."""
         body = {"request_id": self.request_id, "exclude": list(self.exclude), "session": self.session}
-        body["early"] = self.early
-        prompt = {"tokens": self.tokens, "blocks": list(self.blocks)}
+        prompt = {"tokens": self.tokens, "blocks": list(self.blocks), "early": self.early}
         return encode({**_head(self.attempt), **body, **prompt, "context": self.context, "generation": self.generation})
 
 
