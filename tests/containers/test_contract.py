@@ -25,8 +25,22 @@ NAMED = {
     "CUDA_VISIBLE_DEVICES": "2,3",
 }
 OF_SITE = {"UCX_TLS": "tcp", "OMPI_MCA_btl": "tcp", "LD_LIBRARY_PATH": "/site", "HF_HOME": "/site", "LANG": "xx_XX"}
+BIN = ("bin", "sbin")
 # What programs of their own accord set inside: bash, the runtime.
-OF_SHELLS = {"PWD", "SHLVL", "_", "PATH", "HOME", "HOSTNAME", "TERM", "container", "CH_RUNNING"}
+OF_SHELLS = {
+    "PWD",
+    "SHLVL",
+    "_",
+    "PATH",
+    "HOME",
+    "HOSTNAME",
+    "TERM",
+    "container",
+    "CH_RUNNING",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+}
 
 
 def variables(text: str) -> dict[str, str]:
@@ -59,7 +73,7 @@ def test_exactly_the_named_variables_are_there(place: Place) -> None:
     others = {name for name in seen if not name.startswith("TRTDIST_")} - set(NAMED) - OF_SHELLS
     # Of the job that a test itself may run in.
     assert {name for name in others if not name.startswith(("SLURM", "APPTAINER", "SINGULARITY", "ENROOT"))} == set()
-    assert seen["PATH"].split(":")[-1] == "/bin"
+    assert set(seen["PATH"].split(":")) <= {f"{above}/{name}" for above in ("", "/usr", "/usr/local") for name in BIN}
     assert seen["HOME"] == str(place.local / "home")
 
 

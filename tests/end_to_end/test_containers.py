@@ -45,11 +45,19 @@ def within(runtime: str, image: object) -> tuple[str, ...]:
     return ("--set", f"container.runtime={runtime}", "--set", f"container.image={image}")
 
 
+def environment(user: User, run: Path, rank: dict[str, str]) -> str:
+    """What a rank has in its environment."""
+    events = user.cluster.output("cat", str(run / "events" / f"task.{rank['name']}.jsonl")).splitlines()
+    started = next(event for event in map(json.loads, events) if event["type"] == "task_started")
+    return user.cluster.output("cat", f"/proc/{started['pid']}/environ", host=rank["node"])
+
+
 @pytest.mark.parametrize("runtime", THROUGH_SLURM)
 def test_two_nodes(user: User, runtime: str) -> None:
     """The image has nothing but Python, numpy, mpi4py and Open MPI; the rest comes from the run's site folder."""
     refuse_or_skip(runtime)
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *within(runtime, image()))
+    words = user.words("submit", EXAMPLE, *SHARED, "--wait", *within(runtime, image()))
+    done = user.cluster.run("env", "SITE_COLOUR=red", "OMPI_MCA_site=1", *words, timeout=READY_S)
     assert done.returncode == 0, done.stderr + user.crashes()
     run = user.run_dir()
     ranks = json.loads(user.trtdist("status", "--json").stdout)["ranks"]
@@ -57,6 +65,10 @@ def test_two_nodes(user: User, runtime: str) -> None:
     asked = user.trtdist("client", "--prompt", "The capital of France is")
     assert (asked.returncode, asked.stdout.strip() != "") == (0, True), asked.stderr
     assert "SLURM_PROCID" in user.cluster.output("cat", str(run / "logs" / "removed.workers.txt"))
+    for rank in ranks:
+        names = {entry.split("=")[0] for entry in environment(user, run, rank).split("\0")}
+        assert "TRTDIST_RUN_ID" in names and "PMIX_RANK" in names
+        assert not names & {"SITE_COLOUR", "OMPI_MCA_site"}
     down = user.trtdist("down")
     assert down.returncode == 0, down.stderr
     assert isinstance(user.cluster, ThisCluster) or user.left() == []
@@ -66,12 +78,14 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
     """Only one node has what is to be mounted: /tmp is each node's own."""
     refuse_or_skip("charliecloud")
     name = f"/tmp/{user.cluster.folder.name}"
-    user.cluster.output("mkdir", name, host="node1")
     one_node = ("--set", "slurm.extra_sbatch=['--nodelist=node1,node2']")
     mount = ("--set", f"container.mounts=['{name}:/mnt']")
     container = within("charliecloud", image())
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *container, *mount, *one_node)
-    user.cluster.output("rmdir", name, host="node1")
+    user.cluster.output("mkdir", name, host="node1")
+    try:
+        done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *container, *mount, *one_node)
+    finally:
+        user.cluster.output("rmdir", name, host="node1")
     assert done.returncode == 1
     assert f"node node2 has no {name} to mount: make it there" in done.stderr, done.stderr
     assert "node node1 has" not in done.stderr

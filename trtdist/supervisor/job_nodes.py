@@ -69,7 +69,8 @@ def look_at_nodes(
 ) -> list[Node]:
     """What was found of each node, in order; the node-local folder is made on each.
 
-    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET. `listener` is where the nodes must reach the head node.
+    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET, and TRTDIST_SRUN_IMAGE and TRTDIST_SRUN_MOUNTS, which
+    containers that srun starts need on the node. `listener` is where the nodes must reach the head node.
     TrtdistError names each node with what is wrong there.
     """
     with Greeter(listener) as greeter:
@@ -81,6 +82,8 @@ def look_at_nodes(
             "run": str(run.path),
             "head": listener.getsockname()[:2],
             "nonce": greeter.nonce,
+            "image": given.get("TRTDIST_SRUN_IMAGE", ""),
+            "mount": list(filter(None, given.get("TRTDIST_SRUN_MOUNTS", "").split(":"))),
         }
         reports, said = _reports(run, nodes, asked)
     problems = [problem for node in nodes for problem in problems_of(node, reports.get(node), said)]
