@@ -15,6 +15,7 @@ from tests.cluster import Cluster
 from tests.containers.places import chosen, image, own_image, podman_settings, refuse_or_skip
 from tests.end_to_end.test_through_slurm import EXAMPLE, READY_S, SHARED, User
 from tests.end_to_end.workplace import QUICKSTART, Workplace
+from trtdist.services.binaries import find_binary
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,19 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
 
 
 def test_one_machine(place: Workplace) -> None:
+    """Ranks, the router and both services run in containers; the image gets the servers' programs by mounts."""
     refuse_or_skip("charliecloud")
-    place.up(QUICKSTART, *within("charliecloud", image()))
+    programs = {name: Path(find_binary(name, os.environ, "")).resolve() for name in ("nats", "etcd")}
+    mounts = [f"{path.parent}:/opt/{name}:ro" for name, path in programs.items()]
+    settings = [f"container.mounts={mounts}", "container.also=[router, nats, etcd]"]
+    settings += [f"services.{name}.binary=/opt/{name}/{path.name}" for name, path in programs.items()]
+    words = [word for setting in settings for word in ("--set", setting)]
+    place.up(QUICKSTART, *within("charliecloud", image()), *words)
+    (run,) = place.runs()
+    for name in ("nats", "etcd", "router", "ctx.0.0", "gen.0.0"):
+        events = map(json.loads, (run / "events" / f"task.{name}.jsonl").read_text().splitlines())
+        pid = next(event["pid"] for event in events if event["type"] == "task_started")
+        assert b"TRTDIST_INSIDE=charliecloud" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     asked = place.trtdist("client", "--prompt", "The capital of France is")
     assert asked.stdout.strip() != ""
     place.trtdist("down")
@@ -103,7 +115,7 @@ def test_one_machine(place: Workplace) -> None:
 
 @pytest.mark.long
 def test_one_machine_with_podman(user: User) -> None:
-    """As a normal user; killed, the supervisor leaves nothing of the container."""
+    """As a normal user; killed, the supervisor leaves nothing of the container, which was there."""
     refuse_or_skip("podman")
     settings = [f"{name}={value}" for name, value in podman_settings().items()]
     container = (*within("podman", own_image()), "--set", "container.shm_size=64M")
@@ -117,6 +129,8 @@ def test_one_machine_with_podman(user: User) -> None:
     code, said, told = trtdist("client", "--prompt", "The capital of France is")
     assert (code, said.strip() != "") == (0, True), told
     run = user.run_dir()
+    there = user.cluster.output("env", *settings, "podman", "ps", "--quiet", host="node1")
+    assert there.split() != [], "podman lists no container of a run that serves"
     pid = json.loads(Path(run / "events" / "supervisor.jsonl").read_text().splitlines()[0])["pid"]
     user.cluster.output("kill", "-KILL", str(pid), host="node1")
     itself_not = f"[{run.name[0]}]{run.name[1:]}"
