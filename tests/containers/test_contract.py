@@ -175,3 +175,13 @@ def test_an_image_that_cannot_be_used_is_named(place: Place, image: str, words: 
     done = place.enter("true")
     assert done.returncode == 4
     assert words in done.stderr and image in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_image_that_may_not_be_read_is_named(place: Place) -> None:
+    """Root may read everything, and then it is told to be cut off."""
+    place.image = place.make(place.folder / "closed.sqsh", "hsqs")
+    place.image.chmod(0)
+    done = place.enter("true")
+    assert done.returncode == 4
+    assert str(place.image) in done.stderr and done.stderr.count("\n") == 1
+    assert ("cannot be read" if place.cluster is not None else "cut off") in done.stderr
