@@ -26,9 +26,13 @@ NODES, RANKS = 2, 8
 MEET = "from mpi4py import MPI; MPI.COMM_WORLD.allreduce(1)"
 # Every Open MPI has these; a search for faster networks would be measured too.
 MPI = {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,vader,tcp", "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
-TASK = (
-    'export TRTDIST_LOCAL_DIR=${TMPDIR:-/tmp}/container-start.$SLURM_JOB_ID; mkdir -p "$TRTDIST_LOCAL_DIR"; exec "$@"'
-)
+# Slurm ends what a task has started with it, and then the shell removes the folder.
+TASK = """\
+TRTDIST_LOCAL_DIR=$(mktemp -d "${TMPDIR:-/tmp}/container-start.XXXXXX") && export TRTDIST_LOCAL_DIR || exit
+trap : TERM
+trap 'rm -rf "$TRTDIST_LOCAL_DIR"' EXIT
+"$@"
+"""
 
 
 def command(name: str, image: str, program: list[str], mpi: str) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shlex
 from pathlib import Path
 from typing import get_args
@@ -67,11 +68,18 @@ def mounted(name: str, words: list[str]) -> list[tuple[str, str]]:
         return [(source, target) for source, target in pairs]
     given = [word.removeprefix("--mount=") for word in words if word.startswith("--mount=")]
     if name == "enroot":
-        return [(source, target) for source, target, _ in (text.split(":") for text in given)]
+        fields = [text.split(":") for text in given]
+        assert not any(set(" \t\n#") & set(text) for text in given)
+        return [(unescaped(source), unescaped(target)) for source, target, _ in fields]
     # Docker and podman use Go's encoding/csv, which reads quoted fields as Python's module does.
     records = [next(csv.reader([text], strict=True)) for text in given]
     found = [dict(field.split("=", 1) for field in record if "=" in field) for record in records]
     return [(fields["source"], fields["target"]) for fields in found]
+
+
+def unescaped(path: str) -> str:
+    """As getmntent reads it."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), path)
 
 
 @pytest.mark.parametrize("name", ENTERED)
@@ -81,7 +89,7 @@ def test_any_mount_arrives_or_is_refused(name: str, source: str, target: str, ar
     try:
         words = runtime(name).command(container, ["bash", argument], CALLER)
     except InputError as error:
-        assert name in ("charliecloud", "enroot")
+        assert name == "charliecloud"
         assert repr(source) in str(error) or repr(target) in str(error)
         assert "at position" in str(error)
         return

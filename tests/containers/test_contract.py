@@ -25,8 +25,22 @@ NAMED = {
     "CUDA_VISIBLE_DEVICES": "2,3",
 }
 OF_SITE = {"UCX_TLS": "tcp", "OMPI_MCA_btl": "tcp", "LD_LIBRARY_PATH": "/site", "HF_HOME": "/site", "LANG": "xx_XX"}
+BIN = ("bin", "sbin")
 # What programs of their own accord set inside: bash, the runtime.
-OF_SHELLS = {"PWD", "SHLVL", "_", "PATH", "HOME", "HOSTNAME", "TERM", "container", "CH_RUNNING"}
+OF_SHELLS = {
+    "PWD",
+    "SHLVL",
+    "_",
+    "PATH",
+    "HOME",
+    "HOSTNAME",
+    "TERM",
+    "container",
+    "CH_RUNNING",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+}
 
 
 def variables(text: str) -> dict[str, str]:
@@ -59,7 +73,7 @@ def test_exactly_the_named_variables_are_there(place: Place) -> None:
     others = {name for name in seen if not name.startswith("TRTDIST_")} - set(NAMED) - OF_SHELLS
     # Of the job that a test itself may run in.
     assert {name for name in others if not name.startswith(("SLURM", "APPTAINER", "SINGULARITY", "ENROOT"))} == set()
-    assert seen["PATH"].split(":")[-1] == "/bin"
+    assert set(seen["PATH"].split(":")) <= {f"{above}/{name}" for above in ("", "/usr", "/usr/local") for name in BIN}
     assert seen["HOME"] == str(place.local / "home")
 
 
@@ -161,3 +175,13 @@ def test_an_image_that_cannot_be_used_is_named(place: Place, image: str, words: 
     done = place.enter("true")
     assert done.returncode == 4
     assert words in done.stderr and image in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_image_that_may_not_be_read_is_named(place: Place) -> None:
+    """Root may read everything, and then it is told to be cut off."""
+    place.image = place.make(place.folder / "closed.sqsh", "hsqs")
+    place.image.chmod(0)
+    done = place.enter("true")
+    assert done.returncode == 4
+    assert str(place.image) in done.stderr and done.stderr.count("\n") == 1
+    assert ("cannot be read" if place.cluster is not None else "cut off") in done.stderr

@@ -15,6 +15,7 @@ from tests.cluster import Cluster
 from tests.containers.places import chosen, image, own_image, podman_settings, refuse_or_skip
 from tests.end_to_end.test_through_slurm import EXAMPLE, READY_S, SHARED, User
 from tests.end_to_end.workplace import QUICKSTART, Workplace
+from trtdist.services.binaries import find_binary
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,19 @@ def within(runtime: str, image: object) -> tuple[str, ...]:
     return ("--set", f"container.runtime={runtime}", "--set", f"container.image={image}")
 
 
+def environment(user: User, run: Path, rank: dict[str, str]) -> str:
+    """What a rank has in its environment."""
+    events = user.cluster.output("cat", str(run / "events" / f"task.{rank['name']}.jsonl")).splitlines()
+    started = next(event for event in map(json.loads, events) if event["type"] == "task_started")
+    return user.cluster.output("cat", f"/proc/{started['pid']}/environ", host=rank["node"])
+
+
 @pytest.mark.parametrize("runtime", THROUGH_SLURM)
 def test_two_nodes(user: User, runtime: str) -> None:
     """The image has nothing but Python, numpy, mpi4py and Open MPI; the rest comes from the run's site folder."""
     refuse_or_skip(runtime)
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *within(runtime, image()))
+    words = user.words("submit", EXAMPLE, *SHARED, "--wait", *within(runtime, image()))
+    done = user.cluster.run("env", "SITE_COLOUR=red", "OMPI_MCA_site=1", *words, timeout=READY_S)
     assert done.returncode == 0, done.stderr + user.crashes()
     run = user.run_dir()
     ranks = json.loads(user.trtdist("status", "--json").stdout)["ranks"]
@@ -57,6 +66,10 @@ def test_two_nodes(user: User, runtime: str) -> None:
     asked = user.trtdist("client", "--prompt", "The capital of France is")
     assert (asked.returncode, asked.stdout.strip() != "") == (0, True), asked.stderr
     assert "SLURM_PROCID" in user.cluster.output("cat", str(run / "logs" / "removed.workers.txt"))
+    for rank in ranks:
+        names = {entry.split("=")[0] for entry in environment(user, run, rank).split("\0")}
+        assert "TRTDIST_RUN_ID" in names and "PMIX_RANK" in names
+        assert not names & {"SITE_COLOUR", "OMPI_MCA_site"}
     down = user.trtdist("down")
     assert down.returncode == 0, down.stderr
     assert isinstance(user.cluster, ThisCluster) or user.left() == []
@@ -66,12 +79,14 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
     """Only one node has what is to be mounted: /tmp is each node's own."""
     refuse_or_skip("charliecloud")
     name = f"/tmp/{user.cluster.folder.name}"
-    user.cluster.output("mkdir", name, host="node1")
     one_node = ("--set", "slurm.extra_sbatch=['--nodelist=node1,node2']")
     mount = ("--set", f"container.mounts=['{name}:/mnt']")
     container = within("charliecloud", image())
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *container, *mount, *one_node)
-    user.cluster.output("rmdir", name, host="node1")
+    user.cluster.output("mkdir", name, host="node1")
+    try:
+        done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *container, *mount, *one_node)
+    finally:
+        user.cluster.output("rmdir", name, host="node1")
     assert done.returncode == 1
     told = f"node node2 has no {name} to mount: make it there"
     assert f"cannot enter its container: {told}" in done.stderr.partition("the end of")[0], done.stderr
@@ -82,8 +97,19 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
 
 
 def test_one_machine(place: Workplace) -> None:
+    """Ranks, the router and both services run in containers; the image gets the servers' programs by mounts."""
     refuse_or_skip("charliecloud")
-    place.up(QUICKSTART, *within("charliecloud", image()))
+    programs = {name: Path(find_binary(name, os.environ, "")).resolve() for name in ("nats", "etcd")}
+    mounts = [f"{path.parent}:/opt/{name}:ro" for name, path in programs.items()]
+    settings = [f"container.mounts={mounts}", "container.also=[router, nats, etcd]"]
+    settings += [f"services.{name}.binary=/opt/{name}/{path.name}" for name, path in programs.items()]
+    words = [word for setting in settings for word in ("--set", setting)]
+    place.up(QUICKSTART, *within("charliecloud", image()), *words)
+    (run,) = place.runs()
+    for name in ("nats", "etcd", "router", "ctx.0.0", "gen.0.0"):
+        events = map(json.loads, (run / "events" / f"task.{name}.jsonl").read_text().splitlines())
+        pid = next(event["pid"] for event in events if event["type"] == "task_started")
+        assert b"TRTDIST_INSIDE=charliecloud" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     asked = place.trtdist("client", "--prompt", "The capital of France is")
     assert asked.stdout.strip() != ""
     place.trtdist("down")
@@ -92,7 +118,7 @@ def test_one_machine(place: Workplace) -> None:
 
 @pytest.mark.long
 def test_one_machine_with_podman(user: User) -> None:
-    """As a normal user; killed, the supervisor leaves nothing of the container."""
+    """As a normal user; killed, the supervisor leaves nothing of the container, which was there."""
     refuse_or_skip("podman")
     settings = [f"{name}={value}" for name, value in podman_settings().items()]
     container = (*within("podman", own_image()), "--set", "container.shm_size=64M")
@@ -106,6 +132,8 @@ def test_one_machine_with_podman(user: User) -> None:
     code, said, told = trtdist("client", "--prompt", "The capital of France is")
     assert (code, said.strip() != "") == (0, True), told
     run = user.run_dir()
+    there = user.cluster.output("env", *settings, "podman", "ps", "--quiet", host="node1")
+    assert there.split() != [], "podman lists no container of a run that serves"
     pid = json.loads(Path(run / "events" / "supervisor.jsonl").read_text().splitlines()[0])["pid"]
     user.cluster.output("kill", "-KILL", str(pid), host="node1")
     itself_not = f"[{run.name[0]}]{run.name[1:]}"

@@ -13,6 +13,7 @@ from pathlib import Path
 import nats
 import pytest
 
+from tests.cluster import give_up
 from tests.house.source import ROOT, VERMIN, modules, parse
 
 ROOMS = (
@@ -119,7 +120,7 @@ def oldest_python() -> str | None:
 def test_node_rooms_import_under_python_3_9(tmp_path: Path) -> None:
     python = oldest_python()
     if python is None:
-        pytest.skip("there is no python3.9 on PATH or in pyenv")
+        give_up("there is no python3.9 on PATH or in pyenv")
     # As in a run's site folder: only these rooms, and the pure Python of nats beside them.
     site = tmp_path / "site"
     (site / "trtdist").mkdir(parents=True)

@@ -16,6 +16,7 @@ from tests.planning.topologies import section, topologies, topology
 from tests.rendering.runs import RenderedRun
 from trtdist.planning import PlanError, Target, plan
 from trtdist.rendering import RenderError, job_options, limit_seconds, render_slurm
+from trtdist.rendering.containers import needed_by_srun
 from trtdist.rundir import RunDir
 from trtdist.topology import Topology
 
@@ -121,6 +122,14 @@ def test_srun_is_told_of_all_mounts_at_once(tmp_path: Path) -> None:
         mounts = option(run.launched(step.name)["argv"], "container-mounts")
         inside = step.kind == "workers" or step.name == "router"
         assert mounts == (",".join([*own, "/a:/b:ro", "/c:/d"]) if inside else None)
+
+
+def test_each_node_is_asked_for_what_srun_needs() -> None:
+    container = {"runtime": "pyxis", "image": "/i.sqsh", "mounts": ["/a:/b:ro", "/c:/d"]}
+    needed = {"TRTDIST_SRUN_IMAGE": "/i.sqsh", "TRTDIST_SRUN_MOUNTS": "/a:/c"}
+    assert needed_by_srun(topology(container=container)) == needed
+    assert needed_by_srun(topology(container={"runtime": "pyxis", "image": "nvcr.io/a:1"})) == {}
+    assert needed_by_srun(topology(container={**container, "runtime": "enroot"})) == {}
 
 
 @pytest.mark.parametrize("step", ["nats", "etcd", "router", "canary"])

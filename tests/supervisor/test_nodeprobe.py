@@ -36,7 +36,7 @@ def asked(tmp_path: Path, greeter: tuple[Greeter, tuple[str, int]]) -> dict[str,
     found, address = greeter
     return {
         "interface": "lo", "subnet": "", "peers": [], "local": str(tmp_path / "trtdist-x" / "run"),
-        "run": str(tmp_path), "head": list(address), "nonce": found.nonce,
+        "run": str(tmp_path), "head": list(address), "nonce": found.nonce, "image": "", "mount": [],
     }  # fmt: skip
 
 
@@ -99,6 +99,37 @@ def test_files_that_show_up_late_are_awaited(asked: dict[str, Any], tmp_path: Pa
         began = time.monotonic()
         assert look(asked)["problems"] == []
         assert time.monotonic() - began > 0.3
+
+
+SUPERBLOCK = b"hsqs".ljust(40, b"\0") + (100).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "has no image {image}: copy it there"),
+        (SUPERBLOCK.ljust(99, b"\0"), "sees 99 of the 100 bytes of the image {image}"),
+        (SUPERBLOCK[:47], "sees in {image} no squashfs image"),
+        (b"SIF_MAGIC".ljust(100), "sees in {image} no squashfs image"),
+    ],
+)
+def test_what_srun_needs_for_a_container_is_looked_for(
+    asked: dict[str, Any], tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    image = tmp_path / "image.sqsh"
+    if content is not None:
+        image.write_bytes(content)
+    asked.update(image=str(image), mount=[str(tmp_path), str(tmp_path / "a"), str(tmp_path / "b")])
+    (problem,) = look(asked)["problems"]
+    for name in ("a", "b"):
+        assert f"has no {tmp_path}/{name} to mount" in problem
+    assert words.format(image=image) in problem
+
+
+def test_a_whole_image_is_taken(asked: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "image.sqsh").write_bytes(SUPERBLOCK.ljust(4096, b"\0"))
+    asked.update(image=str(tmp_path / "image.sqsh"), mount=[str(tmp_path)])
+    assert look(asked)["problems"] == []
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to somebody else")

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.cluster import give_up
 from tests.house.test_rooms import oldest_python
 from trtdist.events import EventWriter, TaskExited, TaskRefused, TaskStarted, decode
 from trtdist.observe.tail import TimeIndex
@@ -412,7 +413,7 @@ def test_without_a_run_directory_it_is_one_sentence(place: Place) -> None:
 def test_the_oldest_python_runs_it(place: Place) -> None:
     python = oldest_python()
     if python is None:
-        pytest.skip("there is no python3.9 here")
+        give_up("there is no python3.9 here")
     place.python = python
     assert place.finish("sh", "-c", "echo hello; exit 3") == (3, "")
     assert place.log() == b"hello\n"

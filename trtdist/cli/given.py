@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from trtdist.cli.front_files import front_files
+from trtdist.rendering.containers import needed_by_srun
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology
@@ -58,6 +59,7 @@ def given_slurm(topology: Topology, now: float) -> Given:
         "TRTDIST_PYTHON": sys.executable,
         **common.variables,
         **{name: binary for _, name, binary in _binaries(topology)},
+        **needed_by_srun(topology),
         **{name: value for name, value in chosen.items() if value is not None},
     }
     return Given(variables, {**key, **common.secrets, **make_certificates(now)})

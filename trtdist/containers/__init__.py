@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from trtdist.containers.apptainer import Apptainer
 from trtdist.containers.base import Caller, Container, ContainerRuntime, Mount, StepOption
 from trtdist.containers.charliecloud import Charliecloud
@@ -13,19 +15,19 @@ from trtdist.containers.pyxis import Pyxis
 
 __all__ = ["RUNTIMES", "Caller", "Container", "ContainerRuntime", "Mount", "StepOption", "runtime"]
 
-RUNTIMES = ("none", "pyxis", "enroot", "apptainer", "singularity", "charliecloud", "podman", "docker")
+_FOUND: Mapping[str, ContainerRuntime] = {
+    "none": NoContainer(),
+    "pyxis": Pyxis(),
+    "enroot": Enroot(),
+    "apptainer": Apptainer("apptainer"),
+    "singularity": Apptainer("singularity"),
+    "charliecloud": Charliecloud(),
+    "podman": Podman(),
+    "docker": Docker(),
+}
+RUNTIMES = tuple(_FOUND)
 
 
 def runtime(name: str) -> ContainerRuntime:
     """The runtime of that name, one of RUNTIMES."""
-    found: dict[str, ContainerRuntime] = {
-        "none": NoContainer(),
-        "pyxis": Pyxis(),
-        "enroot": Enroot(),
-        "apptainer": Apptainer("apptainer"),
-        "singularity": Apptainer("singularity"),
-        "charliecloud": Charliecloud(),
-        "podman": Podman(),
-        "docker": Docker(),
-    }
-    return found[name]
+    return _FOUND[name]

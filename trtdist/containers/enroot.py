@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trtdist.containers.base import Caller, Container, Mount, StepOption, refuse
+from trtdist.containers.base import Caller, Container, Mount, StepOption
 
 __all__ = ["Enroot"]
 
 # In an fstab line blanks separate, and backslashes and hashes mean something; on the command line colons separate.
-_SEPARATORS = ": \t\\#"
+_ESCAPED = str.maketrans({character: f"\\{ord(character):03o}" for character in ": \t\n\\#"})
 
 
 class Enroot:
@@ -43,5 +43,6 @@ class Enroot:
 
 
 def _mount(mount: Mount) -> str:
-    paths = [refuse(path, _SEPARATORS, "the mount", "enroot") for path in (mount.source, mount.target)]
+    """With escapes as getmntent knows them, which enroot-mount reads the line with."""
+    paths = [path.translate(_ESCAPED) for path in (mount.source, mount.target)]
     return ":".join([*paths, "x-create=auto,rbind" + ("" if mount.writable else ",ro")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from trtdist.containers import Container, Mount, StepOption, runtime
+from trtdist.containers.base import is_path
 from trtdist.containers.pyxis import mount_list
 from trtdist.errors import InputError
 from trtdist.plan import Step
@@ -16,6 +17,7 @@ __all__ = [
     "enter_options",
     "enters",
     "hooked",
+    "needed_by_srun",
     "refuse_container",
     "step_mounts",
     "step_options",
@@ -85,6 +87,17 @@ def step_mounts(topology: Topology, *own: Mount) -> str:
     container."""
     section = topology.container
     return mount_list((*own, *_container(topology).mounts)) if section.runtime == "pyxis" else ""
+
+
+def needed_by_srun(topology: Topology) -> dict[str, str]:
+    """Of containers that srun starts, what each node must have: the image, if it is a path, and the sources of mounts,
+    none of which has a colon, as variables of given.env."""
+    if topology.container.runtime != "pyxis":
+        return {}
+    container = _container(topology)
+    image = {"TRTDIST_SRUN_IMAGE": container.image} if is_path(container.image) else {}
+    mounts = ":".join(mount.source for mount in container.mounts)
+    return {**image, **({"TRTDIST_SRUN_MOUNTS": mounts} if mounts else {})}
 
 
 def hooked(topology: Topology) -> Mapping[str, str]:

@@ -30,8 +30,7 @@ def _workers(plan: Plan, topology: Topology, step: Step) -> dict[str, str]:
     """Ranks; those of a step share a container, which holds their mpiexec too."""
     launch, inside = f"{step.stem}.local.sh", f"{step.stem}.inside.sh"
     enters_one = enters(topology, step)
-    mpiexec = "mpiexec" if enters_one else None
-    line = render("workers.local.sh.j2", plan=plan, step=step, inside=enters_one, mpiexec=mpiexec)
+    line = render("workers.local.sh.j2", plan=plan, step=step, inside=enters_one)
     files = {launch: line, f"{step.stem}.task.sh": task_file(plan, topology, step, slurm=False)}
     if enters_one:
         files |= {inside: line, launch: enter_file(plan, topology, step, inside, slurm=False)}

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from trtdist.containers.base import is_path
 from trtdist.plan import Plan, Step
 from trtdist.rendering.containers import contained, enters, hooked, step_mounts, step_options
 from trtdist.rendering.shell import Directive
@@ -115,6 +116,7 @@ def _step(plan: Plan, topology: Topology, step: Step, common: Mapping[str, objec
     of_srun = {
         "options": step_options(topology) if contained(topology, step) else (),
         "mounts": step_mounts(topology),
+        "fetched": not is_path(topology.container.image or ""),
         "hooked": hooked(topology),
     }
     line = render(f"{kind}.srun.sh.j2", step=step, layout=_layout(step), **of_srun, **common)

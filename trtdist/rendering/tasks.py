@@ -47,6 +47,7 @@ def task_file(plan: Plan, topology: Topology, step: Step, *, slurm: bool) -> str
         "step": step,
         "slurm": slurm,
         "inside": enters(topology, step),
+        "handed": inside and not enters(topology, step),
         "setup": topology.slurm.setup if slurm and not inside else (),
         "python": topology.container.python if inside else None,
     }

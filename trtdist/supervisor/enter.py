@@ -100,6 +100,8 @@ def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping
     way = runtime(name)
     if not os.path.isdir(environ.get("TRTDIST_LOCAL_DIR", "")):
         raise InputError("TRTDIST_LOCAL_DIR names no folder: make one of your own on this node, and set it to that")
+    # Without it ch-run prints not even its help.
+    environ = {"USER": str(os.getuid()), **environ}
     if way.program:
         _check(name, way, container, environ)
     scratch = Path(environ["TRTDIST_LOCAL_DIR"])
@@ -113,7 +115,7 @@ def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping
     rc = scratch / f"rc.{task}"
     _write(rc, _RC)
     listed = os.path.isfile(container.image) or os.path.isfile(f"{container.image}/ch/environment")
-    caller = Caller(os.getuid(), os.getgid(), _help(way), str(rc), listed)
+    caller = Caller(os.getuid(), os.getgid(), _help(way, environ), str(rc), listed)
     if not way.makes_mount_points(caller) and not container.writable:
         container = mount_points.covered(container, _private(scratch / f"cover.{task}"))
     if not way.sets_limits:
@@ -121,7 +123,7 @@ def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping
     if not way.mounts_read_only:
         mount_points.protect([mount.source for mount in container.mounts if not mount.writable])
     words = way.command(container, ["bash", "-c", _LOADER, "bash", str(variables), *argv], caller)
-    os.execvpe(words[0], words, {"USER": str(os.getuid()), **environ})
+    os.execvpe(words[0], words, environ)
 
 
 def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapping[str, str]) -> None:
@@ -189,12 +191,13 @@ def _unusable(name: str, image: Path) -> list[str]:
     return []
 
 
-def _help(way: ContainerRuntime) -> str:
+def _help(way: ContainerRuntime, environ: Mapping[str, str]) -> str:
     """What the program says of its options, in which releases differ."""
     if not way.asks_for_help:
         return ""
+    words = [way.program, "--help"]
     done = subprocess.run(
-        [way.program, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        words, env=dict(environ), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     return done.stdout + done.stderr
 

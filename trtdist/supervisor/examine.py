@@ -187,6 +187,8 @@ def _gpus(query: list[str]) -> dict[str, Any]:
         return {"problem": f"there is no {query[0]}", "lines": []}
     except subprocess.TimeoutExpired:
         return {"problem": f"{query[0]} does not answer within {_PROGRAM_S:g} s", "lines": []}
+    except OSError as error:
+        return {"problem": f"{query[0]} cannot be started: {error.strerror}", "lines": []}
     problem = "" if done.returncode == 0 else " ".join((done.stdout + done.stderr).split())
     return {"problem": problem, "lines": done.stdout.splitlines()}
 

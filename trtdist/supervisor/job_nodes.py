@@ -69,8 +69,9 @@ def look_at_nodes(
 ) -> list[Node]:
     """What was found of each node, in order; the node-local folder is made on each.
 
-    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET. `listener` is where the nodes must reach the head node, None
-    when it has no address. TrtdistError tells each thing that is wrong once, with the nodes where it is.
+    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET, and TRTDIST_SRUN_IMAGE and TRTDIST_SRUN_MOUNTS, which
+    containers that srun starts need on the node. `listener` is where the nodes must reach the head node, None when it
+    has no address. TrtdistError tells each thing that is wrong once, with the nodes where it is.
     """
     asked: dict[str, Any] = {
         "interface": given.get("TRTDIST_INTERFACE", ""),
@@ -78,6 +79,8 @@ def look_at_nodes(
         "peers": [nodes[0], *nodes[1:2]],
         "local": str(local),
         "run": str(run.path),
+        "image": given.get("TRTDIST_SRUN_IMAGE", ""),
+        "mount": list(filter(None, given.get("TRTDIST_SRUN_MOUNTS", "").split(":"))),
     }
     with ExitStack() as stack:
         if listener is not None:

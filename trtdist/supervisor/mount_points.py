@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from trtdist.containers import Container, Mount
-from trtdist.errors import InputError
+from trtdist.errors import InputError, MissingError
 
 __all__ = ["covered", "protect"]
 
@@ -63,11 +64,21 @@ def _make(point: Path, folder: bool) -> None:
 
 
 def protect(paths: Sequence[str]) -> None:
-    """Have nothing that this process starts write to these paths, in a mount namespace of its own."""
+    """Have nothing that this process starts write to these paths, in a mount namespace of its own.
+
+    MissingError when this node allows none, OSError naming the path that cannot be mounted.
+    """
     if not paths:
         return
     uid, gid = os.getuid(), os.getgid()
-    _call("unshare", _CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0))
+    try:
+        _call("unshare", _CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0))
+    except OSError as error:
+        raise MissingError(
+            f"node {socket.gethostname()} does not let users make namespaces ({error.strerror}), without which"
+            " charliecloud can neither start containers nor keep mounts from being written to: have its administrators"
+            " allow them (sysctl user.max_user_namespaces), or choose another container.runtime"
+        ) from error
     if uid:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
@@ -81,7 +92,10 @@ def protect(paths: Sequence[str]) -> None:
 
 def _mount(source: str | None, target: str, flags: int) -> None:
     told = None if source is None else os.fsencode(source)
-    _call("mount", told, os.fsencode(target), None, ctypes.c_ulong(flags), None)
+    try:
+        _call("mount", told, os.fsencode(target), None, ctypes.c_ulong(flags), None)
+    except OSError as error:
+        raise OSError(error.errno, f"{target} cannot be mounted: {error.strerror}") from error
 
 
 def _call(name: str, *arguments: object) -> None:

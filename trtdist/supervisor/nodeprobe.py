@@ -32,6 +32,7 @@ _SHARED = frozenset(
         *("fuse.beegfs", "fuse.ceph", "fuse.glusterfs", "fuse.juicefs", "fuse.sshfs"),
     )
 )
+_SQUASHFS_SIZE_AT = 40
 _ANY_PORT = 9  # nothing is sent to it
 
 
@@ -162,11 +163,12 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     (major and minor version), and `problems`, each the end of a sentence that begins with the node's name.
 
     `asked` has `interface`, `subnet` and `peers` for `choose`, `local` (the node-local folder), `run` (the run
-    directory), and, if the head node is to be reached, its `head` (address and port) and `nonce`, what it says there.
+    directory), if the head node is to be reached its `head` (address and port) and `nonce`, what it says there, and of
+    containers that srun starts the `image` ("" when it is no path) and what they `mount`.
     """
     node = os.environ.get("SLURMD_NODENAME", "")
     report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": []}
-    for check in (_address, _folders, _head):
+    for check in (_address, _folders, _head, _container):
         try:
             report.update(check({**asked, **report}))
         except Unusable as problem:
@@ -192,6 +194,35 @@ def _folders(asked: dict[str, Any]) -> dict[str, Any]:
             )
         time.sleep(_LOOK_AGAIN_S)
     return {}
+
+
+def _container(asked: dict[str, Any]) -> dict[str, Any]:
+    """What srun's plugin would only say among many lines, and after unpacking the image."""
+    problems = [
+        f"has no {path} to mount: make it there, or take it out of container.mounts"
+        for path in asked["mount"]
+        if not os.path.exists(path)
+    ]
+    if asked["image"]:
+        problems += _image(asked["image"])
+    if problems:
+        raise Unusable("; it ".join(problems))
+    return {}
+
+
+def _image(path: str) -> list[str]:
+    """What is wrong with a squashfs file, by its superblock (squashfs_fs.h in the kernel): how long it is to be."""
+    try:
+        with open(path, "rb") as file:
+            start, size = file.read(_SQUASHFS_SIZE_AT + 8), os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        return [f"has no image {path}: copy it there, or put it on a file system that all nodes see"]
+    except OSError as error:
+        return [f"cannot read the image {path}: {error.strerror}: make it readable there for the user of the job"]
+    if start[:4] != b"hsqs" or len(start) < _SQUASHFS_SIZE_AT + 8:
+        return [f"sees in {path} no squashfs image: `trtdist image import {path}` makes one"]
+    (whole,) = struct.unpack_from("<Q", start, _SQUASHFS_SIZE_AT)
+    return [] if size >= whole else [f"sees {size} of the {whole} bytes of the image {path}: copy it there again"]
 
 
 def _head(asked: dict[str, Any]) -> dict[str, Any]:

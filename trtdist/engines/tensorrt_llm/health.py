@@ -39,9 +39,19 @@ class Health:
             gone = [worker.pid for worker in self._workers if not worker.alive()]
             if gone:
                 self._deaths.failed(f"the engine's own worker process {gone[0]} has ended")
-            elif self._check is not None and not self._check():
-                self._deaths.ended("TensorRT-LLM says that its engine is not healthy any more, and the log says why")
+            else:
+                self._ask()
             await asyncio.sleep(_POLL_S)
+
+    def _ask(self) -> None:
+        try:
+            well = self._check is None or self._check()
+        except (RuntimeError, AttributeError, TypeError, ValueError, OSError) as error:
+            # It is no public function: another release may have it do something else.
+            self._deaths.failed(f"the health of the engine cannot be asked for: {type(error).__name__}: {error}")
+            return
+        if not well:
+            self._deaths.ended("TensorRT-LLM says that its engine is not healthy any more, and the log says why")
 
     def _ended(self, future: Any) -> None:
         error = None if future.cancelled() else future.exception()

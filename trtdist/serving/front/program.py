@@ -35,6 +35,8 @@ from trtdist.serving.waiting import first_of
 __all__ = ["listen", "read_keys", "serve", "server_tls", "work"]
 
 DRAIN_S = 2.0
+# Whoever connects and then says nothing keeps a connection no longer.
+HANDSHAKE_S = 10.0
 BACKLOG = 4096
 _LOOPBACK = ("127.", "::1")
 
@@ -52,7 +54,13 @@ async def serve(
         handle = Service(requester, settings, metrics).handle
         connections = Connections(handle, counted=lambda count: metrics.put("connections", count))
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(connections.accept, sock=listener, backlog=BACKLOG, ssl=tls)
+        server = await loop.create_server(
+            connections.accept,
+            sock=listener,
+            backlog=BACKLOG,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_S if tls is not None else None,
+        )
         try:
             reason = await first_of(requester.ended(), asked(stop))
         finally:

@@ -27,6 +27,5 @@ if ((EUID == 0)); then
     options+=(--allow-run-as-root)
 fi
 
-TRTDIST_MPIEXEC=mpiexec
 exec "$TRTDIST_MPIEXEC" "${options[@]}" -n 4 \
     bash "$TRTDIST_RUN_DIR/scripts/"03-workers.task.sh </dev/null

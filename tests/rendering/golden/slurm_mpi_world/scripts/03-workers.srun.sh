@@ -36,15 +36,16 @@ for TRTDIST_NAME in UCX_TLS "${!OMPI_MCA_@}"; do
         unset "$TRTDIST_NAME"
     fi
 done
-if [[ -n $TRTDIST_REMOVED ]]; then
-    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."workers.txt
-fi
 
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 TRTDIST_LIST=
 for TRTDIST_INDEX in 0 1; do
     TRTDIST_LIST+=${TRTDIST_LIST:+,}${TRTDIST_PLACES[TRTDIST_INDEX]}
 done
+
+if [[ -n $TRTDIST_REMOVED ]]; then
+    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."workers.txt
+fi
 
 # Steps share CPUs, memory and GPUs; the task file decides who uses which GPU. One dead rank ends the step.
 exec srun --job-name=workers --nodes=2 --ntasks=8 \

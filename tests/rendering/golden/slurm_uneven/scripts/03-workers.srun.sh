@@ -36,9 +36,6 @@ for TRTDIST_NAME in UCX_TLS "${!OMPI_MCA_@}"; do
         unset "$TRTDIST_NAME"
     fi
 done
-if [[ -n $TRTDIST_REMOVED ]]; then
-    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."workers.txt
-fi
 
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 # Slurm takes the node of each task from this file, and then no --nodelist beside it.
@@ -46,6 +43,10 @@ export SLURM_HOSTFILE=$TRTDIST_RUN_DIR/03-workers.hosts
 for TRTDIST_INDEX in 0 0 0 1 1 1 0 1; do
     echo "${TRTDIST_PLACES[TRTDIST_INDEX]}"
 done >"$SLURM_HOSTFILE"
+
+if [[ -n $TRTDIST_REMOVED ]]; then
+    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."workers.txt
+fi
 
 # Steps share CPUs, memory and GPUs; the task file decides who uses which GPU. One dead rank ends the step.
 exec srun --job-name=workers --nodes=2 --ntasks=8 \
