@@ -20,7 +20,7 @@ from trtdist.cli.certificates import make_certificates
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import write_env
-from trtdist.services.tls import SWITCH, Certificates, client_context
+from trtdist.services.tls import Certificates, client_context
 from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.nats_connection import NatsError, connect, connection
 from trtdist.serving.run_config import RunConfig
@@ -36,19 +36,12 @@ def put_certificates(run: RunDir) -> None:
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Both services with TLS, as between machines."""
+    """Both services of a run, in folders whose names need quoting."""
     folder = tmp_path_factory.mktemp("secure") / "a 'b\""
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(folder))
         found = Services(RunDir(folder / "tiny-20260101-000000-abcd"))
-    put_certificates(found.run)
-    env = found.env
-    del env["TRTDIST_NATS_MONITOR_PORT"]
-    env["NATS_SERVER"] = env["NATS_SERVER"].replace("nats:", "tls:")
-    env["ETCD_ENDPOINTS"] = env["ETCD_ENDPOINTS"].replace("http:", "https:")
-    env[SWITCH] = "1"
-    write_env(found.run.resolved_env, env)
     try:
         for service in ("nats", "etcd"):
             found.up(service)
