@@ -12,6 +12,7 @@ from trtdist.cli.front_files import front_files
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology
+from trtdist.topology.redaction import names_secret
 
 __all__ = ["Given", "chosen_binary", "given_local", "given_slurm", "own_services"]
 
@@ -81,6 +82,7 @@ def _common(topology: Topology, now: float) -> Given:
     server of our own, with certificates."""
     variables = {"TRTDIST_CONTAINED": " ".join(topology.container.also)} if topology.container.also else {}
     hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
+    hidden |= {f"env.{name}": value for name, value in topology.container.env.items() if names_secret(name)}
     services, ports, http = topology.services, topology.network.port_range, topology.router.http
     if http is not None:
         variables["TRTDIST_HTTP_HOST"] = http.host
