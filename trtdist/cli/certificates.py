@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -32,7 +33,9 @@ def make_certificates(now: float) -> dict[str, str]:
     moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
     authority = _Authority(moment)
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    server, server_key = authority.sign("trtdist-server", both)
+    # Tools that insist on an address find the one by which they come on one machine, or through `trtdist forward`.
+    loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    server, server_key = authority.sign("trtdist-server", both, [x509.DNSName("localhost"), *loopback])
     client, client_key = authority.sign("trtdist-client", both[1:])
     return {
         "ca.pem": _pem(authority.certificate),
@@ -58,7 +61,9 @@ class _Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def sign(self, name: str, purposes: Sequence[x509.ObjectIdentifier]) -> tuple[str, str]:
+    def sign(
+        self, name: str, purposes: Sequence[x509.ObjectIdentifier], more: Sequence[x509.GeneralName] = ()
+    ) -> tuple[str, str]:
         """A certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -67,7 +72,7 @@ class _Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.KeyUsage(**_USAGE), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), *more]), critical=False)
             .add_extension(issuer, critical=False)
             .sign(self._key, hashes.SHA256())
         )
