@@ -11,10 +11,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["make_certificates"]
+__all__ = ["VALID", "make_certificates"]
 
-# The clocks of nodes may differ; a run lives as long as its allocation, which nobody knows yet.
-_BEFORE, _AFTER = datetime.timedelta(days=1), datetime.timedelta(days=3650)
+# The clocks of nodes may differ. No job is as long as that, so nothing has to be renewed while a run is up.
+_BEFORE, VALID = datetime.timedelta(days=1), datetime.timedelta(days=3650)
 _USAGE = {
     "digital_signature": True,
     "content_commitment": False,
@@ -89,7 +89,7 @@ class _Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._moment - _BEFORE)
-            .not_valid_after(self._moment + _AFTER)
+            .not_valid_after(self._moment + VALID)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
 

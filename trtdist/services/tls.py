@@ -9,6 +9,7 @@ loopback everybody on it reaches.
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,10 @@ def client_context(run: RunDir) -> ssl.SSLContext:
         raise TrtdistError(
             f"the certificates in {files.folder} cannot be used ({error.strerror or error}): bring the run up again"
         ) from error
+    ends = min(ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs())
+    if ends < time.time():
+        day = time.strftime("%Y-%m-%d", time.gmtime(ends))
+        raise TrtdistError(f"the certificates in {files.folder} were valid until {day}: bring the run up again")
     return context
 
 
