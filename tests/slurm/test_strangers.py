@@ -18,7 +18,7 @@ __all__ = ["reached"]
 
 def on_node(node: str, user: str, *words: str) -> str:
     argv = [sys.executable, str(MINICLUSTER), "exec", "--user", user, node, sys.executable, "-I", "-S", "-c", *words]
-    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=180, check=False)
+    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
