@@ -75,7 +75,7 @@ class DirectClient(Client):
         """The login. nats-py leaves it to the server whether to speak TLS, even where the client has been given
         certificates; so a foreign server would be told the password."""
         assert self._current_server is not None
-        wanted = self.options["tls"] is not None or self._current_server.uri.scheme == "tls"
+        wanted = self.options.get("tls") is not None or self._current_server.uri.scheme == "tls"
         if wanted and not self._server_info.get("tls_required"):
             raise errors.Error("nats: what has the port speaks no TLS, so it is not the server of this run")
         return super()._connect_command()
