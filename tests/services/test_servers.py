@@ -72,11 +72,11 @@ def test_nats_takes_nobody_else(shared: Services, login: dict[str, str]) -> None
     with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=5) as plain:
         plain.recv(4096)
         # Even with a certificate of the run.
-        client = client_context(shared.run).wrap_socket(plain)
-        client.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps({"verbose": False, **login}).encode())
-        answer = b""
-        while piece := client.recv(4096):
-            answer += piece
+        with client_context(shared.run).wrap_socket(plain) as client:
+            client.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps({"verbose": False, **login}).encode())
+            answer = b""
+            while piece := client.recv(4096):
+                answer += piece
     assert b"Authorization Violation" in answer and b"PONG" not in answer
 
 
