@@ -17,7 +17,7 @@ _NOBODY = 65534
 def somebody() -> Iterator[Path]:
     """Be a normal user for a while, with a folder of one's own."""
     with tempfile.TemporaryDirectory() as name:
-        os.chmod(name, 0o777)
+        os.chmod(name, 0o1777)
         before = os.getresuid()
         if before[1] == 0:
             os.setresuid(_NOBODY, _NOBODY, 0)

@@ -221,7 +221,7 @@ def decode(line: str) -> Record | None:
         known = {field.name for field in fields(kind)}
         event = kind(**{key: value for key, value in raw.items() if key in known})
         return Record(float(raw["time"]), str(raw["writer"]), event)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -66,7 +66,7 @@ def inside(command: click.Command, *arguments: str) -> str:
 
 
 def test_url_names_addresses_and_files(fake: FakeRun) -> None:
-    resolve(fake, TRTDIST_TLS="1")
+    resolve(fake)
     (fake.run.secrets / "nats.user").write_text("u")
     found = json.loads(inside(url.command, "--json"))
     assert found["nats"] == "nats://127.0.0.1:1"

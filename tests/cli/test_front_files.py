@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -24,9 +25,9 @@ def section(folder: Path, **files: str) -> dict[str, str]:
     path.write_text(text)
     topology = load(path, environ={})
     assert topology.router.http is not None
-    found = front_files(topology.router.http)
-    given = given_local(topology, {})
-    assert {name: given.secrets.get(name) for name in found} == found
+    given = given_local(topology, {}, time.time())
+    found = {name: text for name, text in given.secrets.items() if name.startswith("http.")}
+    assert found.keys() == front_files(topology.router.http).keys()
     assert ("TRTDIST_HTTP_TLS" in given.variables) == ("http.pem" in found)
     return found
 
@@ -43,7 +44,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_files_are_found_from_the_topology_and_copied(folder: Path) -> None:
-    assert section(folder) == {}
+    made = [section(folder)["http.keys"] for _ in range(2)]
+    assert all(re.fullmatch(r"sk-[0-9a-f]{64}\n", key) for key in made) and len(set(made)) == 2
+    assert section(folder, keys="none") == section(folder, keys="none", host="'::1'") == {}
     found = section(folder, keys="keys", certificate="./one.pem", certificate_key="one.key")
     assert found["http.keys"] == "sk-one\nsk-two\n"
     assert found["http.pem"].startswith("-----BEGIN CERTIFICATE") and "PRIVATE KEY" in found["http.key"]
@@ -52,6 +55,7 @@ def test_files_are_found_from_the_topology_and_copied(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "says"),
     [
+        ({"keys": "none", "host": "0.0.0.0"}, "others reach 0.0.0.0"),
         ({"keys": "nowhere"}, "nowhere cannot be read: No such file"),
         ({"keys": "empty"}, "has no keys: write one a line"),
         ({"keys": "spaces"}, "key 1 in .*spaces has other characters"),

@@ -148,7 +148,7 @@ def test_secrets_stay_where_they_are_needed(tmp_path: Path) -> None:
     assert render(QUICKSTART, out, *(word for value in overrides for word in ("--set", value))).exit_code == 0
     assert [name for name, text in files(out).items() if b"s3cret" in text] == ["secrets/nats.password"]
     run = RunDir(out)
-    assert "export HF_TOKEN=hf_abc\n" in (run.scripts / "02-workers.task.sh").read_text()
+    assert [name for name, text in files(out).items() if b"hf_abc" in text] == ["secrets/env.HF_TOKEN"]
     assert all(not os.stat(path).st_mode & 0o077 for path in (*run.scripts.iterdir(), *run.secrets.iterdir()))
 
 
@@ -156,10 +156,10 @@ def test_credentials_stay_when_it_renders_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert render(QUICKSTART, out, "--local").exit_code == 0
     made = files(out / "secrets")
-    assert set(made) == {"kv.key", "nats.user", "nats.password"}
+    certificates = {"ca.pem", "server.pem", "server.key", "client.pem", "client.key"}
+    assert set(made) == {"kv.key", "nats.user", "nats.password", "http.keys", *certificates}
     assert render(QUICKSTART, out, "--local").exit_code == 0
     assert files(out / "secrets") == made
-    # Between machines there are certificates.
     assert render(QUICKSTART, out).exit_code == 0
-    assert {"ca.pem", "server.pem", "server.key", "client.pem", "client.key"} <= set(files(out / "secrets"))
+    assert files(out / "secrets") == made
     assert b"TRTDIST_LAUNCHER=slurm\n" in files(out)["given.env"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -26,13 +27,14 @@ READ = re.compile(r"(\d+) prompt tokens \((\d+) read here, (\d+) held from earli
 @pytest.mark.long
 def test_a_shared_beginning_is_read_once_and_answers_are_those_of_a_server_that_read_all(place: Workplace) -> None:
     place.up(place.topology(TOPOLOGY))
-    url = place.status()["endpoints"]["front_door"]["url"]
+    front = place.status()["endpoints"]["front_door"]
+    url, key = front["url"], Path(front["keys_file"]).read_text().strip()
     questions = ["What is a fern?", "Where do they grow?", "How old are they?", "What is a fern?"]
 
     def ask(question: str) -> str:
         messages = [{"role": "system", "content": SHARED}, {"role": "user", "content": question}]
         body = {"model": "reference/tiny", "messages": messages, "max_tokens": 12, "temperature": 0}
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
         request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode(), headers)
         with urllib.request.urlopen(request, timeout=30) as reply:
             return str(json.load(reply)["choices"][0]["message"]["content"])

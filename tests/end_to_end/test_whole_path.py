@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -81,21 +82,24 @@ def status_names_each_rank(place: Workplace) -> None:
 
 def strangers_tools_see_the_instances(place: Workplace) -> None:
     status = place.status("quickstart")
-    etcdctl = [str(Path(sys.executable).with_name("etcdctl")), "--endpoints", status["endpoints"]["etcd"]["url"]]
+    found = json.loads(place.trtdist("url", "quickstart", "--json").stdout)
+    etcdctl = [str(Path(sys.executable).with_name("etcdctl")), "--endpoints", found["etcd"]]
+    etcdctl += ["--cacert", found["ca_file"], "--cert", found["certificate_file"], "--key", found["key_file"]]
     done = subprocess.run(
         [*etcdctl, "get", "--prefix", status["run_id"], "--write-out", "json"],
         env={**place.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, timeout=20, check=True,
     )  # fmt: skip
     kvs = json.loads(done.stdout)["kvs"]
     assert len(kvs) == 3 and all(kv["lease"] for kv in kvs)
-    assert asyncio.run(ping(status)) == 3
+    assert asyncio.run(ping(found)) == 3
 
 
-async def ping(status: dict[str, dict[str, dict[str, str]]]) -> int:
+async def ping(ends: dict[str, str]) -> int:
     """How many instances answer $SRV.PING."""
-    ends = status["endpoints"]["nats"]
     user, password = Path(ends["user_file"]).read_text().strip(), Path(ends["password_file"]).read_text().strip()
-    client = await nats.connect(ends["url"], user=user, password=password)
+    tls = ssl.create_default_context(cafile=ends["ca_file"])
+    tls.load_cert_chain(ends["certificate_file"], ends["key_file"])
+    client = await nats.connect(ends["nats"], user=user, password=password, tls=tls)
     try:
         inbox = client.new_inbox()
         answers = await client.subscribe(inbox)

@@ -110,14 +110,12 @@ def test_a_run_that_was_taken_down(fake: FakeRun) -> None:
 
 def test_endpoints_come_from_what_was_resolved(fake: FakeRun) -> None:
     fake.run.resolved_env.write_text(
-        "NATS_SERVER=nats://127.0.0.1:4223\nTRTDIST_NATS_MONITOR_PORT='8223'\nTRTDIST_HEAD_ADDRESS=127.0.0.1\n"
-        "ETCD_ENDPOINTS=http://127.0.0.1:2380\n"
+        "NATS_SERVER=nats://127.0.0.1:4223\nTRTDIST_HEAD_ADDRESS=127.0.0.1\nETCD_ENDPOINTS=http://127.0.0.1:2380\n"
     )
     (fake.run.secrets / "nats.user").write_text("u")
     (fake.run.secrets / "nats.password").write_text("p")
     ends = look(fake)["endpoints"]
     assert ends["nats"]["url"] == "nats://127.0.0.1:4223"
-    assert ends["nats"]["monitor_url"] == "http://127.0.0.1:8223"
     assert Path(ends["nats"]["password_file"]).read_text() == "p"
     assert ends["etcd"]["url"] == "http://127.0.0.1:2380"
     assert ends["front_door"]["instance_prefix"] == f"{fake.run.run_id}/components/router/generate:"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import trtdist
+from trtdist.cli.certificates import make_certificates
 from trtdist.rundir import RunDir
 from trtdist.services.health import Health, probe
 from trtdist.supervisor import shim
@@ -42,6 +43,8 @@ class Services:
             folder.mkdir(parents=True)
         (self.run.secrets / "nats.user").write_text("someone")
         (self.run.secrets / "nats.password").write_text('pass"word\\$HOME')
+        for name, text in make_certificates(time.time()).items():
+            (self.run.secrets / name).write_text(text)
         self.env = resolve(self.run, os.environ)
 
     @property

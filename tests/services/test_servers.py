@@ -21,6 +21,7 @@ import pytest
 from tests.services.running import Services, wait_for
 from trtdist.events import TaskExited, TaskStarted, decode
 from trtdist.process import ProcessId
+from trtdist.services.tls import client_context
 
 SERVICES = ["nats", "etcd"]
 
@@ -28,14 +29,7 @@ SERVICES = ["nats", "etcd"]
 def etcd(services: Services, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """What etcd's JSON gateway answers."""
     request = urllib.request.Request(services.env["ETCD_ENDPOINTS"] + path, json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        found: dict[str, Any] = json.load(answer)
-    return found
-
-
-def varz(services: Services) -> dict[str, Any]:
-    url = f"http://127.0.0.1:{services.env['TRTDIST_NATS_MONITOR_PORT']}/varz"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=10, context=client_context(services.run)) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
 
@@ -49,20 +43,21 @@ def program(services: Services, service: str) -> ProcessId:
 
 
 def test_nats_is_configured(shared: Services) -> None:
-    found = varz(shared)
+    with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=5) as client:
+        found = json.loads(client.makefile("rb").readline()[len("INFO ") :])
     assert found["server_name"] == shared.run.run_id
     assert found["max_payload"] == 8 * 1024 * 1024
-    assert found["host"] == found["http_host"] == "127.0.0.1"
-    assert found["auth_required"] is True
-    assert found["write_deadline"] >= 30 * 10**9
-    assert found["jetstream"]["config"]["store_dir"].startswith(str(shared.local))
+    assert found["host"] == "127.0.0.1"
+    assert found["auth_required"] is found["tls_required"] is found["tls_verify"] is found["jetstream"] is True
+    assert list((shared.local / "nats").iterdir())
 
 
 def test_nats_takes_its_own_user_and_keeps_streams(shared: Services) -> None:
     async def check() -> None:
         secrets = shared.run.secrets
         user, password = (secrets / "nats.user").read_text(), (secrets / "nats.password").read_text()
-        client = await nats.connect(shared.env["NATS_SERVER"], user=user, password=password)
+        context = client_context(shared.run)
+        client = await nats.connect(shared.env["NATS_SERVER"], user=user, password=password, tls=context)
         assert client.max_payload == 8 * 1024 * 1024
         streams = client.jetstream()
         await streams.add_stream(name="kept", subjects=["kept"])
@@ -74,11 +69,14 @@ def test_nats_takes_its_own_user_and_keeps_streams(shared: Services) -> None:
 
 @pytest.mark.parametrize("login", [{}, {"user": "someone", "pass": "guess"}, {"user": "", "pass": ""}])
 def test_nats_takes_nobody_else(shared: Services, login: dict[str, str]) -> None:
-    with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=5) as client:
-        client.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps({"verbose": False, **login}).encode())
-        answer = b""
-        while piece := client.recv(4096):
-            answer += piece
+    with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=5) as plain:
+        plain.recv(4096)
+        # Even with a certificate of the run.
+        with client_context(shared.run).wrap_socket(plain) as client:
+            client.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps({"verbose": False, **login}).encode())
+            answer = b""
+            while piece := client.recv(4096):
+                answer += piece
     assert b"Authorization Violation" in answer and b"PONG" not in answer
 
 
@@ -116,7 +114,7 @@ def test_it_listens_on_loopback_alone(shared: Services, service: str) -> None:
             if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
                 address, _, port = fields[1].partition(":")
                 found.add((address, int(port, 16)))
-    names = {"nats": ("NATS_PORT", "NATS_MONITOR_PORT"), "etcd": ("ETCD_PORT", "ETCD_PEER_PORT")}[service]
+    names = {"nats": ("NATS_PORT",), "etcd": ("ETCD_PORT", "ETCD_PEER_PORT")}[service]
     assert found == {("0100007F", int(shared.env[f"TRTDIST_{name}"])) for name in names}
 
 

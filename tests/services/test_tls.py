@@ -17,11 +17,11 @@ import pytest
 
 from tests.services.running import Services
 from tests.serving.scripted import until
-from trtdist.cli.certificates import make_certificates
+from trtdist.cli.certificates import VALID, make_certificates
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import write_env
-from trtdist.services.tls import SWITCH, Certificates, client_context
+from trtdist.services.tls import Certificates, client_context
 from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.nats_connection import NatsError, connect, connection
 from trtdist.serving.run_config import RunConfig
@@ -29,27 +29,21 @@ from trtdist.serving.run_config import RunConfig
 KEY = base64.b64encode(b"secret").decode()
 
 
-def put_certificates(run: RunDir) -> None:
+def put_certificates(run: RunDir, left: float = VALID.total_seconds()) -> None:
+    """Certificates that are valid for so many seconds more."""
     run.secrets.mkdir(parents=True, exist_ok=True)
-    for name, text in make_certificates(time.time()).items():
+    for name, text in make_certificates(time.time() - VALID.total_seconds() + left).items():
         (run.secrets / name).write_text(text)
 
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
-    """Both services with TLS, as between machines."""
+    """Both services of a run, in folders whose names need quoting."""
     folder = tmp_path_factory.mktemp("secure") / "a 'b\""
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(folder))
         found = Services(RunDir(folder / "tiny-20260101-000000-abcd"))
-    put_certificates(found.run)
-    env = found.env
-    del env["TRTDIST_NATS_MONITOR_PORT"]
-    env["NATS_SERVER"] = env["NATS_SERVER"].replace("nats:", "tls:")
-    env["ETCD_ENDPOINTS"] = env["ETCD_ENDPOINTS"].replace("http:", "https:")
-    env[SWITCH] = "1"
-    write_env(found.run.resolved_env, env)
     try:
         for service in ("nats", "etcd"):
             found.up(service)
@@ -240,3 +234,31 @@ def shakes_hands(client: ssl.SSLContext, certificate: Path, key: Path) -> bool:
 def test_what_is_missing_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TrtdistError, match="bring the run up again"):
         client_context(RunDir(tmp_path))
+
+
+def test_certificates_that_are_over_are_one_sentence(tmp_path: Path) -> None:
+    put_certificates(RunDir(tmp_path), left=-60)
+    with pytest.raises(TrtdistError, match=r"were valid until \d{4}-\d\d-\d\d: bring the run up again"):
+        client_context(RunDir(tmp_path))
+
+
+@pytest.mark.long
+def test_who_is_connected_stays_so_when_the_certificates_end(services: Services) -> None:
+    put_certificates(services.run, left=10)
+    ends = time.monotonic() + 11
+    services.up("nats")
+    config = RunConfig.load(services.run.path)
+    login = config.nats_user, config.nats_password
+
+    async def use() -> None:
+        async with connection(config.nats_url, *login, "test", tls=config.nats_tls) as client:
+            heard = await client.subscribe("x")
+            await asyncio.sleep(ends - time.monotonic())
+            await client.publish("x", b"y")
+            assert (await heard.next_msg()).data == b"y"
+            with pytest.raises(NatsError):
+                await connect(config.nats_url, *login, "late", lambda said: None, seconds=1.0, tls=config.nats_tls)
+
+    asyncio.run(use())
+    with pytest.raises(TrtdistError, match="were valid until"):
+        RunConfig.load(services.run.path)

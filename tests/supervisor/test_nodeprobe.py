@@ -205,6 +205,20 @@ def test_the_file_systems_of_this_machine_are_told_as_by_df(tmp_path: Path) -> N
     assert mounted(str(tmp_path.resolve()), Path("/proc/self/mountinfo").read_text()) == told.stdout.split()[1]
 
 
+def test_a_local_folder_that_others_could_replace_is_refused(tmp_path: Path) -> None:
+    above = tmp_path / "tmp"
+    above.mkdir()
+    above.chmod(0o777)
+    with pytest.raises(Unusable, match="everybody may put his own in place"):
+        private_folder(str(above / "trtdist-0" / "run"))
+    above.chmod(0o1777)
+    (tmp_path / "elsewhere").mkdir()
+    (above / "trtdist-0").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Unusable, match="belongs to somebody else"):
+        private_folder(str(above / "trtdist-0" / "run"))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_local_folder_on_a_shared_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = mounted(str(tmp_path.resolve()), Path("/proc/self/mountinfo").read_text())
     monkeypatch.setattr("trtdist.supervisor.nodeprobe._SHARED", frozenset({kind}))

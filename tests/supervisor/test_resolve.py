@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 EVERYTHING = {
     "TRTDIST_RUN_ID", "TRTDIST_RUN_DIR", "TRTDIST_LOCAL_DIR", "TRTDIST_PYTHON", "TRTDIST_NODES", "TRTDIST_ADDRESSES",
     "TRTDIST_HEAD_ADDRESS", "TRTDIST_MPIEXEC", "TRTDIST_NATS_BINARY", "TRTDIST_ETCD_BINARY", "TRTDIST_NATS_PORT",
-    "TRTDIST_NATS_MONITOR_PORT", "TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT", "NATS_SERVER", "ETCD_ENDPOINTS",
+    "TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT", "NATS_SERVER", "ETCD_ENDPOINTS",
     "TRTDIST_STAMP",
 }  # fmt: skip
 
@@ -42,9 +42,9 @@ def test_everything_is_found(run: RunDir) -> None:
     assert set(values) == EVERYTHING
     assert read_env(run.resolved_env) == values
     assert values["TRTDIST_RUN_ID"] == "tiny-20260101-000000-abcd"
-    assert values["NATS_SERVER"] == f"nats://127.0.0.1:{values['TRTDIST_NATS_PORT']}"
-    assert values["ETCD_ENDPOINTS"] == f"http://127.0.0.1:{values['TRTDIST_ETCD_PORT']}"
-    assert len({*service_ports("nats", values), *service_ports("etcd", values)}) == 4
+    assert values["NATS_SERVER"] == f"tls://127.0.0.1:{values['TRTDIST_NATS_PORT']}"
+    assert values["ETCD_ENDPOINTS"] == f"https://127.0.0.1:{values['TRTDIST_ETCD_PORT']}"
+    assert len({*service_ports("nats", values), *service_ports("etcd", values)}) == 3
     for name in ("TRTDIST_MPIEXEC", "TRTDIST_NATS_BINARY", "TRTDIST_ETCD_BINARY", "TRTDIST_PYTHON"):
         assert os.access(values[name], os.X_OK)
     local = Path(values["TRTDIST_LOCAL_DIR"])
@@ -64,7 +64,7 @@ def test_again_changes_one_service(run: RunDir) -> None:
     before = resolve(run, os.environ)
     after = resolve(run, os.environ, "nats")
     changed = {name for name in before if before[name] != after[name]}
-    assert changed == {"TRTDIST_NATS_PORT", "TRTDIST_NATS_MONITOR_PORT", "NATS_SERVER", "TRTDIST_STAMP"}
+    assert changed == {"TRTDIST_NATS_PORT", "NATS_SERVER", "TRTDIST_STAMP"}
     assert not set(service_ports("nats", before)) & set(service_ports("nats", after))
 
 
@@ -87,7 +87,7 @@ def test_ports_lie_in_the_given_range(run: RunDir) -> None:
     for again in ("", "nats", "etcd"):
         values = resolve(run, os.environ, again)
         ports |= {*service_ports("nats", values), *service_ports("etcd", values), int(values["TRTDIST_HTTP_PORT"])}
-    assert len(ports) >= 7 and ports <= set(range(21000, 21200))
+    assert len(ports) >= 6 and ports <= set(range(21000, 21200))
     write_env(run.given_env, {"TRTDIST_PORT_RANGE": "21000-21000"})
     with pytest.raises(TrtdistError, match="among 1: end what uses them, or widen network"):
         resolve(run, os.environ)
@@ -97,7 +97,7 @@ def test_external_services_have_no_ports(run: RunDir) -> None:
     run.given_env.write_text("NATS_SERVER=nats://broker:4222\n")
     values = resolve(run, os.environ)
     assert values["NATS_SERVER"] == "nats://broker:4222"
-    missing = {"TRTDIST_NATS_PORT", "TRTDIST_NATS_MONITOR_PORT", "TRTDIST_NATS_BINARY"}
+    missing = {"TRTDIST_NATS_PORT", "TRTDIST_NATS_BINARY"}
     assert EVERYTHING - set(values) == missing
     with pytest.raises(InputError, match="nats is external"):
         resolve(run, os.environ, "nats")

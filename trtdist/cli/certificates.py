@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import ipaddress
 from collections.abc import Sequence
 
 from cryptography import x509
@@ -10,10 +11,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-__all__ = ["make_certificates"]
+__all__ = ["VALID", "make_certificates"]
 
-# The clocks of nodes may differ; a run lives as long as its allocation, which nobody knows yet.
-_BEFORE, _AFTER = datetime.timedelta(days=1), datetime.timedelta(days=3650)
+# The clocks of nodes may differ. No job is as long as that, so nothing has to be renewed while a run is up.
+_BEFORE, VALID = datetime.timedelta(days=1), datetime.timedelta(days=3650)
 _USAGE = {
     "digital_signature": True,
     "content_commitment": False,
@@ -32,7 +33,9 @@ def make_certificates(now: float) -> dict[str, str]:
     moment = datetime.datetime.fromtimestamp(now, datetime.timezone.utc)
     authority = _Authority(moment)
     both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    server, server_key = authority.sign("trtdist-server", both)
+    # Tools that insist on an address find the one by which they come on one machine, or through `trtdist forward`.
+    loopback = [x509.IPAddress(ipaddress.ip_address(address)) for address in ("127.0.0.1", "::1")]
+    server, server_key = authority.sign("trtdist-server", both, [x509.DNSName("localhost"), *loopback])
     client, client_key = authority.sign("trtdist-client", both[1:])
     return {
         "ca.pem": _pem(authority.certificate),
@@ -58,7 +61,9 @@ class _Authority:
             .sign(self._key, hashes.SHA256())
         )
 
-    def sign(self, name: str, purposes: Sequence[x509.ObjectIdentifier]) -> tuple[str, str]:
+    def sign(
+        self, name: str, purposes: Sequence[x509.ObjectIdentifier], more: Sequence[x509.GeneralName] = ()
+    ) -> tuple[str, str]:
         """A certificate and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
@@ -67,7 +72,7 @@ class _Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.KeyUsage(**_USAGE), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(name), *more]), critical=False)
             .add_extension(issuer, critical=False)
             .sign(self._key, hashes.SHA256())
         )
@@ -84,7 +89,7 @@ class _Authority:
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._moment - _BEFORE)
-            .not_valid_after(self._moment + _AFTER)
+            .not_valid_after(self._moment + VALID)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         )
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import ipaddress
+import secrets
 import ssl
 from pathlib import Path
 
 from trtdist.errors import InputError
-from trtdist.topology.model import HttpSection
+from trtdist.topology.model import NO_KEYS, HttpSection
 
 __all__ = ["front_files"]
 
+_KEY_BYTES = 32
+
 
 def front_files(http: HttpSection) -> dict[str, str]:
-    """The files of `secrets/` that the topology gives; InputError names the one that cannot be used."""
-    found: dict[str, str] = {}
-    if http.keys is not None:
-        found["http.keys"] = _keys(http.keys)
+    """The files of `secrets/` that the topology gives, and a key where it gives none; InputError names the file that
+    cannot be used."""
+    found = {} if http.keys == NO_KEYS else {"http.keys": _keys(http.keys) if http.keys is not None else _made_up()}
+    if not found and not ipaddress.ip_address(http.host).is_loopback:
+        raise InputError(
+            f"router.http.keys is none, but others reach {http.host}: leave it out, or let host be 127.0.0.1"
+        )
     if (http.certificate is None) != (http.certificate_key is None):
         raise InputError("router.http needs both certificate and certificate_key, or neither")
     if http.certificate is not None and http.certificate_key is not None:
@@ -23,6 +30,11 @@ def front_files(http: HttpSection) -> dict[str, str]:
         found["http.pem"] = _text("certificate", http.certificate)
         found["http.key"] = _text("certificate_key", http.certificate_key)
     return found
+
+
+def _made_up() -> str:
+    # Everybody on the machine reaches its loopback, so that it is no reason to do without.
+    return f"sk-{secrets.token_hex(_KEY_BYTES)}\n"
 
 
 def _keys(path: str) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from trtdist.cli.certificates import make_certificates
 from trtdist.cli.front_files import front_files
 from trtdist.rendering.containers import needed_by_srun
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology
+from trtdist.topology.redaction import names_secret
 
 __all__ = ["Given", "chosen_binary", "given_local", "given_slurm", "own_services"]
 
@@ -27,33 +28,27 @@ class Given:
     secrets: dict[str, str] = field(repr=False)
 
 
-def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
-    """For a run on this machine. InputError when an external address cannot be used, MissingError when a program that
-    is named is not there."""
+def given_local(topology: Topology, environ: Mapping[str, str], now: float) -> Given:
+    """For a run on this machine; `now` is seconds since the epoch. InputError when an external address cannot be used,
+    MissingError when a program that is named is not there."""
     inside = topology.container.also
     binaries = {
         name: binary if service in inside else find_binary(service, environ, binary)
         for service, name, binary in _binaries(topology)
     }
     mpiexec = {"TRTDIST_MPIEXEC": "mpiexec"} if topology.container.runtime != "none" else {}
-    common, http = _common(topology), topology.router.http
-    open_to_others = http is not None and not ipaddress.ip_address(http.host).is_loopback
-    keys = _http_key() if open_to_others else {}
-    return Given({**common.variables, **binaries, **mpiexec}, {**keys, **common.secrets})
+    common = _common(topology, now)
+    return Given({**common.variables, **binaries, **mpiexec}, common.secrets)
 
 
 def given_slurm(topology: Topology, now: float) -> Given:
-    """For a run through Slurm, which speaks TLS between its nodes; InputError when an external address cannot be used.
+    """For a run through Slurm; InputError when an external address cannot be used.
 
     The Python of this command runs it, on every node. `now` is seconds since the epoch.
     """
-    from trtdist.cli.certificates import make_certificates
-
     network = topology.network
     chosen = {"TRTDIST_INTERFACE": network.interface, "TRTDIST_SUBNET": network.subnet}
-    common = _common(topology)
-    # Others may be on the head node, and reach its loopback.
-    key = _http_key() if topology.router.http is not None else {}
+    common = _common(topology, now)
     variables = {
         "TRTDIST_LAUNCHER": "slurm",
         "TRTDIST_PYTHON": sys.executable,
@@ -62,7 +57,7 @@ def given_slurm(topology: Topology, now: float) -> Given:
         **needed_by_srun(topology),
         **{name: value for name, value in chosen.items() if value is not None},
     }
-    return Given(variables, {**key, **common.secrets, **make_certificates(now)})
+    return Given(variables, common.secrets)
 
 
 def chosen_binary(topology: Topology, service: str) -> str:
@@ -84,11 +79,12 @@ def _binaries(topology: Topology) -> list[tuple[str, str, str]]:
     return [(service, f"TRTDIST_{service.upper()}_BINARY", binary) for service, binary in named if binary]
 
 
-def _common(topology: Topology) -> Given:
+def _common(topology: Topology, now: float) -> Given:
     """Addresses of external services and the range of ports. Credentials are the external server's, or made up for a
-    server of our own."""
+    server of our own, with certificates."""
     variables = {"TRTDIST_CONTAINED": " ".join(topology.container.also)} if topology.container.also else {}
     hidden = {"kv.key": secrets.token_hex(_KEY_BYTES)}
+    hidden |= {f"env.{name}": value for name, value in topology.container.env.items() if names_secret(name)}
     services, ports, http = topology.services, topology.network.port_range, topology.router.http
     if http is not None:
         variables["TRTDIST_HTTP_HOST"] = http.host
@@ -105,8 +101,6 @@ def _common(topology: Topology) -> Given:
         user, password = nats.user, nats.password
     if services.etcd.external is not None:
         variables["ETCD_ENDPOINTS"] = etcd_endpoints(services.etcd.external)
-    return Given(variables, {**hidden, **({"nats.user": user, "nats.password": password} if user else {})})
-
-
-def _http_key() -> dict[str, str]:
-    return {"http.keys": f"sk-{secrets.token_hex(_KEY_BYTES)}"}
+    login = {"nats.user": user, "nats.password": password} if user else {}
+    foreign = services.nats.external is not None and services.etcd.external is not None
+    return Given(variables, {**hidden, **login, **({} if foreign else make_certificates(now))})

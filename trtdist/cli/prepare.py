@@ -41,7 +41,7 @@ def prepare_local(topology: Topology, plan: Plan, *, environ: Mapping[str, str],
     """
     require_programs(topology, environ)
     scripts = {f"scripts/{name}": text for name, text in render_local(plan, topology).items()}
-    return _prepare(topology, plan, scripts, given_local(topology, environ), environ, now)
+    return _prepare(topology, plan, scripts, given_local(topology, environ, now), environ, now)
 
 
 def prepare_slurm(topology: Topology, plan: Plan, *, environ: Mapping[str, str], now: float) -> RunDir:

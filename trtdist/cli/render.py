@@ -63,7 +63,8 @@ def command(file: Path, out: Path, overrides: tuple[str, ...], local: bool) -> N
 def _given(topology: Topology, local: bool) -> Given:
     from trtdist.cli.given import given_local, given_slurm
 
-    return given_local(topology, os.environ) if local else given_slurm(topology, time.time())
+    now = time.time()
+    return given_local(topology, os.environ, now) if local else given_slurm(topology, now)
 
 
 def _files(out: Path, topology: Topology, given: Given, local: bool) -> dict[str, str]:

@@ -12,7 +12,7 @@ from trtdist.errors import TrtdistError
 from trtdist.observe.runs import find_run
 from trtdist.observe.snapshot import RunReader, Snapshot
 from trtdist.services.envfile import read_env_or_nothing
-from trtdist.services.tls import SWITCH, Certificates
+from trtdist.services.tls import Certificates
 
 __all__ = ["command"]
 
@@ -39,7 +39,7 @@ def _found(snapshot: Snapshot) -> dict[str, str | None]:
     if snapshot.final or ends.nats_url is None:
         raise TrtdistError(f"run {run.run_id} is {snapshot.status.state}: it has no address; see `trtdist status`")
     env = read_env_or_nothing(run.resolved_env)
-    files = Certificates.of(run) if SWITCH in env and "TRTDIST_NATS_PORT" in env else None
+    files = Certificates.of(run) if "TRTDIST_NATS_PORT" in env else None
     return {
         "nats": ends.nats_url,
         "etcd": ends.etcd_url,

@@ -42,7 +42,6 @@ class Endpoints:
     component: str
     endpoint: str
     nats_url: str | None
-    nats_monitor_url: str | None
     nats_user_file: str | None
     nats_password_file: str | None
     etcd_url: str | None
@@ -177,7 +176,6 @@ def _endpoints_json(ends: Endpoints) -> dict[str, Any]:
         },
         "nats": {
             "url": ends.nats_url,
-            "monitor_url": ends.nats_monitor_url,
             "user_file": ends.nats_user_file,
             "password_file": ends.nats_password_file,
         },
@@ -201,14 +199,12 @@ def _failure_json(run: RunDir, failure: Failure) -> dict[str, Any]:
 
 def _endpoints(run: RunDir, plan: Plan) -> Endpoints:
     env = read_env_or_nothing(run.resolved_env)
-    monitor = env.get("TRTDIST_NATS_MONITOR_PORT")
     router = any(step.kind == "router" for step in plan.steps)
     return Endpoints(
         namespace=run.run_id,
         component="router" if router else "tensorrt-llm",
         endpoint="generate",
         nats_url=env.get("NATS_SERVER") or None,
-        nats_monitor_url=f"http://{env.get('TRTDIST_HEAD_ADDRESS', '127.0.0.1')}:{monitor}" if monitor else None,
         nats_user_file=_if_there(run.secrets / "nats.user"),
         nats_password_file=_if_there(run.secrets / "nats.password"),
         etcd_url=env.get("ETCD_ENDPOINTS") or None,

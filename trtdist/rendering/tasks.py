@@ -10,6 +10,7 @@ from trtdist.rendering.containers import contained, enter_options, enters, hooke
 from trtdist.rendering.shell import RenderError, refuse_reserved
 from trtdist.rendering.templates import render
 from trtdist.topology.model import Topology
+from trtdist.topology.redaction import names_secret
 
 __all__ = ["enter_file", "refuse_unsupported", "task_file"]
 
@@ -58,11 +59,17 @@ def task_file(plan: Plan, topology: Topology, step: Step, *, slurm: bool) -> str
         "workers.task.sh.j2",
         tasks=_tasks([plan.server(name) for name in step.servers]),
         gpus=uses_gpus(topology),
-        variables={**_offline(topology), **topology.container.env},
+        variables={**_offline(topology), **_shown(topology)},
+        hidden=[name for name in topology.container.env if names_secret(name)],
         files=topology.container.env_files,
         workdir=topology.container.workdir,
         **common,
     )
+
+
+def _shown(topology: Topology) -> dict[str, str]:
+    """The variables whose values a script may have."""
+    return {name: value for name, value in topology.container.env.items() if not names_secret(name)}
 
 
 def enter_file(plan: Plan, topology: Topology, step: Step, inside: str, *, slurm: bool) -> str:

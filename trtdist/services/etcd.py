@@ -10,7 +10,7 @@ from typing import Any
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.launch import Launch
-from trtdist.services.tls import SWITCH, Certificates
+from trtdist.services.tls import Certificates
 
 __all__ = ["launch", "render_config"]
 
@@ -23,8 +23,7 @@ _HEARTBEAT_MS, _ELECTION_MS = 50, 250
 def render_config(env: Mapping[str, str]) -> str:
     """The configuration (JSON, so YAML) for what `resolved.env` says; KeyError when that lacks something."""
     address = env["TRTDIST_HEAD_ADDRESS"]
-    scheme = "https" if env.get(SWITCH) else "http"
-    client, peer = (f"{scheme}://{host_port(address, env[f'TRTDIST_ETCD_{port}'])}" for port in ("PORT", "PEER_PORT"))
+    client, peer = (f"https://{host_port(address, env[f'TRTDIST_ETCD_{port}'])}" for port in ("PORT", "PEER_PORT"))
     name = env["TRTDIST_RUN_ID"]
     config: dict[str, Any] = {
         "name": name,
@@ -46,7 +45,7 @@ def render_config(env: Mapping[str, str]) -> str:
         "auto-compaction-retention": "10m",
         "log-level": "warn",
         "log-outputs": ["stderr"],
-        **(_tls(env) if env.get(SWITCH) else {}),
+        **_tls(env),
     }
     return json.dumps(config, indent=1) + "\n"
 

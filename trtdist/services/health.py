@@ -9,6 +9,7 @@ import asyncio
 import json
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +19,6 @@ from urllib.parse import urlsplit
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
-from trtdist.services.address import host_port
 from trtdist.services.external import ETCD_PORT, NATS_PORT
 from trtdist.services.launch import read_secret
 from trtdist.services.tls import client_context, own_context
@@ -68,21 +68,12 @@ def _ask(service: str, own: bool, env: Mapping[str, str], url: str) -> Awaitable
     if service == "nats":
         if not own:
             return _foreign_nats(url)
-        return _own_nats(env) if "TRTDIST_NATS_MONITOR_PORT" in env else _own_tls_nats(env)
+        return _own_nats(env)
     return _own_etcd(url, env) if own else _foreign_etcd(url)
 
 
 async def _own_nats(env: Mapping[str, str]) -> None:
-    monitor = f"http://{host_port(env['TRTDIST_HEAD_ADDRESS'], env['TRTDIST_NATS_MONITOR_PORT'])}"
-    name = (await _http(monitor, "GET", "/varz")).get("server_name")
-    if name != env["TRTDIST_RUN_ID"]:
-        raise _Unwell(f"is another NATS server ({name})")
-    if (await _http(monitor, "GET", "/healthz")).get("status") != "ok":
-        raise _Unwell("says that it is not well")
-
-
-async def _own_tls_nats(env: Mapping[str, str]) -> None:
-    """Without monitoring a client's way must do; in a thread, since asyncio takes up TLS within a stream only from
+    """Without monitoring the way of a client must do; in a thread, since asyncio takes up TLS within a stream only from
     Python 3.11 on."""
     await asyncio.get_running_loop().run_in_executor(None, _log_in, env)
 
@@ -93,24 +84,26 @@ def _log_in(env: Mapping[str, str]) -> None:
     login = {"user": read_secret(run, "nats.user"), "pass": read_secret(run, "nats.password"), "verbose": False}
     context = client_context(run)
     address = env["TRTDIST_HEAD_ADDRESS"], int(env["TRTDIST_NATS_PORT"])
+    # Whoever has the port may say little and slowly: the thread must not outlive its question by much.
+    end = time.monotonic() + _SECONDS
     with socket.create_connection(address, timeout=_SECONDS) as plain:
-        greeting = _line(plain)
+        greeting = _line(plain, end)
         if not greeting.startswith(b"INFO {"):
             raise _Unwell("does not greet as a NATS server does")
-        name = json.loads(greeting[5:]).get("server_name")
+        name = _object(greeting[5:], "its greeting").get("server_name")
         if name != env["TRTDIST_RUN_ID"]:
             raise _Unwell(f"is another NATS server ({name})")
         with context.wrap_socket(plain) as secure:
             secure.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps(login).encode())
-            answer = _line(secure)
+            answer = _line(secure, end)
     if answer != b"PONG":
         raise _Unwell(f"answers {answer.decode('ascii', 'replace') or 'nothing'} to a ping")
 
 
-def _line(connection: socket.socket) -> bytes:
-    """A line, read byte by byte, since what follows it may be TLS."""
+def _line(connection: socket.socket, end: float) -> bytes:
+    """A line that comes before `end` (monotonic), read byte by byte, since what follows it may be TLS."""
     line = b""
-    while not line.endswith(b"\r\n") and len(line) < _MAX_LINE:
+    while not line.endswith(b"\r\n") and len(line) < _MAX_LINE and time.monotonic() < end:
         piece = connection.recv(1)
         if not piece:
             break
@@ -169,9 +162,17 @@ async def _http(base: str, method: str, path: str, tls: ssl.SSLContext | None = 
     status = head.split(b" ", 2)[1:2]
     if status != [b"200"]:
         raise _Unwell(f"answers {path} with {b''.join(status).decode('ascii', 'replace') or 'what is not HTTP'}")
-    found = json.loads(content)
+    return _object(content, path)
+
+
+def _object(text: bytes, what: str) -> dict[str, Any]:
+    """The JSON object that somebody says, whoever he is."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
     if not isinstance(found, dict):
-        raise _Unwell(f"answers {path} with what is no JSON object")
+        raise _Unwell(f"answers {what} with what is no JSON object")
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.launch import Launch, read_secret
-from trtdist.services.tls import SWITCH, Certificates
+from trtdist.services.tls import Certificates
 
 __all__ = ["launch", "render_config"]
 
@@ -19,7 +19,7 @@ _CONFIG = """\
 # Written for each start of the server; changes are lost.
 server_name: {name}
 listen: {listen}
-{access}
+{tls}
 max_payload: {max_payload}
 
 # What a client may be behind. A process that is stopped or busy for ten seconds (a core dump, a debugger, the loading
@@ -41,7 +41,7 @@ def render_config(env: Mapping[str, str], user: str, password: str) -> str:
     return _CONFIG.format(
         name=_quoted(env["TRTDIST_RUN_ID"]),
         listen=_quoted(host_port(address, env["TRTDIST_NATS_PORT"])),
-        access=_tls(env) if env.get(SWITCH) else _monitor(address, env["TRTDIST_NATS_MONITOR_PORT"]),
+        tls=_tls(env),
         max_payload=_MAX_PAYLOAD,
         max_pending=16 * _MAX_PAYLOAD,
         user=_quoted(user),
@@ -60,15 +60,13 @@ def launch(run: RunDir, env: Mapping[str, str]) -> Launch:
     return Launch((env["TRTDIST_NATS_BINARY"], "-c", str(config)))
 
 
-def _monitor(address: str, port: str) -> str:
-    return f"http: {_quoted(host_port(address, port))}"
-
-
 def _tls(env: Mapping[str, str]) -> str:
-    """Both sides show certificates. There is no monitoring then: it asks nobody who he is, and shows subjects."""
+    """Both sides show certificates. There is no monitoring: it asks nobody who he is, and shows subjects."""
     files = Certificates.of(RunDir(Path(env["TRTDIST_RUN_DIR"])))
     paths = {"cert_file": files.server, "key_file": files.server_key, "ca_file": files.authority}
-    return "tls { " + ", ".join(f"{name}: {_quoted(str(path))}" for name, path in paths.items()) + ", verify: true }"
+    listed = ", ".join(f"{name}: {_quoted(str(path))}" for name, path in paths.items())
+    # Handshakes of many ranks at once take longer on a busy node than the server's own two seconds.
+    return f"tls {{ {listed}, verify: true, timeout: 10 }}"
 
 
 def _quoted(text: str) -> str:

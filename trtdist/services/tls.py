@@ -1,13 +1,15 @@
-"""TLS between the machines of a run: where its certificates lie and what a client trusts. Standard library, Python 3.9.
+"""TLS of a run's own services: where its certificates lie and what a client trusts. Standard library, Python 3.9.
 
 An authority of the run alone signs two certificates, one of the servers and one of everybody else in the run, and its
 key is thrown away. So whoever shows a certificate of that authority belongs to the run: names and addresses, which are
-known only in the allocation, prove nothing more and are not compared.
+known only in the allocation, prove nothing more and are not compared. So it is on one machine too, whose
+loopback everybody on it reaches.
 """
 
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +17,7 @@ from pathlib import Path
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
 
-__all__ = ["SWITCH", "Certificates", "client_context", "own_context"]
-
-SWITCH = "TRTDIST_TLS"
-"""Set in resolved.env of a run whose own services speak TLS."""
+__all__ = ["Certificates", "client_context", "own_context"]
 
 
 @dataclass(frozen=True)
@@ -72,9 +71,13 @@ def client_context(run: RunDir) -> ssl.SSLContext:
         raise TrtdistError(
             f"the certificates in {files.folder} cannot be used ({error.strerror or error}): bring the run up again"
         ) from error
+    ends = min(ssl.cert_time_to_seconds(str(each["notAfter"])) for each in context.get_ca_certs())
+    if ends < time.time():
+        day = time.strftime("%Y-%m-%d", time.gmtime(ends))
+        raise TrtdistError(f"the certificates in {files.folder} were valid until {day}: bring the run up again")
     return context
 
 
 def own_context(run: RunDir, env: Mapping[str, str], port: str) -> ssl.SSLContext | None:
-    """The context for a service of the run's own, which has its `port` in resolved.env; None where TLS is not ours."""
-    return client_context(run) if env.get(SWITCH) and port in env else None
+    """The context for a service of the run's own, which has its `port` in resolved.env; None for somebody else's."""
+    return client_context(run) if port in env else None

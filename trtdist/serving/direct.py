@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.protocol.parser import AWAITING_CONTROL_LINE, CRLF_SIZE, Parser
@@ -30,9 +32,9 @@ class DirectClient(Client):
     """A client whose `subscribe_directly` costs a fifth per message of what `subscribe` does, and whose `publish` sends
     sooner.
 
-    It replaces nats-py's parser, overrides a method and writes to its transport, which are not part of nats-py's
+    It replaces nats-py's parser, overrides methods and writes to its transport, which are not part of nats-py's
     interface. With a version that does not use them, messages come through the subscription, as they do for messages
-    with headers.
+    with headers. It also logs in to nobody who does not speak TLS where that is asked for.
     """
 
     def __init__(self) -> None:
@@ -93,6 +95,34 @@ class DirectClient(Client):
             socket.writelines(pending)
         elif self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
+
+    async def _process_connect_init(self) -> None:
+        """Whoever has the port may say anything there, in clear and before any proof: it must end in an error that is
+        nats-py's own, or nobody tries again."""
+        with contextlib.ExitStack() as unless_open:
+            unless_open.callback(self._abandon)
+            try:
+                await super()._process_connect_init()
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise errors.Error(f"nats: what has the port does not greet as a NATS server does ({error})") from None
+            unless_open.pop_all()
+
+    def _abandon(self) -> None:
+        """End a connection that was not made. nats-py would wait for its end, of which asyncio does not tell when TLS
+        had begun and was not through."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+            vars(self._transport)["_io_writer"] = None
+
+    def _connect_command(self) -> bytes:
+        """The login. nats-py leaves it to the server whether to speak TLS, even where the client has been given
+        certificates; so a foreign server would be told the password."""
+        assert self._current_server is not None
+        wanted = self.options.get("tls") is not None or self._current_server.uri.scheme == "tls"
+        if wanted and not self._server_info.get("tls_required"):
+            raise errors.Error("nats: what has the port speaks no TLS, so it is not the server of this run")
+        return super()._connect_command()
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: Any) -> None:
         taker = None if headers else self._takers.get(sid)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trtdist.rundir import RunDir, write_atomic
@@ -16,6 +18,7 @@ __all__ = ["DOWN", "INTERRUPT", "ControlReader", "Request", "ask"]
 
 DOWN = "down"
 INTERRUPT = "interrupt"
+_MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,27 @@ class ControlReader:
     def _read(self, name: str) -> Request | None:
         by_name = name[: -len(".json")].rpartition("-")[2]
         try:
-            text = (self._folder / name).read_text(encoding="utf-8")
+            text = _text_of_ours(self._folder / name)
             raw = json.loads(text) if text else {"action": by_name}
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         if not isinstance(raw, Mapping) or not isinstance(raw.get("action"), str):
             return None
         return Request(name, raw["action"], _seconds(raw.get("grace")))
+
+
+def _text_of_ours(path: Path) -> str:
+    """What this user wrote there; OSError for a link, a pipe, or what somebody else put into the folder, ValueError for
+    what is larger than a request."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.getuid() or not stat.S_ISREG(status.st_mode):
+            raise PermissionError(errno.EPERM, "is no file of this user", str(path))
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"{path} is larger than a request")
+    return data.decode("utf-8")
 
 
 def _seconds(given: Any) -> float | None:

@@ -119,6 +119,11 @@ def private_folder(path: str) -> None:
     Unusable or OSError when that is impossible, Unusable too when the folder is not on this machine's own disk: etcd
     loses its leader when a write takes long, and sockets do not work across machines.
     """
+    above = os.path.dirname(os.path.dirname(path))
+    if os.stat(above).st_mode & (stat.S_IWOTH | stat.S_ISVTX) == stat.S_IWOTH:
+        raise Unusable(
+            f"has a {above} where everybody may put his own in place of a folder: `chmod +t` it, or set TMPDIR"
+        )
     for again in (True, True, False):
         try:
             _private_folder(path)

@@ -22,7 +22,6 @@ from trtdist.rundir import RunDir, local_dir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
-from trtdist.services.tls import SWITCH
 from trtdist.supervisor.facts import Node
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
 from trtdist.supervisor.ports import PortClaims
@@ -41,16 +40,11 @@ class _Service:
     binary: str
     client: str
     scheme: str
-    secure_scheme: str
 
 
 _SERVICES = {
-    "nats": _Service(
-        ("TRTDIST_NATS_PORT", "TRTDIST_NATS_MONITOR_PORT"), "TRTDIST_NATS_BINARY", "NATS_SERVER", "nats", "tls"
-    ),
-    "etcd": _Service(
-        ("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "http", "https"
-    ),
+    "nats": _Service(("TRTDIST_NATS_PORT",), "TRTDIST_NATS_BINARY", "NATS_SERVER", "tls"),
+    "etcd": _Service(("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "https"),
 }
 
 
@@ -157,12 +151,9 @@ def _with_new_ports(run: RunDir, name: str, claims: PortClaims) -> dict[str, str
 def _ports(name: str, values: Mapping[str, str], claims: PortClaims) -> dict[str, str]:
     service = _SERVICES[name]
     address = values["TRTDIST_HEAD_ADDRESS"]
-    # With TLS, NATS has no monitoring.
-    names = service.ports[:1] if name == "nats" and SWITCH in values else service.ports
-    ports = claims.claim(address, len(names), _range(values))
-    found = {name: str(port) for name, port in zip(names, ports)}
-    scheme = service.secure_scheme if SWITCH in values else service.scheme
-    return {**found, service.client: f"{scheme}://{host_port(address, ports[0])}"}
+    ports = claims.claim(address, len(service.ports), _range(values))
+    found = {name: str(port) for name, port in zip(service.ports, ports)}
+    return {**found, service.client: f"{service.scheme}://{host_port(address, ports[0])}"}
 
 
 def _range(values: Mapping[str, str]) -> Sequence[int] | None:
@@ -203,7 +194,7 @@ def _in_job(
         write_atomic(run.borrowed_job, environ["SLURM_JOB_ID"] + "\n")
     nodes = [Node(names[0], head), *found[1:]]
     clocks = " ".join(f"{node.ahead:.3f}" for node in nodes)
-    return nodes, {"TRTDIST_CLOCKS": clocks, "TRTDIST_MPI_TYPE": mpi_type(), SWITCH: "1"}
+    return nodes, {"TRTDIST_CLOCKS": clocks, "TRTDIST_MPI_TYPE": mpi_type()}
 
 
 def _make_folder(path: Path) -> None:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from trtdist.topology.diagnostics import Diagnostic, InvalidTopologyError
     from trtdist.topology.loading import Checked, check, check_text, dump, load, load_site
     from trtdist.topology.model import ServerSection, SiteProfile, Topology
-    from trtdist.topology.redaction import redacted
+    from trtdist.topology.redaction import names_secret, redacted
 
 __all__ = [
     "Checked",
@@ -23,6 +23,7 @@ __all__ = [
     "dump",
     "load",
     "load_site",
+    "names_secret",
     "redacted",
 ]
 
@@ -38,6 +39,7 @@ _HOMES = {
     "dump": "loading",
     "load": "loading",
     "load_site": "loading",
+    "names_secret": "redaction",
     "redacted": "redaction",
 }
 

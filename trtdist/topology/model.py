@@ -172,6 +172,10 @@ def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+NO_KEYS = "none"
+"""For `router.http.keys`."""
+
+
 class HttpSection(Section):
     """The HTTP front end."""
 
@@ -180,7 +184,12 @@ class HttpSection(Section):
         HostAddress,
         Field(description="Address to listen on. Beyond this machine (not 127.0.0.1 or ::1) API keys are required."),
     ] = "127.0.0.1"
-    keys: Annotated[Line | None, Field(description="File with API keys, one a line, in place of one made up.")] = None
+    keys: Annotated[
+        Line | None,
+        Field(
+            description="File with API keys, one a line, in place of one made up; `none` lets this machine in without."
+        ),
+    ] = None
     certificate: Annotated[
         Line | None, Field(description="File with the certificate for HTTPS, and those that signed it, as PEM.")
     ] = None

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from trtdist.topology.model import EtcdSection, HttpSection, NatsSection, Topology
+from trtdist.topology.model import NO_KEYS, EtcdSection, HttpSection, NatsSection, Topology
 
 __all__ = ["absolute"]
 
@@ -58,7 +58,7 @@ class _Places:
 
     def front_files(self, section: HttpSection) -> dict[str, str]:
         files = {name: getattr(section, name) for name in ("keys", "certificate", "certificate_key")}
-        return {name: self.path(file) for name, file in files.items() if file}
+        return {name: self.path(file) for name, file in files.items() if file and file != NO_KEYS}
 
 
 _S = TypeVar("_S", NatsSection, EtcdSection)

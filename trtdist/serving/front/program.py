@@ -88,7 +88,7 @@ def listen(host: str, port: int, count: int) -> list[socket.socket]:
 
 
 def read_keys(run: RunDir, host: str) -> frozenset[bytes]:
-    """The digests of the keys in secrets/http.keys, one key a line; none are needed on loopback."""
+    """The digests of the keys in secrets/http.keys, one key a line; there may be none on loopback."""
     path = run.secrets / "http.keys"
     try:
         lines = path.read_text(encoding="utf-8").split()
