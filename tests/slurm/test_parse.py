@@ -38,6 +38,26 @@ def test_nothing_that_is_printed_breaks_a_parser(text: str) -> None:
     parse.config(text)
     parse.mpi_types(text)
     parse.seconds(text)
+    parse.first_killed(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        (
+            "srun: error: node2: task 5: Killed\nsrun: Terminating StepId=7.2\nsrun: error: node1: tasks 0-3: Killed\n",
+            [5],
+        ),
+        ("srun: error: n1: tasks 0,4-6: Killed\r\n", [0, 4, 5, 6]),
+        ("srun: error: node2: task 5: Out Of Memory\n", [5]),
+        ("srun: error: node1: task 1: Exited with exit code 14\nsrun: error: node2: task 5: Killed", [5]),
+        ("srun: error: node1: task 1: Exited with exit code 14\n", []),
+        ("a rank says srun: error: node2: task 5: Killed\n", []),
+        ("srun: error: node2: task -: Killed\n", []),
+    ],
+)
+def test_who_was_killed_first(text: str, numbers: list[int]) -> None:
+    assert parse.first_killed(text) == numbers
 
 
 @given(st.integers(0, 99), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))

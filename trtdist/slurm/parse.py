@@ -13,6 +13,7 @@ __all__ = [
     "accounts",
     "config",
     "fields",
+    "first_killed",
     "job_id",
     "jobs",
     "mpi_types",
@@ -28,6 +29,8 @@ _NOTHING = ("", "(null)", "N/A", "n/a", "Unknown", "NONE", "None")
 _GPUS = re.compile(r"gpu(?::(?P<type>[^:,(]+))?:(?P<count>\d+)")
 _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
 _TYPE = re.compile(r"[a-z][a-z0-9_]*")
+_KILLED = re.compile(r"^srun: error: \S+: tasks? (?P<numbers>[\d,-]+): (?:Killed|Out Of Memory)\s*$", re.MULTILINE)
+_MOST_TASKS = 1 << 16
 _COMPLAINT = re.compile(r"^\w+: ")
 
 
@@ -150,6 +153,18 @@ def job_id(text: str) -> str:
     if not found.isdigit():
         raise ValueError(f"sbatch printed {text.strip()!r} instead of a job id")
     return found
+
+
+def first_killed(text: str) -> list[int]:
+    """The numbers of the tasks that srun first says were killed (`srun: error: n2: tasks 4-5: Killed`).
+
+    When one task ends badly srun has the others killed, and tells of these later.
+    """
+    match = _KILLED.search(text)
+    if match is None:
+        return []
+    ends = [part.split("-") for part in match["numbers"].split(",") if part[:1].isdigit() and part[-1:].isdigit()]
+    return [number for part in ends for number in range(int(part[0]), int(part[-1]) + 1)[:_MOST_TASKS]]
 
 
 def seconds(text: str) -> float | None:

@@ -1,13 +1,15 @@
 """Ends that nobody asked for: what each says, and which came first. Pure. Standard library, Python 3.9.
 
 A launcher that was killed takes its tasks along, and a shim that was killed takes its program along, so what was only
-seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time.
+seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time. A rank
+whose neighbour over MPI has gone ends by that, often before anybody knows of the neighbour: it comes after any rank of
+its step that ended in another way.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,8 +26,10 @@ __all__ = [
     "due_to_term",
     "earlier",
     "failure",
+    "first_of",
     "gave_up",
     "how_it_ended",
+    "lost_peer",
     "never_began",
     "not_ready",
     "not_started",
@@ -41,6 +45,10 @@ __all__ = [
 
 _LAUNCHER_KILLED, _GONE, _TOLD, _LAUNCHER_ENDED = range(4)
 _NAMED = 4
+
+# MPI_ERR_UNKNOWN, which Open MPI 5 exits with when a connection to a neighbour breaks, and what its fault tolerance
+# has for a neighbour that has gone: MPI_ERR_PROC_ABORTED, _PROC_FAILED, _PROC_FAILED_PENDING, _REVOKED (mpi.h).
+_LOST_PEER = frozenset({14, 74, 75, 76, 77})
 
 
 def of_task(step: str, task: str, code: int | None, number: int | None, at: float) -> Death:
@@ -111,6 +119,29 @@ def how_it_ended(code: int | None, number: int | None) -> str:
     return f"ended with exit code {code} and nobody had asked it to"
 
 
+def lost_peer(death: Death) -> bool:
+    """Whether a rank ended as one does whose neighbour over MPI has gone."""
+    return death.name != death.step and death.signal is None and death.code in _LOST_PEER
+
+
+def first_of(noted: Sequence[Death]) -> Death:
+    """Which of one or more deaths came first, those of ranks that lost a neighbour after that neighbour."""
+    kept = {(death.step, death.name): death for death in reversed(noted)}
+    for left in [death for death in noted if lost_peer(death)]:
+        culprits = [death for death in kept.values() if death.step == left.step and _of_itself(death)]
+        for culprit in culprits:
+            kept[culprit.step, culprit.name] = replace(culprit, at=min(culprit.at, left.at))
+        if culprits:
+            kept.pop((left.step, left.name), None)
+    return min(kept.values(), key=lambda death: (death.at, death.order))
+
+
+def _of_itself(death: Death) -> bool:
+    """Whether a rank ended neither by a neighbour nor by the TERM that follows when another one ends."""
+    by_term = death.signal == signal.SIGTERM or death.code in (0, 128 + signal.SIGTERM)
+    return death.name != death.step and not by_term and not lost_peer(death)
+
+
 def earlier(one: Death | None, other: Death) -> Death:
     """Whichever came first."""
     return other if one is None or (other.at, other.order) < (one.at, one.order) else one
@@ -120,8 +151,14 @@ def note(state: State, death: Death, now: float) -> State:
     """Take a death down; one that follows from a stop is none."""
     if state.ending:
         return state
+    noted = (*state.noted, death)
+    first = first_of(noted)
     until = max(now + state.settings.settle, state.doubt_until) if state.settle_until is None else state.settle_until
-    return replace(state, first=earlier(state.first, death), settle_until=until)
+    if lost_peer(first):
+        until = max(until, now + state.settings.peer_settle)
+    elif state.first is not None and lost_peer(state.first):
+        until = min(until, max(now + state.settings.settle, state.doubt_until))
+    return replace(state, noted=noted, first=first, settle_until=until)
 
 
 def failure(first: Death) -> Outcome:

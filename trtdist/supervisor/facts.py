@@ -12,7 +12,8 @@ class Settings:
     """How long things may take, in seconds.
 
     `start_timeout` is how long a step may take until one of its tasks runs. `settle` is how long deaths are collected
-    before the earliest is called the cause, `doubt` the same after a signal whose meaning is being found out. `grace`
+    before the earliest is called the cause, `peer_settle` the same while all that is known is that a rank has lost a
+    neighbour, `doubt` the same after a signal whose meaning is being found out. `grace`
     is what all tiers of a stop have together before KILL, `failure_grace` the same after a death, `hurried_grace` what
     a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. `port_attempts` counts
     starts of a service whose port was taken.
@@ -22,6 +23,7 @@ class Settings:
     service_timeout: float = 30.0
     start_timeout: float = 120.0
     settle: float = 0.15
+    peer_settle: float = 1.0
     doubt: float = 1.0
     grace: float = 10.0
     failure_grace: float = 1.2

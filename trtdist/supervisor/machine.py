@@ -22,6 +22,7 @@ from trtdist.supervisor.messages import (
     Broke,
     CameReady,
     EveryoneTerminated,
+    FindKilled,
     Healthy,
     Input,
     PortTested,
@@ -174,7 +175,8 @@ def _on_task_refused(state: State, event: TaskRefused, now: float) -> Change:
 def _on_task_death(state: State, step: StepState, death: deaths.Death, now: float) -> Change:
     if step.step.kind == "service" and step.phase != HEALTHY and step.phase != ENDED:
         return state.with_step(replace(step, death=deaths.earlier(step.death, death))), []
-    return deaths.note(state, death, now), []
+    orphaned = not state.ending and deaths.lost_peer(death)
+    return deaths.note(state, death, now), [FindKilled(death.step)] if orphaned else []
 
 
 def _on_port_tested(state: State, event: PortTested, now: float) -> Change:

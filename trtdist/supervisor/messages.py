@@ -19,6 +19,7 @@ __all__ = [
     "CameReady",
     "Conclude",
     "EveryoneTerminated",
+    "FindKilled",
     "Finish",
     "Healthy",
     "Input",
@@ -269,6 +270,13 @@ class TestPort:
 
 
 @dataclass(frozen=True)
+class FindKilled:
+    """Look which tasks of a step were killed, where nothing else would tell; answered by TaskGone for each."""
+
+    step: str
+
+
+@dataclass(frozen=True)
 class Signal:
     """Send a signal to every task of a step."""
 
@@ -322,4 +330,4 @@ class Finish:
     exit_code: int
 
 
-Action = Union[Resolve, Start, Probe, TestPort, Signal, SignalTask, Kill, Announce, Sweep, Conclude, Finish]
+Action = Union[Resolve, Start, Probe, TestPort, FindKilled, Signal, SignalTask, Kill, Announce, Sweep, Conclude, Finish]

@@ -29,7 +29,7 @@ from trtdist.events import (
     TaskRefused,
     TaskStarted,
 )
-from trtdist.plan import Plan
+from trtdist.plan import Plan, Step
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 from trtdist.supervisor import control, facts, messages, verdict
@@ -247,6 +247,18 @@ class Supervisor:
     def _test_port(self, action: messages.TestPort) -> None:
         self._inbox.append(messages.PortTested(action.step, self._tools.head.port_taken(action.step)))
 
+    def _find_killed(self, action: messages.FindKilled) -> None:
+        self._errand(self._ask_killed(self._plan.step(action.step)))
+
+    async def _ask_killed(self, step: Step) -> None:
+        """The launch line may tell a moment later than the neighbours do."""
+        until = self._loop.time() + self._state.settings.peer_settle
+        while not (numbers := self._tools.launcher.killed(step.name)) and self._loop.time() < until:
+            await asyncio.sleep(TICK)
+        told = {name for name, _ in self._told}
+        names = [name for number, name in enumerate(self._plan.tasks(step)) if number in numbers]
+        self._feed(*(messages.TaskGone(step.name, name, time.time()) for name in names if name not in told))
+
     def _signal(self, action: messages.Signal) -> None:
         self._journal.say(f"{signal.Signals(action.number).name} to step {action.step}")
         self._stop_asking(action.step)
@@ -316,6 +328,7 @@ _PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {
     messages.Start: Supervisor._start,
     messages.Probe: Supervisor._probe,
     messages.TestPort: Supervisor._test_port,
+    messages.FindKilled: Supervisor._find_killed,
     messages.Signal: Supervisor._signal,
     messages.SignalTask: Supervisor._signal_task,
     messages.Kill: Supervisor._kill,

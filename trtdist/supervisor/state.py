@@ -79,13 +79,14 @@ class Stop:
 
 @dataclass(frozen=True)
 class State:
-    """All that decisions rest on."""
+    """All that decisions rest on. `noted` are the deaths so far, `first` is the one that counts as the first."""
 
     settings: Settings
     steps: Mapping[str, StepState]
     servers: tuple[str, ...]
     phase: str = NEW
     ready_by: float | None = None
+    noted: tuple[Death, ...] = ()
     first: Death | None = None
     settle_until: float | None = None
     doubt_until: float = 0.0
