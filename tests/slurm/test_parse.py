@@ -33,12 +33,22 @@ def test_fields_may_hold_blanks_and_equal_signs(values: dict[str, str]) -> None:
 def test_nothing_that_is_printed_breaks_a_parser(text: str) -> None:
     parse.jobs(text)
     parse.past_jobs(text)
+    parse.past_steps(text)
     parse.steps(text)
     parse.fields(text)
     parse.config(text)
     parse.mpi_types(text)
     parse.seconds(text)
     parse.first_killed(text)
+
+
+def test_how_steps_ended() -> None:
+    text = "7|CANCELLED by 1000|0:0|1799999999|n[1-2]|tiny\n7.2|OUT_OF_MEMORY|0:125|1799999990|n2|workers\n"
+    job, step = parse.past_steps(text)
+    assert (job.id, job.state, job.nodes) == ("7", "CANCELLED", "n[1-2]")
+    assert (step.id, step.state, step.exit_code, step.end, step.name) == (
+        "7.2", "OUT_OF_MEMORY", "0:125", 1799999990.0, "workers",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

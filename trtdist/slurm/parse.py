@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 __all__ = [
     "Job",
     "Partition",
+    "PastStep",
     "Step",
     "accounts",
     "config",
@@ -20,6 +21,7 @@ __all__ = [
     "node_states",
     "partitions",
     "past_jobs",
+    "past_steps",
     "seconds",
     "steps",
 ]
@@ -59,6 +61,19 @@ class Step:
 
 
 @dataclass(frozen=True)
+class PastStep:
+    """One line of `sacct`: a job (`7`) or a step (`7.0`, `7.batch`), `exit_code` as CODE:SIGNAL, `end` in seconds
+    since the epoch, None while it runs."""
+
+    id: str
+    state: str
+    exit_code: str
+    end: float | None
+    nodes: str
+    name: str
+
+
+@dataclass(frozen=True)
 class Partition:
     """Nodes of one kind in a partition: `limit` in seconds (None for none), memory in MiB, the type of GPU "" if it
     has none."""
@@ -90,6 +105,14 @@ def past_jobs(text: str) -> list[Job]:
 def steps(text: str) -> list[Step]:
     """Steps as `argv.squeue_steps` lists them."""
     return [Step(identity, _given(nodes), name) for identity, nodes, name in _rows(text, 3)]
+
+
+def past_steps(text: str) -> list[PastStep]:
+    """Jobs and steps as `argv.sacct_steps` lists them; of a state the first word, since sacct says who cancelled."""
+    found = []
+    for identity, state, code, end, nodes, name in _rows(text, 6):
+        found.append(PastStep(identity, state.partition(" ")[0], code, _time(end), _given(nodes), name))
+    return found
 
 
 def partitions(text: str) -> list[Partition]:

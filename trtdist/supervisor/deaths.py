@@ -29,6 +29,7 @@ __all__ = [
     "first_of",
     "gave_up",
     "how_it_ended",
+    "in_words",
     "lost_peer",
     "never_began",
     "not_ready",
@@ -111,12 +112,17 @@ def on_taken_port(death: Death, starts: int) -> Death:
 
 
 def how_it_ended(code: int | None, number: int | None) -> str:
-    """The end of the sentence "gen.0.1 ..."."""
+    """The end of the sentence "gen.0.1 ..." of an end that nobody had asked for."""
+    words = in_words(code, number)
+    return words if number is not None or (code or 0) > 128 else f"{words} and nobody had asked it to"
+
+
+def in_words(code: int | None, number: int | None) -> str:
+    """The end of the sentence "gen.0.1 ...", whoever had asked for it."""
     if number is not None:
         return f"was killed by {_signal_name(number)}"
-    if code is not None and code > 128:
-        return f"ended with exit code {code} ({_signal_name(code - 128)})"
-    return f"ended with exit code {code} and nobody had asked it to"
+    named = f" ({_signal_name(code - 128)})" if code is not None and code > 128 else ""
+    return f"ended with exit code {code}{named}"
 
 
 def lost_peer(death: Death) -> bool:
