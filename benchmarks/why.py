@@ -77,7 +77,8 @@ def measure(argv: list[str]) -> tuple[Figure, str]:
     """Run a program once; what it took, and what it printed."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     # In a process of its own, since the peak of memory of all children is kept as one.
-    watch = "import resource,subprocess,sys; subprocess.run(sys.argv[1:]); " + (
+    watch = (
+        "import resource, subprocess, sys; subprocess.run(sys.argv[1:]); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", watch, *argv], capture_output=True, text=True, check=True)

@@ -120,7 +120,7 @@ def test_a_suspect_is_shown_and_never_called_the_cause(fake: FakeRun) -> None:
 
 def test_what_srun_printed_says_why_a_task_was_killed(fake: FakeRun) -> None:
     fake.run.log("launch.workers").write_text(
-        "0: hello\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.2. Some of the step tasks have been killed.\n"
+        "0: hello\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.2. Some tasks have been killed.\n"
     )
     died(fake, "ctx.0.0", 137)
     cause = why(fake).cause

@@ -118,7 +118,7 @@ def _settings(topology: Topology) -> Settings:
     from trtdist.supervisor.facts import Settings
 
     timeouts = topology.timeouts
-    return Settings(timeouts.ready, timeouts.services, grace=timeouts.stop)
+    return Settings(timeouts.ready, timeouts.services, stall_timeout=timeouts.stall, grace=timeouts.stop)
 
 
 def _start(bring_up: BringUp, signals: StopSignals, settings: Settings) -> Following:

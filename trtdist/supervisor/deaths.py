@@ -179,13 +179,14 @@ def unhealthy(service: str, settings: Settings) -> Outcome:
     return Outcome("TIMEOUT", 3, reason, Death(service, service, None, None, 0.0, "was not healthy in time", _TOLD))
 
 
-def not_ready(timeout: float, servers: tuple[str, ...], rungs: Mapping[str, str]) -> Outcome:
-    """The run was not ready in time; says how far each server got."""
+def not_ready(timeout: float, servers: tuple[str, ...], rungs: Mapping[str, str], last: Death | None = None) -> Outcome:
+    """The run was not ready in time; says how far each server got, and which rank is the last if one is."""
     behind = [name for name in servers if rungs.get(name) != "canary"]
     named = [f"{name} got as far as '{rungs[name]}'" if name in rungs else f"{name} never came up" for name in behind]
     more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
     detail = ", ".join(named[:_NAMED] + more) or "the canary did not pass"
-    return Outcome("TIMEOUT", 3, f"not ready within {timeout:g} s: {detail}")
+    placed = f"; {last.name} {last.how}" if last is not None else ""
+    return Outcome("TIMEOUT", 3, f"not ready within {timeout:g} s: {detail}{placed}", last)
 
 
 def _signal_name(number: int) -> str:

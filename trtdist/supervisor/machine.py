@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from trtdist.supervisor import deaths, stopping
+from trtdist.supervisor import deaths, stalls, stopping
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.messages import (
     Action,
@@ -25,11 +25,13 @@ from trtdist.supervisor.messages import (
     FindKilled,
     Healthy,
     Input,
+    Moved,
     PortTested,
     Probe,
     Reached,
     Resolve,
     Resolved,
+    Seen,
     SignalCame,
     Start,
     StartFailed,
@@ -148,7 +150,7 @@ def _on_task_began(state: State, event: TaskBegan, now: float) -> Change:
     step = state.steps.get(event.step)
     if step is not None and step.start_by is not None:
         state = state.with_step(replace(step, start_by=None))
-    return state, stopping.greet(state, event)
+    return stalls.moved(state, [event.task], now), stopping.greet(state, event)
 
 
 def _on_task_ended(state: State, event: TaskEnded, now: float) -> Change:
@@ -199,6 +201,7 @@ def _on_healthy(state: State, event: Healthy, now: float) -> Change:
 
 
 def _on_reached(state: State, event: Reached, now: float) -> Change:
+    state = stalls.moved(state, state.tasks.get(event.name, ()), now)
     return replace(state, rungs={**state.rungs, event.name: event.rung}), []
 
 
@@ -302,7 +305,7 @@ def _run_too_late(state: State, now: float) -> Change | None:
     waiting = state.phase in (RESOLVING, STARTING) and state.settle_until is None
     if not waiting or state.ready_by is None or now < state.ready_by:
         return None
-    outcome = deaths.not_ready(state.settings.ready_timeout, state.servers, state.rungs)
+    outcome = deaths.not_ready(state.settings.ready_timeout, state.servers, state.rungs, stalls.behind(state))
     return stopping.begin(state, outcome, state.settings.failure_grace, now)
 
 
@@ -329,6 +332,8 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     PortTested: _on_port_tested,
     Healthy: _on_healthy,
     Reached: _on_reached,
+    Moved: stalls.look,
+    Seen: stalls.seen,
     CameReady: _on_ready,
     StopAsked: _on_stop,
     SignalCame: _on_signal_came,

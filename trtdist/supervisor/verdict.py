@@ -20,6 +20,7 @@ __all__ = ["compose", "disk_full", "log_name", "read", "reserve", "tail", "write
 
 LAST_LINES = 20
 _TAIL_BYTES = 16384
+_QUOTED = 200
 _RESERVE_BYTES = 65536
 
 
@@ -28,6 +29,8 @@ def compose(outcome: Outcome, run: RunDir, plan: Plan | None) -> dict[str, Any]:
     reason, lines = outcome.reason, []
     if outcome.first is not None:
         lines = _last_words(run, plan, outcome.first)
+    if outcome.state == "TIMEOUT" and lines:
+        reason += f", and the last line of its log is {lines[-1][:_QUOTED]!r}"
     if outcome.state in ("FAILED", "TIMEOUT") and disk_full(run.path) and "disk" not in reason:
         reason += f"; the disk of {run.path} is full"
     return {
