@@ -143,7 +143,7 @@ def _ended(facts: Facts, failure: Failure) -> str:
     """How the first one ended, with its node."""
     if not failure.name:
         return failure.reason
-    end = next((end for end in facts.ends if end.name == failure.name and not end.asked), None)
+    end = next((end for end in facts.ends if end.kind == "end" and end.name == failure.name and not end.asked), None)
     if end is None:
         return failure.reason
     return f"{_placed(facts, failure.name)} {end.how}"

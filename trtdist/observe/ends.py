@@ -1,4 +1,4 @@
-"""What the events of a run tell of ends, each with the file and line that tells it."""
+"""What the events of a run tell of ends and stalls, each with the file and line that tells it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trtdist.events import (
     Record,
     RunState,
+    Stalled,
     StepExited,
     TaskExited,
     TaskRefused,
@@ -28,7 +29,7 @@ class End:
     """The end of a task or step at a time (seconds since the epoch): `how` finishes the sentence "gen.0.1 ...".
 
     `asked` says that it came after the run began to be stopped. `file` is relative to the run directory, `line`
-    counts from 1.
+    counts from 1. `kind` is `end`, or `stall` for a server that made no progress.
     """
 
     name: str
@@ -38,6 +39,7 @@ class End:
     asked: bool
     file: str
     line: int
+    kind: str = "end"
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ def _end(told: _Told, asked: bool) -> End | None:
     if isinstance(event, StepExited):
         how = f"as a whole {deaths.in_words(event.code, event.signal)}"
         return End(event.step, event.step, at, how, asked, told.file, told.line)
+    if isinstance(event, Stalled):
+        doing = f": it {event.doing}" if event.doing else ""
+        how = f"made no progress for {event.seconds:.0f} s; {event.task} {event.how}{doing}"
+        return End(event.server, event.server, at, how, asked, told.file, told.line, "stall")
     return None
 
 

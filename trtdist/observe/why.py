@@ -22,9 +22,9 @@ JSON_VERSION = 1
 
 @dataclass(frozen=True)
 class Evidence:
-    """One thing that happened. `kind` is `end`, `line` or `slurm`; `at` is in seconds since the epoch, None when it is
-    not known; `file` is relative to the run directory, "" for Slurm's records, `line` counts from 1; `code` is that of
-    a signature, and `count` how many lines of that log have it."""
+    """One thing that happened. `kind` is `end`, `stall`, `line` or `slurm`; `at` is in seconds since the epoch, None
+    when it is not known; `file` is relative to the run directory, "" for Slurm's records, `line` counts from 1; `code`
+    is that of a signature, and `count` how many lines of that log have it."""
 
     at: float | None
     kind: str
@@ -123,7 +123,7 @@ def _evidence(ends: Ends, found: Found, words: Iterable[SlurmWord], cause: Cause
     hits = [hit for hit in _firsts(found.hits) if hit.signature.kind != "suspect"]
     hits += [cause.hit] if cause.hit is not None and cause.hit not in hits else []
     told = [_of_hit(hit, found) for hit in hits]
-    told += [Evidence(end.at, "end", end.name, end.how, end.file, end.line) for end in ends.ends if not end.asked]
+    told += [Evidence(end.at, end.kind, end.name, end.how, end.file, end.line) for end in ends.ends if not end.asked]
     told += [Evidence(word.at, "slurm", word.step or "job", word.text, "", 0) for word in words]
     return tuple(sorted(told, key=lambda each: (each.at is None, each.at or 0.0)))
 
