@@ -71,8 +71,8 @@ def look(state: State, event: Moved, now: float) -> Change:
 
 
 def behind(state: State, server: str = "") -> Death | None:
-    """The rank that is behind the others of a server, or of all that are not up; None when none clearly is."""
-    names = [server] if server else [name for name in state.servers if state.rungs.get(name) not in _UP]
+    """The rank to look at among those of a server, or of the servers that got least far; None when all are up."""
+    names = [server] if server else _least_far(state)
     tasks = [task for name in names for task in state.tasks.get(name, ())]
     known = state.progress.moved
     never = [task for task in tasks if task not in known]
@@ -82,9 +82,17 @@ def behind(state: State, server: str = "") -> Death | None:
         return None
     first = min(tasks, key=lambda task: known[task])
     others = [known[task] for task in tasks if task != first]
-    if others and max(others) - known[first] < _CLEARLY:
-        return None
-    return _as_death(state, first, "is behind the others" if others else "made no progress")
+    if not others:
+        return _as_death(state, first, "made no progress")
+    clearly = max(others) - known[first] >= _CLEARLY
+    return _as_death(state, first, "is behind the others" if clearly else "stands still with the others")
+
+
+def _least_far(state: State) -> list[str]:
+    """The servers that are not up, of these the ones on the lowest rung."""
+    rungs = {name: RUNGS.index(state.rungs[name]) if name in state.rungs else -1 for name in state.servers}
+    waiting = {name: rung for name, rung in rungs.items() if RUNGS[rung] not in _UP or rung < 0}
+    return [name for name, rung in waiting.items() if rung == min(waiting.values())]
 
 
 def _as_death(state: State, task: str, how: str) -> Death:
@@ -120,9 +128,7 @@ def _last_look(state: State, now: float) -> bool:
 
 
 def _stall(state: State, server: str, now: float) -> Stall:
-    tasks = [task for task in state.tasks[server] if task in state.progress.moved]
-    late = behind(state, server)
-    task = late.name if late is not None else min(tasks, key=lambda name: state.progress.moved[name])
-    silent = now - max(state.progress.moved[name] for name in tasks)
-    how = late.how if late is not None else "stands still with the others"
-    return Stall(server, task, silent, how, state.progress.doing.get(task, ""))
+    silent = now - max(state.progress.moved.get(task, 0.0) for task in state.tasks[server])
+    last = behind(state, server)
+    assert last is not None, "a silent server has a rank that has begun"
+    return Stall(server, last.name, silent, last.how, state.progress.doing.get(last.name, ""))
