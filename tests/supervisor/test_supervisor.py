@@ -221,7 +221,7 @@ def test_not_ready_in_time(made: HandMade) -> None:
     assert supervisor.wait(6) == 3
     verdict = made.verdict()
     assert verdict["state"] == "TIMEOUT"
-    assert verdict["reason"].startswith("not ready within 1.5 s: ctx.0 never came up, gen.0 never came up; ")
+    assert verdict["reason"].startswith("not ready within 1.5 s: ctx.0 never came up, gen.0 never came up")
     made.nothing_left()
 
 
