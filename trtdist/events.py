@@ -27,11 +27,13 @@ __all__ = [
     "Record",
     "RunState",
     "Rung",
+    "Stalled",
     "StepExited",
     "StepStarted",
     "SupervisorStarted",
     "TaskExited",
     "TaskRefused",
+    "TaskSeen",
     "TaskStarted",
     "decode",
 ]
@@ -135,6 +137,28 @@ class TaskRefused:
 
 
 @dataclass(frozen=True)
+class TaskSeen:
+    """What a task was seen to do when the supervisor asked: `doing` finishes the sentence "gen.0.1 ..." (beside it)."""
+
+    step: str
+    name: str
+    working: bool
+    doing: str
+
+
+@dataclass(frozen=True)
+class Stalled:
+    """A server makes no progress since `seconds`; `task` is the rank to look at, `how` and `doing` finish sentences
+    about it (by the supervisor)."""
+
+    server: str
+    task: str
+    seconds: float
+    how: str
+    doing: str
+
+
+@dataclass(frozen=True)
 class Rung:
     """A server or service reached a rung of the readiness ladder (one of RUNGS)."""
 
@@ -180,6 +204,8 @@ Event = Union[
     TaskStarted,
     TaskExited,
     TaskRefused,
+    TaskSeen,
+    Stalled,
     Rung,
     CanaryPassed,
     CanaryFailed,
@@ -196,6 +222,8 @@ _TYPES: dict[str, type[Event]] = {
     "task_started": TaskStarted,
     "task_exited": TaskExited,
     "task_refused": TaskRefused,
+    "task_seen": TaskSeen,
+    "stalled": Stalled,
     "rung": Rung,
     "canary_passed": CanaryPassed,
     "canary_failed": CanaryFailed,

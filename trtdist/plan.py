@@ -152,6 +152,11 @@ class Plan:
                 return server
         raise KeyError(name)
 
+    def tasks(self, step: Step) -> list[str]:
+        """The names of the tasks of a step, in the order of their numbers: `gen.0.1` for a rank, else the step's."""
+        ranks = [f"{name}.{rank.rank}" for name in step.servers for rank in self.server(name).ranks]
+        return ranks if step.kind == "workers" else [step.name]
+
     def step(self, name: str) -> Step:
         """The step of that name; KeyError when there is none."""
         for step in self.steps:

@@ -89,6 +89,11 @@ class RunDir:
         return self.path / "site"
 
     @property
+    def stacks(self) -> Path:
+        """What the programs of a run that does not come up were seen to do, and the question for it."""
+        return self.path / "stacks"
+
+    @property
     def control(self) -> Path:
         """Requests to the supervisor, one file each."""
         return self.path / "control"

@@ -13,6 +13,7 @@ import click
 import pytest
 
 from trtdist.cli.main import cli
+from trtdist.observe.signatures import known
 from trtdist.topology.codes import CODES
 
 GOOD = "name: demo\nmodel: org/model\nservers: {}\n"
@@ -143,7 +144,10 @@ def test_every_code_is_explained(called: Called, code: str) -> None:
 
 def test_codes_are_listed_and_guessed(called: Called) -> None:
     ended, out, _ = called("explain")
-    assert (ended, len(out.splitlines())) == (0, len(CODES))
+    assert (ended, len(out.splitlines())) == (0, len(CODES) + 1 + len(known().all))
+    assert "gpu-memory" in out
+    ended, said, _ = called("explain", "gpu-memory")
+    assert ended == 0 and said.startswith("gpu-memory (certain): the GPU had not enough free memory")
     assert called("explain", "12")[1].startswith("TRT012: ")
     ended, out, errors = called("explain", "TRT999")
     assert (ended, out) == (2, "")

@@ -125,6 +125,20 @@ def test_an_engine_that_never_comes(gpus: Workplace, rank: str, kind: str, behin
 
 
 @pytest.mark.long
+def test_an_engine_that_hangs_is_named_while_others_wait(gpus: Workplace) -> None:
+    """Of two ranks one never ends to load: its stack is there, and its last line in the verdict."""
+    faulty(gpus, "ctx.0.1", "hang")
+    options = ("--ready-timeout", 60, "--set", "timeouts.stall=8")
+    verdict = fails(gpus, DISAGGREGATED, *options, code=3)
+    assert verdict["state"] == "TIMEOUT" and "ctx.0 got as far as 'process'" in verdict["reason"]
+    assert "the last line of its log is" in verdict["reason"]
+    (run,) = gpus.runs()
+    assert "in while_loading" in (run / "stacks" / "ctx.0.1.txt").read_text()
+    told = gpus.trtdist("why").stdout
+    assert "ctx.0  made no progress for" in told and "stacks/ctx.0.1.txt" in told
+
+
+@pytest.mark.long
 def test_a_deployment_that_loads_for_ever_can_be_stopped(gpus: Workplace) -> None:
     faulty(gpus, "ctx.0.1", "hang")
     front = gpus.start("up", DISAGGREGATED, "--local")

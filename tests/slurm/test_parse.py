@@ -33,11 +33,41 @@ def test_fields_may_hold_blanks_and_equal_signs(values: dict[str, str]) -> None:
 def test_nothing_that_is_printed_breaks_a_parser(text: str) -> None:
     parse.jobs(text)
     parse.past_jobs(text)
+    parse.past_steps(text)
     parse.steps(text)
     parse.fields(text)
     parse.config(text)
     parse.mpi_types(text)
     parse.seconds(text)
+    parse.first_killed(text)
+
+
+def test_how_steps_ended() -> None:
+    text = "7|CANCELLED by 1000|0:0|1799999999|n[1-2]|tiny\n7.2|OUT_OF_MEMORY|0:125|1799999990|n2|workers\n"
+    job, step = parse.past_steps(text)
+    assert (job.id, job.state, job.nodes) == ("7", "CANCELLED", "n[1-2]")
+    assert (step.id, step.state, step.exit_code, step.end, step.name) == (
+        "7.2", "OUT_OF_MEMORY", "0:125", 1799999990.0, "workers",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        (
+            "srun: error: node2: task 5: Killed\nsrun: Terminating StepId=7.2\nsrun: error: node1: tasks 0-3: Killed\n",
+            [5],
+        ),
+        ("srun: error: n1: tasks 0,4-6: Killed\r\n", [0, 4, 5, 6]),
+        ("srun: error: node2: task 5: Out Of Memory\n", [5]),
+        ("srun: error: node1: task 1: Exited with exit code 14\nsrun: error: node2: task 5: Killed", [5]),
+        ("srun: error: node1: task 1: Exited with exit code 14\n", []),
+        ("a rank says srun: error: node2: task 5: Killed\n", []),
+        ("srun: error: node2: task -: Killed\n", []),
+    ],
+)
+def test_who_was_killed_first(text: str, numbers: list[int]) -> None:
+    assert parse.first_killed(text) == numbers
 
 
 @given(st.integers(0, 99), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))

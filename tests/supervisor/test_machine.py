@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.supervisor.simulation import NEVER, Behaviour, Cluster, Fault, make_plan
+from tests.supervisor.simulation import EPOCH, NEVER, Behaviour, Cluster, Fault, make_plan
 from trtdist.supervisor import deaths, facts, messages
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.state import OVER, READY, STARTING, State, initial
@@ -62,7 +62,8 @@ def test_not_ready_in_time_says_how_far_each_server_got() -> None:
     cluster = life(settings=limits, behaviours={"canary": Behaviour(up_after=NEVER)})
     assert (cluster.outcome.state, cluster.outcome.exit_code) == ("TIMEOUT", 3)
     assert cluster.outcome.reason == (
-        "not ready within 4 s: ctx.0 got as far as 'engine', gen.0 got as far as 'engine'"
+        "not ready within 4 s: ctx.0 got as far as 'engine', gen.0 got as far as 'engine'; "
+        "ctx.0.0 stands still with the others"
     )
 
 
@@ -86,6 +87,50 @@ def test_a_service_that_is_never_healthy_is_named() -> None:
     assert cluster.outcome.first is not None
     assert cluster.outcome.first.name == "etcd"
     assert starts(cluster) == ["nats", "etcd"]
+
+
+def death(task: str, code: int | None, number: int | None, at: float, step: str = "workers") -> deaths.Death:
+    return deaths.of_task(step, task, code, number, at)
+
+
+def test_a_rank_that_lost_its_neighbour_comes_after_the_neighbour() -> None:
+    neighbour = death("ctx.0.0", 14, None, 10.0)
+    killed = death("ctx.0.1", None, 9, 10.2)
+    first = deaths.first_of((neighbour, death("router", 1, None, 10.1, "router"), killed))
+    assert (first.name, first.at) == ("ctx.0.1", 10.0)
+    assert deaths.first_of((killed, neighbour)).name == "ctx.0.1"
+    assert deaths.first_of((neighbour, deaths.of_gone("workers", "gen.0.0", 10.3))).name == "gen.0.0"
+    failed = death("gen.0.0", 1, None, 10.1)
+    assert deaths.first_of((neighbour, failed)).name == "gen.0.0"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        death("ctx.0.1", None, signal.SIGTERM, 10.1),
+        death("ctx.0.1", 143, None, 10.1),
+        death("ctx.0.1", 0, None, 10.1),
+        death("ctx.0.1", 14, None, 10.1),
+        death("router", 1, None, 10.1, "router"),
+        death("workers", 14, None, 10.1),
+    ],
+)
+def test_a_rank_with_an_error_of_mpi_that_nobody_else_explains_is_first(other: deaths.Death) -> None:
+    assert deaths.first_of((death("ctx.0.0", 14, None, 10.0), other)).name == "ctx.0.0"
+
+
+@pytest.mark.parametrize("later", [0.05, 0.7])
+def test_a_neighbour_is_waited_for_when_nothing_else_is_known(later: float) -> None:
+    cluster = Cluster(make_plan())
+    cluster.run([], until=5.0)
+    began = cluster.now
+    cluster.feed(messages.TaskEnded("workers", "ctx.0.0", 14, None, EPOCH + cluster.now))
+    cluster.later(later, messages.TaskGone("workers", "ctx.0.1", EPOCH + cluster.now + later))
+    cluster.run([])
+    assert messages.FindKilled("workers") in cluster.actions(messages.FindKilled)
+    assert cluster.outcome.first is not None and cluster.outcome.first.name == "ctx.0.1"
+    told = next(at for at, action in cluster.log if isinstance(action, messages.Announce) and action.state == "FAILED")
+    assert told - began == pytest.approx(later + cluster.settings.settle, abs=0.01)
 
 
 def test_a_killed_task_fails_the_run_within_two_seconds() -> None:

@@ -69,6 +69,19 @@ def test_a_killed_rank_fails_the_run(made: SlurmMade) -> None:
     assert took < 20.0
 
 
+@pytest.mark.long
+def test_a_killed_shim_comes_before_a_neighbour_that_it_took_along(made: SlurmMade) -> None:
+    """No supervisor sees a process of another node vanish: srun tells, after the neighbour's own end."""
+    made.program("workers", f"until [ -e {made.run.path}/go ]; do sleep 0.02; done; exit 14", SLEEP, SLEEP)
+    up(made)
+    shim = made.task("gen.0.0").shim_pid
+    assert made.node_of("gen.0.0") != made.node_of("nats")
+    made.on_node(made.node_of("gen.0.0"), f"kill -9 {shim}; touch {made.run.path}/go")
+    verdict = made.verdict(30)
+    assert made.ended() == "FAILED"
+    assert verdict["first"]["name"] == "gen.0.0", verdict
+
+
 def test_what_does_not_listen_is_killed(made: SlurmMade) -> None:
     made.program("workers", DEAF)
     made.program("router", DEAF)

@@ -80,6 +80,7 @@ class LocalBringUp:
             *bound,
             f"--ready-timeout={self.settings.ready_timeout}",
             f"--service-timeout={self.settings.service_timeout}",
+            f"--stall-timeout={self.settings.stall_timeout}",
             f"--grace={self.settings.grace}",
         ]
 

@@ -1,4 +1,4 @@
-"""`trtdist explain`: what a diagnostic code means, with an example."""
+"""`trtdist explain`: what a diagnostic code means, with an example, or a signature of `trtdist why`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import textwrap
 import click
 
 from trtdist.errors import InputError
+from trtdist.observe.signatures import Signature, known
 from trtdist.topology.codes import CODES, Code
 
 __all__ = ["command"]
@@ -19,7 +20,10 @@ _PREFIX = "TRT"
 @click.command("explain")
 @click.argument("code", required=False)
 def command(code: str | None) -> None:
-    """Explain a diagnostic CODE such as TRT012; without CODE, list them all."""
+    """Explain a diagnostic CODE such as TRT012, or a signature such as gpu-memory; without CODE, list them all."""
+    if code is not None and code in known():
+        click.echo(_signature(known()[code]))
+        return
     click.echo(_list() if code is None else _explained(_find(code)))
 
 
@@ -35,13 +39,22 @@ def _find(word: str) -> Code:
 
 
 def _list() -> str:
-    return "\n".join(f"{code.code}  {code.title}" for code in CODES.values())
+    codes = [f"{code.code}  {code.title}" for code in CODES.values()]
+    width = max(len(each.code) for each in known().all)
+    return "\n".join([*codes, "", *(f"{each.code:<{width}}  {each.meaning}" for each in known().all)])
 
 
 def _explained(code: Code) -> str:
     parts = [f"{code.code}: {code.title}", textwrap.fill(code.text, _WIDTH)]
     parts += ["Wrong:\n\n" + _example(code.wrong), "Right:\n\n" + _example(code.right)]
     return "\n\n".join(parts)
+
+
+def _signature(signature: Signature) -> str:
+    said = "certain" if signature.kind == "cause" else signature.kind
+    parts = [f"{signature.code} ({said}): {signature.meaning}", f"What to do: {signature.remedy}"]
+    parts += ["A line that means it:\n\n" + _example(signature.example), f"Known from: {signature.source}"]
+    return "\n\n".join(textwrap.fill(part, _WIDTH) if "\n" not in part else part for part in parts)
 
 
 def _example(text: str) -> str:

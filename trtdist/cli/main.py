@@ -19,6 +19,7 @@ COMMANDS = {
     "submit": "Hand a deployment to Slurm as a batch job.",
     "down": "Stop a run in order and verify that nothing is left.",
     "status": "Show each server and rank of a run.",
+    "why": "Say why a run failed, with the first cause and the evidence.",
     "logs": "Show or follow the logs of a run.",
     "prune": "Remove the folders of runs that have ended.",
     "client": "Send a prompt to a run and stream the answer.",

@@ -21,6 +21,7 @@ from trtdist.events import (
     Record,
     Rung,
     RunState,
+    Stalled,
     StepStarted,
     TaskExited,
     TaskRefused,
@@ -132,6 +133,11 @@ def _as_asked(event: TaskExited) -> bool:
     return event.signal in asked or event.code == 0 or event.code in [128 + number for number in asked]
 
 
+def _stalled(event: Stalled) -> str:
+    doing = f": it {event.doing}" if event.doing else ""
+    return f"{event.server} makes no progress since {span(event.seconds)}; {event.task} {event.how}{doing}"
+
+
 def _passed(event: CanaryPassed) -> str:
     return f"a prompt crossed {_path(event)} in {event.seconds:.2f} s: {event.text!r}"
 
@@ -151,6 +157,7 @@ _LINES: Mapping[type, Callable[[Any], str]] = {
     Rung: _rung,
     TaskExited: _exited,
     TaskRefused: lambda event: f"{event.name} {event.reason}",
+    Stalled: _stalled,
     CanaryPassed: _passed,
     CanaryFailed: _failed,
 }

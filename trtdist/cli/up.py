@@ -118,7 +118,7 @@ def _settings(topology: Topology) -> Settings:
     from trtdist.supervisor.facts import Settings
 
     timeouts = topology.timeouts
-    return Settings(timeouts.ready, timeouts.services, grace=timeouts.stop)
+    return Settings(timeouts.ready, timeouts.services, stall_timeout=timeouts.stall, grace=timeouts.stop)
 
 
 def _start(bring_up: BringUp, signals: StopSignals, settings: Settings) -> Following:
@@ -218,6 +218,7 @@ def _tell_end(run: RunDir, found: Mapping[str, Any]) -> None:
     """One sentence on the end; after a failure also the last lines of who died first."""
     from trtdist.cli.progress import say
     from trtdist.cli.status import describe_failure
+    from trtdist.cli.why import in_short
     from trtdist.observe.state import failure_of
 
     failure = failure_of(found)
@@ -226,6 +227,7 @@ def _tell_end(run: RunDir, found: Mapping[str, Any]) -> None:
         return
     log = str(run.path / failure.log) if failure.log else ""
     say(f"trtdist: {run.run_id} failed: {describe_failure(replace(failure, log=log))}")
+    say(in_short(run))
 
 
 def _out(text: str) -> None:

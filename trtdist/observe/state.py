@@ -236,7 +236,7 @@ class _Reconciler:
         ends = [task for task in self.history.tasks.values() if self._unasked(task)]
         ends = [task for task in ends if self.supervisor_alive is not False or self._outlived(task)]
         if ends:
-            return _ended_first(min(ends, key=lambda task: task.exited))
+            return _failure_by(deaths.first_of([_death(task) for task in ends]))
         if self.supervisor_alive is False:
             return self._supervisor_died()
         vanished = [task for task in self.history.tasks.values() if self._gone(task)]
@@ -386,10 +386,9 @@ class _Reconciler:
         return task.start.pid if task else None
 
 
-def _ended_first(task: TaskHistory) -> Failure:
+def _death(task: TaskHistory) -> deaths.Death:
     assert task.exit is not None
-    end, start = task.exit, task.start
-    return _failure_by(deaths.of_task(start.step, start.name, end.code, end.signal, task.exited))
+    return deaths.of_task(task.start.step, task.start.name, task.exit.code, task.exit.signal, task.exited)
 
 
 def _failure_by(death: deaths.Death) -> Failure:

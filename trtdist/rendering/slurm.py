@@ -132,6 +132,7 @@ def _settings(topology: Topology) -> list[str]:
     return [
         f"--ready-timeout={times.ready:g}",
         f"--service-timeout={times.services:g}",
+        f"--stall-timeout={times.stall:g}",
         f"--grace={times.stop:g}",
         f"--warning={_warning(topology)}",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
@@ -15,7 +16,11 @@ __all__ = ["asked", "run_program", "run_until_stopped"]
 
 
 def run_program(arguments: Sequence[str], work: Callable[[Path], None]) -> int:
-    """Do `work` in the run directory that the one argument names; returns the exit code."""
+    """Do `work` in the run directory that the one argument names; returns the exit code.
+
+    SIGRTMIN + 9 has the stacks of all threads written to standard error, which `trtdist.supervisor.look` asks for.
+    """
+    faulthandler.register(signal.SIGRTMIN + 9)
     try:
         if len(arguments) != 1:
             raise InputError("one argument is needed: the run directory")

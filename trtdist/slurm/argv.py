@@ -15,6 +15,7 @@ __all__ = [
     "OUTER_TASK_PREFIXES",
     "JobOptions",
     "sacct_jobs",
+    "sacct_steps",
     "sacctmgr_account",
     "sacctmgr_accounts",
     "salloc",
@@ -159,6 +160,12 @@ def sacct_jobs(jobs: tuple[str, ...]) -> list[str]:
     columns = "JobIDRaw,State,Reason,Start,End,NodeList,User,JobName"
     options = ["--allocations", "--noheader", "--parsable2", f"--format={columns}"]
     return ["sacct", f"--jobs={','.join(jobs)}", *options]
+
+
+def sacct_steps(job: str) -> list[str]:
+    """Lists how a job and its steps ended, for `parse.past_steps`; it fails where there is no accounting."""
+    columns = "JobIDRaw,State,ExitCode,End,NodeList,JobName"
+    return ["sacct", f"--jobs={job}", "--noheader", "--parsable2", f"--format={columns}"]
 
 
 def squeue_steps(job: str) -> list[str]:

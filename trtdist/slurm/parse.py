@@ -9,16 +9,19 @@ from dataclasses import dataclass, replace
 __all__ = [
     "Job",
     "Partition",
+    "PastStep",
     "Step",
     "accounts",
     "config",
     "fields",
+    "first_killed",
     "job_id",
     "jobs",
     "mpi_types",
     "node_states",
     "partitions",
     "past_jobs",
+    "past_steps",
     "seconds",
     "steps",
 ]
@@ -28,6 +31,8 @@ _NOTHING = ("", "(null)", "N/A", "n/a", "Unknown", "NONE", "None")
 _GPUS = re.compile(r"gpu(?::(?P<type>[^:,(]+))?:(?P<count>\d+)")
 _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
 _TYPE = re.compile(r"[a-z][a-z0-9_]*")
+_KILLED = re.compile(r"^srun: error: \S+: tasks? (?P<numbers>[\d,-]+): (?:Killed|Out Of Memory)\s*$", re.MULTILINE)
+_MOST_TASKS = 1 << 16
 _COMPLAINT = re.compile(r"^\w+: ")
 
 
@@ -51,6 +56,19 @@ class Step:
     """One line of `squeue --steps`: `id` is `7.0` or `7.batch`, `nodes` a host list."""
 
     id: str
+    nodes: str
+    name: str
+
+
+@dataclass(frozen=True)
+class PastStep:
+    """One line of `sacct`: a job (`7`) or a step (`7.0`, `7.batch`), `exit_code` as CODE:SIGNAL, `end` in seconds
+    since the epoch, None while it runs."""
+
+    id: str
+    state: str
+    exit_code: str
+    end: float | None
     nodes: str
     name: str
 
@@ -87,6 +105,14 @@ def past_jobs(text: str) -> list[Job]:
 def steps(text: str) -> list[Step]:
     """Steps as `argv.squeue_steps` lists them."""
     return [Step(identity, _given(nodes), name) for identity, nodes, name in _rows(text, 3)]
+
+
+def past_steps(text: str) -> list[PastStep]:
+    """Jobs and steps as `argv.sacct_steps` lists them; of a state the first word, since sacct says who cancelled."""
+    found = []
+    for identity, state, code, end, nodes, name in _rows(text, 6):
+        found.append(PastStep(identity, state.partition(" ")[0], code, _time(end), _given(nodes), name))
+    return found
 
 
 def partitions(text: str) -> list[Partition]:
@@ -150,6 +176,18 @@ def job_id(text: str) -> str:
     if not found.isdigit():
         raise ValueError(f"sbatch printed {text.strip()!r} instead of a job id")
     return found
+
+
+def first_killed(text: str) -> list[int]:
+    """The numbers of the tasks that srun first says were killed (`srun: error: n2: tasks 4-5: Killed`).
+
+    When one task ends badly srun has the others killed, and tells of these later.
+    """
+    match = _KILLED.search(text)
+    if match is None:
+        return []
+    ends = [part.split("-") for part in match["numbers"].split(",") if part[:1].isdigit() and part[-1:].isdigit()]
+    return [number for part in ends for number in range(int(part[0]), int(part[-1]) + 1)[:_MOST_TASKS]]
 
 
 def seconds(text: str) -> float | None:

@@ -72,6 +72,7 @@ def _started_before(run: RunDir, before: SupervisorStarted) -> str:
 
 def _local(run: RunDir, given: argparse.Namespace) -> tuple[Launcher, Surroundings, Settings]:
     settings = Settings(given.ready_timeout, given.service_timeout, grace=given.grace)
+    settings = replace(settings, stall_timeout=given.stall_timeout)
     return LocalLauncher(run), Alone(), settings
 
 
@@ -83,7 +84,7 @@ def _in_job(run: RunDir, given: argparse.Namespace, journal: Journal) -> tuple[L
 
     job = os.environ["SLURM_JOB_ID"]
     settings = Settings(given.ready_timeout, given.service_timeout, given.start_timeout, grace=given.grace)
-    settings = replace(settings, settle=0.5, failure_grace=2.0, kill_wait=5.0)
+    settings = replace(settings, stall_timeout=given.stall_timeout, settle=0.5, failure_grace=2.0, kill_wait=5.0)
     return SlurmLauncher(run, job, journal.say), InJob(run, job, given.warning, journal.say), settings
 
 
@@ -127,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ready-timeout", type=float, default=_DEFAULTS.ready_timeout, metavar="SECONDS")
     parser.add_argument("--service-timeout", type=float, default=_DEFAULTS.service_timeout, metavar="SECONDS")
     parser.add_argument("--slurm", action="store_true", help="start the steps through Slurm, inside the current job")
+    parser.add_argument("--stall-timeout", type=float, default=_DEFAULTS.stall_timeout, metavar="SECONDS")
     parser.add_argument("--start-timeout", type=float, default=_DEFAULTS.start_timeout, metavar="SECONDS")
     parser.add_argument(
         "--warning", type=float, default=60.0, metavar="SECONDS", help="stop so long before the job's time limit"

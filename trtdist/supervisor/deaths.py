@@ -1,7 +1,9 @@
 """Ends that nobody asked for: what each says, and which came first. Pure. Standard library, Python 3.9.
 
 A launcher that was killed takes its tasks along, and a shim that was killed takes its program along, so what was only
-seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time.
+seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time. A rank
+whose neighbour over MPI has gone ends by that, often before anybody knows of the neighbour: it comes after any rank of
+its step that ended in another way.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ __all__ = [
     "due_to_term",
     "earlier",
     "failure",
+    "first_of",
     "gave_up",
     "how_it_ended",
+    "in_words",
+    "lost_peer",
     "never_began",
     "not_ready",
     "not_started",
@@ -42,6 +47,10 @@ __all__ = [
 
 _LAUNCHER_KILLED, _GONE, _TOLD, _LAUNCHER_ENDED = range(4)
 _NAMED = 4
+
+# MPI_ERR_UNKNOWN, which Open MPI 5 exits with when a connection to a neighbour breaks, and what its fault tolerance
+# has for a neighbour that has gone: MPI_ERR_PROC_ABORTED, _PROC_FAILED, _PROC_FAILED_PENDING, _REVOKED (mpi.h).
+_LOST_PEER = frozenset({14, 74, 75, 76, 77})
 
 
 def of_task(step: str, task: str, code: int | None, number: int | None, at: float) -> Death:
@@ -104,12 +113,40 @@ def on_taken_port(death: Death, starts: int) -> Death:
 
 
 def how_it_ended(code: int | None, number: int | None) -> str:
-    """The end of the sentence "gen.0.1 ..."."""
+    """The end of the sentence "gen.0.1 ..." of an end that nobody had asked for."""
+    words = in_words(code, number)
+    return words if number is not None or (code or 0) > 128 else f"{words} and nobody had asked it to"
+
+
+def in_words(code: int | None, number: int | None) -> str:
+    """The end of the sentence "gen.0.1 ...", whoever had asked for it."""
     if number is not None:
         return f"was killed by {_signal_name(number)}"
-    if code is not None and code > 128:
-        return f"ended with exit code {code} ({_signal_name(code - 128)})"
-    return f"ended with exit code {code} and nobody had asked it to"
+    named = f" ({_signal_name(code - 128)})" if code is not None and code > 128 else ""
+    return f"ended with exit code {code}{named}"
+
+
+def lost_peer(death: Death) -> bool:
+    """Whether a rank ended as one does whose neighbour over MPI has gone."""
+    return death.name != death.step and death.signal is None and death.code in _LOST_PEER
+
+
+def first_of(noted: Sequence[Death]) -> Death:
+    """Which of one or more deaths came first, those of ranks that lost a neighbour after that neighbour."""
+    kept = {(death.step, death.name): death for death in reversed(noted)}
+    for left in [death for death in noted if lost_peer(death)]:
+        culprits = [death for death in kept.values() if death.step == left.step and _of_itself(death)]
+        for culprit in culprits:
+            kept[culprit.step, culprit.name] = replace(culprit, at=min(culprit.at, left.at))
+        if culprits:
+            kept.pop((left.step, left.name), None)
+    return min(kept.values(), key=lambda death: (death.at, death.order))
+
+
+def _of_itself(death: Death) -> bool:
+    """Whether a rank ended neither by a neighbour nor by the TERM that follows when another one ends."""
+    by_term = death.signal == signal.SIGTERM or death.code in (0, 128 + signal.SIGTERM)
+    return death.name != death.step and not by_term and not lost_peer(death)
 
 
 def earlier(one: Death | None, other: Death) -> Death:
@@ -121,8 +158,14 @@ def note(state: State, death: Death, now: float) -> State:
     """Take a death down; one that follows from a stop is none."""
     if state.ending:
         return state
+    noted = (*state.noted, death)
+    first = first_of(noted)
     until = max(now + state.settings.settle, state.doubt_until) if state.settle_until is None else state.settle_until
-    return replace(state, first=earlier(state.first, death), settle_until=until)
+    if lost_peer(first):
+        until = max(until, now + state.settings.peer_settle)
+    elif state.first is not None and lost_peer(state.first):
+        until = min(until, max(now + state.settings.settle, state.doubt_until))
+    return replace(state, noted=noted, first=first, settle_until=until)
 
 
 def failure(first: Death) -> Outcome:
@@ -137,8 +180,11 @@ def unhealthy(service: str, settings: Settings) -> Outcome:
     return Outcome("TIMEOUT", 3, reason, Death(service, service, None, None, 0.0, "was not healthy in time", _TOLD))
 
 
-def not_ready(state: State) -> Outcome:
-    """The run was not ready in time; says how far each server got, and which canary was not answered last."""
+def not_ready(state: State, last: Death | None = None) -> Outcome:
+    """The run was not ready in time; says how far each server got, and which canary was not answered last.
+
+    `last` is the rank that is behind the others, if one is; where a prompt got stuck in a server, that is told instead.
+    """
     behind = [name for name in state.servers if state.rungs.get(name) != RUNGS[-1]]
     named = [_how_far(name, state.rungs) for name in behind]
     more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
@@ -147,9 +193,11 @@ def not_ready(state: State) -> Outcome:
     if failed:
         way = " and ".join(name for name in (failed[0].context, failed[0].generation) if name)
         detail += f"; a prompt through {way} failed: {failed[0].reason}"
-    suspects = {one.server for one in failed}
-    slowest = tuple(name for name in behind if name in suspects) or _slowest(behind, state.rungs)
-    return Outcome("TIMEOUT", 3, f"not ready within {state.settings.ready_timeout:g} s: {detail}", behind=slowest)
+    suspects = tuple(name for name in behind if name in {one.server for one in failed})
+    reason = f"not ready within {state.settings.ready_timeout:g} s: {detail}"
+    if last is not None and not suspects:
+        return Outcome("TIMEOUT", 3, f"{reason}; {last.name} {last.how}", last)
+    return Outcome("TIMEOUT", 3, reason, behind=suspects or _slowest(behind, state.rungs))
 
 
 def _how_far(name: str, rungs: Mapping[str, str]) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Death", "Node", "Outcome", "Settings"]
+__all__ = ["Death", "Node", "Outcome", "Settings", "Stall"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """How long things may take, in seconds.
 
+    `stall_timeout` is how long a server may come up without a sign of progress until it is called stalled, 0 for never.
     `start_timeout` is how long a step may take until one of its tasks runs. `settle` is how long deaths are collected
-    before the earliest is called the cause, `doubt` the same after a signal whose meaning is being found out. `grace`
+    before the earliest is called the cause, `peer_settle` the same while all that is known is that a rank has lost a
+    neighbour, `doubt` the same after a signal whose meaning is being found out. `grace`
     is what all tiers of a stop have together before KILL, `failure_grace` the same after a death, `hurried_grace` what
     a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. `port_attempts` counts
     starts of a service whose port was taken.
@@ -21,7 +23,9 @@ class Settings:
     ready_timeout: float = 1800.0
     service_timeout: float = 30.0
     start_timeout: float = 120.0
+    stall_timeout: float = 300.0
     settle: float = 0.15
+    peer_settle: float = 1.0
     doubt: float = 1.0
     grace: float = 10.0
     failure_grace: float = 1.2
@@ -45,6 +49,18 @@ class Death:
     at: float
     how: str
     order: int
+
+
+@dataclass(frozen=True)
+class Stall:
+    """A server without progress for so many seconds. `task` is the rank to look at, `how` finishes a sentence about
+    its place among the others, `doing` one about what it was seen to do ("" when nobody has seen it)."""
+
+    server: str
+    task: str
+    seconds: float
+    how: str
+    doing: str
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,9 @@ __all__ = ["LaunchLines", "Watched"]
 Watched = Union[str, TaskStarted]
 
 
+_PRINTED_BYTES = 1 << 16
+
+
 class LaunchLines:
     """Runs `scripts/NN-name.SUFFIX` with bash; `last_word` is the signal that each gets when this process dies."""
 
@@ -71,6 +74,15 @@ class LaunchLines:
         if code < 0:
             return Ended(step, None, -code, last_seen)
         return Ended(step, code, None, time.time())
+
+    def printed(self, step: str) -> str:
+        """The end of what the launch lines of a step have printed, "" for nothing."""
+        try:
+            with open(self._run.log(f"launch.{step}"), "rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - _PRINTED_BYTES))
+                return file.read(_PRINTED_BYTES).decode("utf-8", "replace")
+        except OSError:
+            return ""
 
     def runs(self, step: str) -> bool:
         """Whether a step was started and its end was not reported yet."""

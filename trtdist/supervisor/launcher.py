@@ -50,7 +50,9 @@ class Launcher(Protocol):
        take until later calls of `check`.
     6. `kill` leaves no process of a step alive. Ends that follow are reported as any other.
     7. Everything that was started ends when the supervisor dies.
-    8. A signal from the terminal of the supervisor reaches nothing that was started.
+    8. `killed` gives the numbers of the tasks of a step that were killed, shim and all, where `check` does not
+       report them.
+    9. A signal from the terminal of the supervisor reaches nothing that was started.
     """
 
     def start(self, step: Step) -> ProcessId:
@@ -79,6 +81,10 @@ class Launcher(Protocol):
 
     def kill(self, step: str) -> None:
         """End every process of a step at once."""
+        ...
+
+    def killed(self, step: str) -> list[int]:
+        """The numbers of killed tasks, as far as the launch line has told."""
         ...
 
     def recorded(self) -> list[tuple[str, ProcessId]]:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from trtdist.supervisor import deaths, stopping
+from trtdist.supervisor import deaths, stalls, stopping
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.messages import (
     Action,
@@ -22,13 +22,16 @@ from trtdist.supervisor.messages import (
     Broke,
     CameReady,
     EveryoneTerminated,
+    FindKilled,
     Healthy,
     Input,
+    Moved,
     PortTested,
     Probe,
     Reached,
     Resolve,
     Resolved,
+    Seen,
     SignalCame,
     Start,
     StartFailed,
@@ -148,7 +151,7 @@ def _on_task_began(state: State, event: TaskBegan, now: float) -> Change:
     step = state.steps.get(event.step)
     if step is not None and step.start_by is not None:
         state = state.with_step(replace(step, start_by=None))
-    return state, stopping.greet(state, event)
+    return stalls.moved(state, [event.task], now), stopping.greet(state, event)
 
 
 def _on_task_ended(state: State, event: TaskEnded, now: float) -> Change:
@@ -175,7 +178,8 @@ def _on_task_refused(state: State, event: TaskRefused, now: float) -> Change:
 def _on_task_death(state: State, step: StepState, death: deaths.Death, now: float) -> Change:
     if step.step.kind == "service" and step.phase != HEALTHY and step.phase != ENDED:
         return state.with_step(replace(step, death=deaths.earlier(step.death, death))), []
-    return deaths.note(state, death, now), []
+    orphaned = not state.ending and deaths.lost_peer(death)
+    return deaths.note(state, death, now), [FindKilled(death.step)] if orphaned else []
 
 
 def _on_port_tested(state: State, event: PortTested, now: float) -> Change:
@@ -198,6 +202,7 @@ def _on_healthy(state: State, event: Healthy, now: float) -> Change:
 
 
 def _on_reached(state: State, event: Reached, now: float) -> Change:
+    state = stalls.moved(state, state.tasks.get(event.name, ()), now)
     return replace(state, rungs={**state.rungs, event.name: event.rung}), []
 
 
@@ -305,7 +310,7 @@ def _run_too_late(state: State, now: float) -> Change | None:
     waiting = state.phase in (RESOLVING, STARTING) and state.settle_until is None
     if not waiting or state.ready_by is None or now < state.ready_by:
         return None
-    outcome = deaths.not_ready(state)
+    outcome = deaths.not_ready(state, stalls.behind(state))
     return stopping.begin(state, outcome, state.settings.failure_grace, now)
 
 
@@ -333,6 +338,8 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     Healthy: _on_healthy,
     Reached: _on_reached,
     Unanswered: _on_unanswered,
+    Moved: stalls.look,
+    Seen: stalls.seen,
     CameReady: _on_ready,
     StopAsked: _on_stop,
     SignalCame: _on_signal_came,

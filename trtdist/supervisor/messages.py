@@ -6,10 +6,11 @@ and orders deaths. Standard library, Python 3.9.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Union
 
-from trtdist.supervisor.facts import Outcome
+from trtdist.supervisor.facts import Outcome, Stall
 
 __all__ = [
     "Action",
@@ -19,15 +20,19 @@ __all__ = [
     "CameReady",
     "Conclude",
     "EveryoneTerminated",
+    "Examine",
+    "FindKilled",
     "Finish",
     "Healthy",
     "Input",
     "Kill",
+    "Moved",
     "PortTested",
     "Probe",
     "Reached",
     "Resolve",
     "Resolved",
+    "Seen",
     "Signal",
     "SignalCame",
     "SignalTask",
@@ -41,6 +46,7 @@ __all__ = [
     "TaskEnded",
     "TaskGone",
     "TaskRefused",
+    "TellStalled",
     "TestPort",
     "Tick",
     "TimeLimit",
@@ -169,6 +175,22 @@ class Unanswered:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """The logs were looked at: so many seconds ago the log of each of these tasks grew, as far as it did since."""
+
+    ago: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A task was seen to work or not; `doing` finishes the sentence "gen.0.1 ..."."""
+
+    task: str
+    working: bool
+    doing: str
+
+
+@dataclass(frozen=True)
 class CameReady:
     """The canary said that every server took part in an answered prompt."""
 
@@ -237,6 +259,8 @@ Input = Union[
     Healthy,
     Reached,
     Unanswered,
+    Moved,
+    Seen,
     CameReady,
     StopAsked,
     SignalCame,
@@ -276,6 +300,25 @@ class TestPort:
     """Look whether the port of a service is taken; answered by PortTested."""
 
     __test__ = False
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Examine:
+    """Have it written down what every task does; answered by Seen for each that can be asked."""
+
+
+@dataclass(frozen=True)
+class TellStalled:
+    """Tell the world that a server makes no progress."""
+
+    stall: Stall
+
+
+@dataclass(frozen=True)
+class FindKilled:
+    """Look which tasks of a step were killed, where nothing else would tell; answered by TaskGone for each."""
 
     step: str
 
@@ -335,4 +378,19 @@ class Finish:
     exit_code: int
 
 
-Action = Union[Resolve, Start, Probe, TestPort, Signal, SignalTask, Kill, Announce, Sweep, Conclude, Finish]
+Action = Union[
+    Resolve,
+    Start,
+    Probe,
+    TestPort,
+    Examine,
+    TellStalled,
+    FindKilled,
+    Signal,
+    SignalTask,
+    Kill,
+    Announce,
+    Sweep,
+    Conclude,
+    Finish,
+]

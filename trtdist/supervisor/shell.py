@@ -24,22 +24,26 @@ from trtdist.events import (
     Record,
     Rung,
     RunState,
+    Stalled,
     StepExited,
     StepStarted,
     TaskExited,
     TaskRefused,
+    TaskSeen,
     TaskStarted,
 )
-from trtdist.plan import Plan
+from trtdist.plan import Plan, Step
 from trtdist.process import ProcessId
-from trtdist.rundir import RunDir
+from trtdist.rundir import RunDir, write_atomic
 from trtdist.supervisor import control, facts, messages, verdict
 from trtdist.supervisor.head import Head
 from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
+from trtdist.supervisor.logwatch import LogWatch
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.remains import Remains, local_folder
-from trtdist.supervisor.state import initial
+from trtdist.supervisor.stalls import pace
+from trtdist.supervisor.state import OVER, READY, initial
 from trtdist.supervisor.surroundings import Alone, Surroundings
 
 __all__ = ["STOP_SIGNALS", "Supervisor", "Tools"]
@@ -95,6 +99,7 @@ class Supervisor:
         self._loop.call_soon(self._tick)
         self._feed(messages.Begin())
         self._errand(self._follow())
+        self._errand(self._watch_logs(pace(self._state.settings.stall_timeout)))
         try:
             return await self._finished
         finally:
@@ -155,6 +160,8 @@ class Supervisor:
             return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
         if isinstance(event, TaskRefused):
             return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
+        if isinstance(event, TaskSeen):
+            return [messages.Seen(event.name, event.working, event.doing)]
         if isinstance(event, Rung):
             return [messages.Reached(event.name, event.rung)]
         if isinstance(event, CanaryFailed):
@@ -198,6 +205,13 @@ class Supervisor:
         """Hear what is going to happen from outside."""
         async for event in self._tools.around.news():
             self._feed(event)
+
+    async def _watch_logs(self, every: float) -> None:
+        """Tell which logs grow, as long as the run comes up."""
+        logs = LogWatch(self._run, [task for tasks in self._state.tasks.values() for task in tasks])
+        while self._state.phase not in (READY, OVER):
+            await asyncio.sleep(every)
+            self._feed(messages.Moved(logs.grown()))
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error of our own ends the run; the caller of `supervise` gets it."""
@@ -250,6 +264,30 @@ class Supervisor:
 
     def _test_port(self, action: messages.TestPort) -> None:
         self._inbox.append(messages.PortTested(action.step, self._tools.head.port_taken(action.step)))
+
+    def _examine(self, action: messages.Examine) -> None:
+        self._journal.say("asking all tasks what they do")
+        try:
+            self._run.stacks.mkdir(mode=0o700, exist_ok=True)
+            write_atomic(self._run.stacks / "ask", f"{time.time()}\n")
+        except OSError as error:
+            self._journal.say(f"they cannot be asked: {error.strerror}")
+
+    def _tell_stalled(self, action: messages.TellStalled) -> None:
+        self._journal.write(Stalled(**vars(action.stall)))
+        self._journal.say(f"{action.stall.server} makes no progress; {action.stall.task} {action.stall.how}")
+
+    def _find_killed(self, action: messages.FindKilled) -> None:
+        self._errand(self._ask_killed(self._plan.step(action.step)))
+
+    async def _ask_killed(self, step: Step) -> None:
+        """The launch line may tell a moment later than the neighbours do."""
+        until = self._loop.time() + self._state.settings.peer_settle
+        while not (numbers := self._tools.launcher.killed(step.name)) and self._loop.time() < until:
+            await asyncio.sleep(TICK)
+        told = {name for name, _ in self._told}
+        names = [name for number, name in enumerate(self._plan.tasks(step)) if number in numbers]
+        self._feed(*(messages.TaskGone(step.name, name, time.time()) for name in names if name not in told))
 
     def _signal(self, action: messages.Signal) -> None:
         self._journal.say(f"{signal.Signals(action.number).name} to step {action.step}")
@@ -325,6 +363,9 @@ _PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {
     messages.Start: Supervisor._start,
     messages.Probe: Supervisor._probe,
     messages.TestPort: Supervisor._test_port,
+    messages.Examine: Supervisor._examine,
+    messages.TellStalled: Supervisor._tell_stalled,
+    messages.FindKilled: Supervisor._find_killed,
     messages.Signal: Supervisor._signal,
     messages.SignalTask: Supervisor._signal_task,
     messages.Kill: Supervisor._kill,

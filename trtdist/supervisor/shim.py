@@ -9,7 +9,8 @@ it end when it, the shim, the shim's parent or the process that TRTDIST_CALLER n
 with the program's code, 128 + N after signal N.
 
 The output comes through a pipe: a full or slow disk loses lines, and says so, where it would otherwise fail or stall
-the engine; times are those of the bytes; and a shim whose program is silent never wakes up.
+the engine; times are those of the bytes; and a shim whose program is silent wakes up every five seconds only, to see
+whether the supervisor asks what it does (stacks/ask), which look.py writes down.
 
 With --refuse no program runs: the reason is told as an event and on stderr, and the exit code is 1.
 
@@ -36,7 +37,7 @@ _CHUNK = 1 << 16
 # After little output the pipe fills for a moment, so that a chatty program costs at most 50 wake-ups a second.
 _LITTLE, _REST_MS = 1 << 12, 20
 _INDEX_S = _REST_MS / 1000
-_LEFTOVERS_S, _PARENT_CHECK_MS = 2.0, 1000
+_LEFTOVERS_S, _PARENT_CHECK_MS, _LOOK_S = 2.0, 1000, 5.0
 _SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\f": "\\f", "\b": "\\b"}
 
 
@@ -229,6 +230,8 @@ class Shim:
         self._spares_term = task.ignore_first_term
         self._caller = _caller(os.environ.get("TRTDIST_CALLER", ""))
         self._check_ms: int | None = _PARENT_CHECK_MS if self._caller else None
+        self._question = os.path.join(task.run_dir, "stacks", "ask")
+        self._asked, self._next_look = 0.0, 0.0
         self._wake = _wake_on_signals()
         self._output, self._input = os.pipe()
         os.set_blocking(self._output, False)
@@ -261,12 +264,16 @@ class Shim:
         resting = False
         while True:
             poll = self._signals if resting else self._everything
-            ready = [descriptor for descriptor, _ in poll.poll(_REST_MS if resting else self._check_ms)]
+            ready = [
+                descriptor for descriptor, _ in poll.poll(_REST_MS if resting else self._check_ms or 1000 * _LOOK_S)
+            ]
             resting = self._output in ready and self._copy()
             if self._wake in ready and self._take_signals():
                 return
             if self._check_ms is not None:
                 self._check_parent()
+            if time.monotonic() >= self._next_look:
+                self._look()
 
     def _copy(self) -> bool:
         """Copy what the program wrote; says whether it was so little that the next may wait for a moment."""
@@ -306,6 +313,18 @@ class Shim:
         if gone or os.getppid() != self._parent:
             _kill_group(self._pid)
             os.kill(self._pid, signal.SIGKILL)
+
+    def _look(self) -> None:
+        """Have it written down what the program does when that was asked anew."""
+        self._next_look = time.monotonic() + _LOOK_S
+        look = os.path.join(os.path.dirname(os.path.abspath(__file__)), "look.py")
+        words = [sys.executable, "-I", "-S", look, self._task.run_dir, self._task.step, self._task.name, str(self._pid)]
+        try:
+            before, self._asked = self._asked, os.stat(self._question).st_mtime
+            if self._asked != before:
+                os.posix_spawn(words[0], words, os.environ)
+        except OSError:
+            return  # nobody has asked, or this node has no room for an answer
 
     def _has_ended(self) -> bool:
         """Whether the program ended, which leaves it to be reaped; reaps the orphans that came to us."""
@@ -393,13 +412,9 @@ def _wake_on_signals() -> int:
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     for number in (*_PASSED_ON, signal.SIGCHLD, _PARENT_DIED):
-        signal.signal(number, _noted)
+        signal.signal(number, lambda number, frame: None)  # the pipe has it
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     return wake
-
-
-def _noted(number: int, frame: object) -> None:
-    """The pipe has it."""
 
 
 def _prctl(option: int, value: int) -> None:

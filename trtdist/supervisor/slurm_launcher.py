@@ -108,6 +108,10 @@ class SlurmLauncher:
             self._lines.signal(step, signal.SIGTERM)
             self.signal(step, signal.SIGKILL)
 
+    def killed(self, step: str) -> list[int]:
+        """Those that srun names first, in what it has printed of this step so far."""
+        return parse.first_killed(self._lines.printed(step))
+
     def recorded(self) -> list[tuple[str, ProcessId]]:
         """Every process of this node that was ever seen."""
         return list(self._recorded)

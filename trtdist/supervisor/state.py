@@ -24,6 +24,7 @@ __all__ = [
     "SWEEPING",
     "TESTING",
     "WAITING",
+    "Progress",
     "State",
     "StepState",
     "Stop",
@@ -79,18 +80,32 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """When each task of a server last moved, what it was seen to do, when all were last asked, and which servers were
+    called stalled."""
+
+    moved: Mapping[str, float] = field(default_factory=dict)
+    doing: Mapping[str, str] = field(default_factory=dict)
+    asked: float | None = None
+    told: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
 class State:
-    """All that decisions rest on."""
+    """All that decisions rest on. `noted` are the deaths so far, `first` is the one that counts as the first."""
 
     settings: Settings
     steps: Mapping[str, StepState]
     servers: tuple[str, ...]
+    tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     phase: str = NEW
     ready_by: float | None = None
+    noted: tuple[Death, ...] = ()
     first: Death | None = None
     settle_until: float | None = None
     doubt_until: float = 0.0
     rungs: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
     stop: Stop | None = None
     stops_asked: int = 0
     announced: str = ""
@@ -123,4 +138,5 @@ class State:
 def initial(plan: Plan, settings: Settings) -> State:
     """The state before anything happened."""
     steps = {step.name: StepState(step) for step in sorted(plan.steps, key=lambda step: step.number)}
-    return State(settings, steps, tuple(server.name for server in plan.servers))
+    tasks = {server.name: tuple(f"{server.name}.{rank.rank}" for rank in server.ranks) for server in plan.servers}
+    return State(settings, steps, tuple(tasks), tasks)

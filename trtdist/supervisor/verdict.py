@@ -23,6 +23,7 @@ __all__ = ["Slow", "compose", "disk_full", "log_name", "read", "reserve", "slowe
 
 LAST_LINES = 20
 _TAIL_BYTES = 16384
+_QUOTED = 200
 _RESERVE_BYTES = 65536
 
 
@@ -31,6 +32,8 @@ def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None 
     reason, lines, first = outcome.reason, [], None
     if outcome.first is not None:
         lines, first = _last_words(run, plan, outcome.first), _first(run, plan, outcome.first)
+        if outcome.state == "TIMEOUT" and lines:
+            reason += f", and the last line of its log is {lines[-1][:_QUOTED]!r}"
     elif slow is not None:
         lines, first = list(slow.lines), slow.first
         reason += slow.said

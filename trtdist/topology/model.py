@@ -317,6 +317,10 @@ class TimeoutsSection(Section):
 
     services: Annotated[Duration, Field(description="Until NATS and etcd are healthy.")] = 30.0
     ready: Annotated[Duration, Field(description="From the start to READY.")] = 1800.0
+    stall: Annotated[
+        Seconds,
+        Field(description="Without a sign of progress while it comes up, until a server is called stalled; 0: never."),
+    ] = 300.0
     stop: Annotated[Seconds, Field(description="For an orderly stop, before processes are killed.")] = 10.0
 
 

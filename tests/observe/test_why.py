@@ -1,0 +1,161 @@
+"""What a run left behind is put together: the first cause, by whichever rank, and never by a harmless line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.observe.fake_run import FakeRun
+from trtdist.events import RunState, StepExited
+from trtdist.observe.slurm_words import SlurmWord
+from trtdist.observe.why import Report, explain, to_json
+
+OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+HARMLESS = """\
+Traceback (most recent call last):
+  File "/usr/local/lib/python3.12/dist-packages/some/server.py", line 10, in stream
+RuntimeError: response stream is closed
+MPI_ABORT was invoked on rank 0 in communicator MPI_COMM_WORLD
+[TensorRT-LLM][ERROR] CU_DEVICE_ATTRIBUTE_MULTICAST_SUPPORTED not supported
+ImportError: failed to import optional module flash_attn
+Rank0 Task exit code: 0
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    """A run that came up 100 s ago."""
+    run = FakeRun.create(tmp_path)
+    monkeypatch.setenv("TRTDIST_CLOCK_AHEAD", "100")
+    run.ready()
+    monkeypatch.delenv("TRTDIST_CLOCK_AHEAD")
+    return run
+
+
+def log(fake: FakeRun, name: str, text: str, ago: float = 0.0) -> None:
+    """Write a log that was written so many seconds ago, with its index."""
+    path = fake.run.log(name)
+    size = path.stat().st_size if path.exists() else 0
+    with open(path, "a", encoding="utf-8") as file, open(path.with_suffix(".idx"), "a") as index:
+        file.write(text)
+        index.write(f"{size} {time.time() - ago:.3f}\n")
+
+
+def died(fake: FakeRun, name: str, code: int | None, signal: int | None = None, step: str = "workers") -> None:
+    """A task dies, and the verdict names it."""
+    fake.exit(name, code, signal)
+    first = {"name": name, "step": step, "code": code, "signal": signal, "time": time.time(), "log": f"logs/{name}.log"}
+    fake.write("supervisor", StepExited(step, code or 1, None), RunState("FAILED"))
+    fake.verdict(state="FAILED", exit_code=1, reason=f"{name} died", first=first)
+
+
+def why(fake: FakeRun, *words: SlurmWord) -> Report:
+    if words:
+        fake.run.slurm_job.write_text("7\n")
+    return explain(fake.run, lambda job: words)
+
+
+def test_a_line_of_who_died_says_why(fake: FakeRun) -> None:
+    log(fake, "ctx.0.1", f"loading\n\x1b[31m{OOM}\x1b[0m\nRuntimeError: Executor worker returned error\n", ago=2.0)
+    died(fake, "ctx.0.1", 1)
+    report = why(fake)
+    cause = report.cause
+    assert cause.certain and cause.signature is not None and cause.hit is not None
+    assert (cause.name, cause.signature.code, cause.hit.line) == ("ctx.0.1", "gpu-memory", 2)
+    assert cause.sentence.endswith("ended with exit code 1 since the GPU had not enough free memory")
+    kinds = [(each.kind, each.name, each.code) for each in report.evidence]
+    assert kinds.index(("line", "ctx.0.1", "gpu-memory")) < kinds.index(("end", "ctx.0.1", ""))
+
+
+def test_the_rank_that_it_began_with_is_named_and_not_the_leader(fake: FakeRun) -> None:
+    log(fake, "ctx.0.1", OOM + "\n", ago=30.0)
+    log(fake, "ctx.0.0", "RuntimeError: Executor worker returned error\n", ago=1.0)
+    died(fake, "ctx.0.0", 1)
+    cause = why(fake).cause
+    assert cause.name == "ctx.0.1" and cause.certain
+    assert "ctx.0.1 on" in cause.sentence and "failed first, since the GPU" in cause.sentence
+    assert cause.sentence.endswith("ended with exit code 1")
+
+
+def test_harmless_lines_say_nothing(fake: FakeRun) -> None:
+    log(fake, "ctx.0.1", HARMLESS, ago=1.0)
+    died(fake, "ctx.0.1", None, 9)
+    report = why(fake)
+    assert report.cause.signature is None and not report.cause.certain
+    assert report.cause.sentence.endswith("was killed by SIGKILL, and nothing in its log says why")
+    assert [each.kind for each in report.evidence if each.kind == "line"] == []
+
+
+def test_lines_of_long_ago_and_of_the_start_before_do_not_count(fake: FakeRun) -> None:
+    log(fake, "ctx.0.1", OOM + "\n", ago=4000.0)
+    log(fake, "ctx.0.0", OOM + "\n", ago=50.0)
+    fake.start("ctx.0.0")
+    died(fake, "ctx.0.0", 3)
+    assert why(fake).cause.signature is None
+
+
+def test_lines_of_another_step_are_no_reason(fake: FakeRun) -> None:
+    log(fake, "router", "OSError: [Errno 28] No space left on device\n", ago=1.0)
+    died(fake, "ctx.0.0", 3)
+    assert why(fake).cause.signature is None
+
+
+def test_an_error_in_its_own_words_is_told_for_want_of_better(fake: FakeRun) -> None:
+    log(fake, "gen.0.0", "ValueError: first\nKeyError: 'second'\n", ago=1.0)
+    died(fake, "gen.0.0", 1)
+    cause = why(fake).cause
+    assert not cause.certain and cause.sentence.endswith("ended with exit code 1 and says: KeyError: 'second'")
+
+
+def test_a_suspect_is_shown_and_never_called_the_cause(fake: FakeRun) -> None:
+    log(fake, "ctx.0.0", "UCX ERROR cuMemImportFromShareableHandle failed: invalid resource handle\n" * 9, ago=1.0)
+    died(fake, "ctx.0.0", 3)
+    report = why(fake)
+    assert report.cause.signature is None
+    (suspect,) = report.suspects
+    assert (suspect.code, suspect.line, suspect.count) == ("import-handle", 1, 9)
+
+
+def test_what_srun_printed_says_why_a_task_was_killed(fake: FakeRun) -> None:
+    fake.run.log("launch.workers").write_text(
+        "0: hello\nslurmstepd: error: Detected 1 oom_kill event in StepId=7.2. Some tasks have been killed.\n"
+    )
+    died(fake, "ctx.0.0", 137)
+    cause = why(fake).cause
+    assert cause.certain and cause.signature is not None and cause.signature.code == "host-memory"
+    assert "ended with exit code 137 (SIGKILL) since the kernel killed it" in cause.sentence
+
+
+def test_what_slurm_recorded_says_why(fake: FakeRun) -> None:
+    died(fake, "ctx.0.0", None, 9)
+    word = SlurmWord("workers", time.time(), "step 7.2 (workers) is OUT_OF_MEMORY", "the kernel killed it")
+    report = why(fake, SlurmWord("", None, "job 7 is FAILED", ""), word)
+    assert report.cause.certain and report.cause.sentence.endswith("was killed by SIGKILL since the kernel killed it")
+    assert {each.text for each in report.evidence if each.kind == "slurm"} == {word.text, "job 7 is FAILED"}
+
+
+def test_a_run_that_is_up_or_was_stopped_has_no_cause(fake: FakeRun) -> None:
+    assert why(fake).cause.sentence == "Nothing has failed: the run is READY"
+    fake.write("supervisor", RunState("STOPPING"))
+    fake.exit("ctx.0.0", None, 15)
+    fake.verdict(state="STOPPED", reason="stopped by `trtdist down`")
+    report = why(fake)
+    assert report.cause.sentence == "Nothing failed: the run was stopped by `trtdist down`"
+    assert report.evidence == ()
+
+
+def test_json(fake: FakeRun) -> None:
+    log(fake, "ctx.0.1", OOM + "\n", ago=1.0)
+    died(fake, "ctx.0.1", 1)
+    found = to_json(why(fake))
+    assert found["version"] == 1 and found["state"] == "FAILED"
+    assert set(found) == {"version", "run_id", "run_dir", "state", "detail", "cause", "evidence", "suspects", "stacks"}
+    assert found["cause"]["code"] == "gpu-memory" and found["cause"]["file"] == "logs/ctx.0.1.log"
+    assert set(found["cause"]) == {
+        "sentence", "name", "time", "certain", "code", "meaning", "remedy", "source", "file", "line",
+    }  # fmt: skip
+    assert all(
+        set(each) == {"time", "kind", "name", "text", "file", "line", "code", "count"} for each in found["evidence"]
+    )

@@ -1,0 +1,110 @@
+"""What the events of a run tell of ends and stalls, each with the file and line that tells it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from trtdist.events import (
+    Record,
+    RunState,
+    Stalled,
+    StepExited,
+    TaskExited,
+    TaskRefused,
+    TaskStarted,
+    decode,
+)
+from trtdist.rundir import RunDir
+from trtdist.supervisor import deaths
+
+__all__ = ["End", "Ends", "read_ends"]
+
+_STOPS = ("STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT")
+
+
+@dataclass(frozen=True)
+class End:
+    """The end of a task or step at a time (seconds since the epoch): `how` finishes the sentence "gen.0.1 ...".
+
+    `asked` says that it came after the run began to be stopped. `file` is relative to the run directory, `line`
+    counts from 1. `kind` is `end`, or `stall` for a server that made no progress.
+    """
+
+    name: str
+    step: str
+    at: float
+    how: str
+    asked: bool
+    file: str
+    line: int
+    kind: str = "end"
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The ends in the order of time, and when and where each task was last started."""
+
+    ends: tuple[End, ...]
+    started: dict[str, tuple[float, str]]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """A record with the place that tells it."""
+
+    record: Record
+    file: str
+    line: int
+
+
+def read_ends(run: RunDir) -> Ends:
+    """All that the events of a run tell of ends."""
+    told = sorted(_told(run), key=lambda each: each.record.time)
+    started: dict[str, tuple[float, str]] = {}
+    asked: float | None = None
+    ends = []
+    for each in told:
+        event, time = each.record.event, each.record.time
+        if isinstance(event, TaskStarted):
+            started[event.name] = (time, event.host)
+        elif isinstance(event, RunState) and event.state in _STOPS:
+            asked = time if asked is None else asked
+        end = _end(each, asked is not None and time >= asked)
+        if end is not None:
+            ends.append(end)
+    return Ends(tuple(ends), started)
+
+
+def _end(told: _Told, asked: bool) -> End | None:
+    event, at = told.record.event, told.record.time
+    if isinstance(event, TaskExited):
+        how = deaths.in_words(event.code, event.signal)
+        return End(event.name, event.step, at, how, asked, told.file, told.line)
+    if isinstance(event, TaskRefused):
+        return End(event.name, event.step, at, event.reason, asked, told.file, told.line)
+    if isinstance(event, StepExited):
+        how = f"as a whole {deaths.in_words(event.code, event.signal)}"
+        return End(event.step, event.step, at, how, asked, told.file, told.line)
+    if isinstance(event, Stalled):
+        doing = f": it {event.doing}" if event.doing else ""
+        how = f"made no progress for {event.seconds:.0f} s; {event.task} {event.how}{doing}"
+        return End(event.server, event.server, at, how, asked, told.file, told.line, "stall")
+    return None
+
+
+def _told(run: RunDir) -> Iterator[_Told]:
+    """The events that matter here; a run that lives long has many others."""
+    try:
+        names = sorted(name for name in os.listdir(run.events) if name.endswith(".jsonl"))
+    except OSError:
+        return
+    for name in names:
+        with open(run.events / name, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if b'"canary_passed"' in line[:160]:
+                    continue
+                record = decode(line.decode("utf-8", "replace"))
+                if record is not None:
+                    yield _Told(record, f"events/{name}", number)

@@ -1,0 +1,44 @@
+"""Sees which logs of a run grow, for a status call each. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+
+from trtdist.rundir import RunDir
+
+__all__ = ["LogWatch"]
+
+
+# Within that after the question a log grows by the stacks (seconds).
+_STACKS_S = 10.0
+
+
+class LogWatch:
+    """Watches the logs of some tasks; what they write of stacks when they are asked for them does not count."""
+
+    def __init__(self, run: RunDir, tasks: Sequence[str]) -> None:
+        self._paths = {task: str(run.log(task)) for task in tasks}
+        self._stacks = run.stacks
+        self._sizes: dict[str, int] = {}
+
+    def grown(self) -> dict[str, float]:
+        """The tasks whose logs grew since the last look, with how many seconds ago the last growth was."""
+        found, now, asked = {}, time.time(), self._last_asked()
+        for task, path in self._paths.items():
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            if status.st_size > self._sizes.get(task, 0) and not asked <= status.st_mtime <= asked + _STACKS_S:
+                found[task] = max(0.0, now - status.st_mtime)
+            self._sizes[task] = status.st_size
+        return found
+
+    def _last_asked(self) -> float:
+        """When stacks were last asked for, by the clock of the file system."""
+        try:
+            return os.stat(self._stacks / "ask").st_mtime
+        except OSError:
+            return float("inf")

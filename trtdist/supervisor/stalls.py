@@ -1,0 +1,134 @@
+"""Which server makes no progress while the run comes up, and which of its ranks is behind. Pure. Standard library,
+Python 3.9.
+
+A rank moves when it tells something, when its log grows, or when it is seen to work. A server none of whose ranks has
+moved for the deadline is not called stalled at once: its tasks are asked what they do, and one that reads, writes or
+takes new memory works. A rank that only turns in a loop does not: it waits for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from trtdist.events import RUNGS
+from trtdist.supervisor.facts import Death, Stall
+from trtdist.supervisor.messages import Action, Examine, Moved, Seen, TellStalled
+from trtdist.supervisor.state import STARTING, State
+
+__all__ = ["behind", "look", "moved", "pace", "seen"]
+
+# How long answers are waited for: tasks look for the question every 5 s and watch the program for 2 s (seconds).
+_ANSWERS = 10.0
+# Before the run is given up, so that what its programs do is written down.
+_LAST_LOOK = 12.0
+# A rank is behind when the others moved so much later.
+_CLEARLY = 1.0
+_UP = frozenset(RUNGS[RUNGS.index("answering") :])
+
+Change = tuple[State, list[Action]]
+
+
+def pace(stall_timeout: float) -> float:
+    """How often the logs are to be looked at, in seconds."""
+    return min(5.0, max(0.2, stall_timeout / 4))
+
+
+def moved(state: State, tasks: Iterable[str], now: float) -> State:
+    """Take down that tasks have told something."""
+    if state.phase != STARTING:
+        return state
+    return replace(state, progress=replace(state.progress, moved={**state.progress.moved, **dict.fromkeys(tasks, now)}))
+
+
+def seen(state: State, event: Seen, now: float) -> Change:
+    """Take down what a task was seen to do."""
+    doing = {**state.progress.doing, event.task: event.doing}
+    state = replace(state, progress=replace(state.progress, doing=doing))
+    return (moved(state, [event.task], now) if event.working else state), []
+
+
+def look(state: State, event: Moved, now: float) -> Change:
+    """Logs were looked at: ask the tasks of a silent server what they do, and call it stalled if they do nothing."""
+    if state.phase != STARTING or state.settle_until is not None:
+        return state, []
+    progress = state.progress
+    later = {task: max(now - ago, progress.moved.get(task, 0.0)) for task, ago in event.ago.items()}
+    progress = replace(progress, moved={**progress.moved, **later})
+    state = replace(state, progress=progress)
+    silent = _silent(state, now)
+    progress = replace(progress, told=progress.told & frozenset(silent))
+    asked = progress.asked
+    actions: list[Action] = []
+    if asked is None or now >= asked + _ANSWERS or _answered(state, silent):
+        stalls = [_stall(state, name, now) for name, due in silent.items() if asked is not None and asked >= due]
+        actions += [TellStalled(stall) for stall in stalls if stall.server not in progress.told]
+        progress = replace(progress, told=progress.told | {stall.server for stall in stalls})
+        if any(asked is None or asked < due for due in silent.values()) or _last_look(state, now):
+            progress = replace(progress, asked=now, doing={})
+            actions.append(Examine())
+    return replace(state, progress=progress), actions
+
+
+def behind(state: State, server: str = "") -> Death | None:
+    """The rank to look at among those of a server, or of the servers that got least far; None when all are up."""
+    names = [server] if server else _least_far(state)
+    tasks = [task for name in names for task in state.tasks.get(name, ())]
+    known = state.progress.moved
+    never = [task for task in tasks if task not in known]
+    if never and len(never) < len(tasks):
+        return _as_death(state, never[0], "never came up")
+    if never or not tasks:
+        return None
+    first = min(tasks, key=lambda task: known[task])
+    others = [known[task] for task in tasks if task != first]
+    if not others:
+        return _as_death(state, first, "made no progress")
+    clearly = max(others) - known[first] >= _CLEARLY
+    return _as_death(state, first, "is behind the others" if clearly else "stands still with the others")
+
+
+def _least_far(state: State) -> list[str]:
+    """The servers that are not up, of these the ones on the lowest rung."""
+    rungs = {name: RUNGS.index(state.rungs[name]) if name in state.rungs else -1 for name in state.servers}
+    waiting = {name: rung for name, rung in rungs.items() if RUNGS[rung] not in _UP or rung < 0}
+    return [name for name, rung in waiting.items() if rung == min(waiting.values())]
+
+
+def _as_death(state: State, task: str, how: str) -> Death:
+    step = next(name for name, each in state.steps.items() if task.rpartition(".")[0] in each.step.servers)
+    return Death(task, step, None, None, 0.0, how, 0)
+
+
+def _silent(state: State, now: float) -> Mapping[str, float]:
+    """The servers that are not up and have not moved for the deadline, with when that was reached."""
+    timeout = state.settings.stall_timeout
+    if timeout <= 0:
+        return {}
+    found = {}
+    for name in state.servers:
+        times = [state.progress.moved[task] for task in state.tasks.get(name, ()) if task in state.progress.moved]
+        if times and state.rungs.get(name) not in _UP and now >= max(times) + timeout:
+            found[name] = max(times) + timeout
+    return found
+
+
+def _answered(state: State, servers: Iterable[str]) -> bool:
+    """Whether every task of these servers that has begun has said what it does since it was asked."""
+    begun = state.progress.moved.keys()
+    return all(task in state.progress.doing for name in servers for task in state.tasks[name] if task in begun)
+
+
+def _last_look(state: State, now: float) -> bool:
+    """Whether the run is about to be given up, and nobody has looked for a while."""
+    if state.ready_by is None or state.settings.ready_timeout < 2 * _LAST_LOOK:
+        return False
+    asked = state.progress.asked
+    return now >= state.ready_by - _LAST_LOOK and (asked is None or asked < state.ready_by - 2 * _LAST_LOOK)
+
+
+def _stall(state: State, server: str, now: float) -> Stall:
+    silent = now - max(state.progress.moved.get(task, 0.0) for task in state.tasks[server])
+    last = behind(state, server)
+    assert last is not None, "a silent server has a rank that has begun"
+    return Stall(server, last.name, silent, last.how, state.progress.doing.get(last.name, ""))
