@@ -90,6 +90,10 @@ class RunDir:
         """Requests to the supervisor, one file each."""
         return self.path / "control"
 
+    def patience(self, step: str) -> Path:
+        """How many seconds a step that is told to end may take to finish its work."""
+        return self.control / f"{step}.patience"
+
     @property
     def secrets(self) -> Path:
         """Credentials of the run, mode 0700."""

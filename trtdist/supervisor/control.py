@@ -12,29 +12,35 @@ from typing import Any
 
 from trtdist.rundir import RunDir, write_atomic
 
-__all__ = ["DOWN", "INTERRUPT", "ControlReader", "Request", "ask"]
+__all__ = ["DOWN", "DRAIN", "INTERRUPT", "ControlReader", "Request", "ask"]
 
 DOWN = "down"
+DRAIN = "drain"
 INTERRUPT = "interrupt"
 
 
 @dataclass(frozen=True)
 class Request:
-    """`name` is the file's, `action` is `down` or `interrupt`, `grace` the seconds before KILL or None."""
+    """`name` is the file's, `action` is `down`, `interrupt` or `drain`, `grace` the seconds before KILL or None.
+
+    `server` is who is to be drained, "" for other actions.
+    """
 
     name: str
     action: str
     grace: float | None = None
+    server: str = ""
 
 
-def ask(run: RunDir, action: str, grace: float | None = None) -> str:
+def ask(run: RunDir, action: str, grace: float | None = None, server: str = "") -> str:
     """Put a request where the supervisor finds it; returns the request's name. OSError when that is impossible."""
     name = f"{time.time_ns()}-{os.getpid()}.json"
     run.control.mkdir(mode=0o700, exist_ok=True)
     try:
-        write_atomic(run.control / name, json.dumps({"action": action, "grace": grace}) + "\n")
+        asked = {"action": action, "grace": grace, **({"server": server} if server else {})}
+        write_atomic(run.control / name, json.dumps(asked) + "\n")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if server or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _ask_by_name(run, action)
     return name
@@ -73,7 +79,7 @@ class ControlReader:
             return None
         if not isinstance(raw, Mapping) or not isinstance(raw.get("action"), str):
             return None
-        return Request(name, raw["action"], _seconds(raw.get("grace")))
+        return Request(name, raw["action"], _seconds(raw.get("grace")), str(raw.get("server", "")))
 
 
 def _seconds(given: Any) -> float | None:

@@ -14,7 +14,8 @@ class Settings:
     `start_timeout` is how long a step may take until one of its tasks runs. `settle` is how long deaths are collected
     before the earliest is called the cause, `doubt` the same after a signal whose meaning is being found out. `grace`
     is what all tiers of a stop have together before KILL, `failure_grace` the same after a death, `hurried_grace` what
-    a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. `port_attempts` counts
+    a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. Restarts of a step count
+    anew once it has served for `forgive`. `port_attempts` counts
     starts of a service whose port was taken.
     """
 
@@ -27,6 +28,7 @@ class Settings:
     failure_grace: float = 1.2
     hurried_grace: float = 2.0
     kill_wait: float = 1.0
+    forgive: float = 600.0
     port_attempts: int = 5
 
 
