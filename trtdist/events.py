@@ -92,10 +92,11 @@ class EndpointUp:
 
 @dataclass(frozen=True)
 class ControlTaken:
-    """The supervisor took a request from `control/`."""
+    """The supervisor took a request from `control/`; `server` is whom it is about, "" for all."""
 
     request: str
     action: str
+    server: str = ""
 
 
 @dataclass(frozen=True)

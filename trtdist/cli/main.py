@@ -18,6 +18,7 @@ COMMANDS = {
     "up": "Bring a deployment up and stay with it until Ctrl-C.",
     "submit": "Hand a deployment to Slurm as a batch job.",
     "down": "Stop a run in order and verify that nothing is left.",
+    "drain": "Have one server finish its requests and leave.",
     "status": "Show each server and rank of a run.",
     "logs": "Show or follow the logs of a run.",
     "prune": "Remove the folders of runs that have ended.",

@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from trtdist.events import (
     RUNGS,
     CanaryFailed,
+    ControlRefused,
     ControlTaken,
     EndpointUp,
     Ready,
     Record,
+    Restarting,
     Rung,
     RunState,
     SupervisorStarted,
     TaskExited,
     TaskStarted,
+    WrittenOff,
 )
 from trtdist.supervisor import control
 
@@ -41,7 +44,8 @@ class History:
     """The facts so far; records are added in the order of their time, as often as new ones arrive.
 
     `asked` is when somebody asked for the end, None while nobody did: an exit before that was not asked for.
-    `versions` is what the engine of each server says of itself once it is loaded.
+    `versions` is what the engine of each server says of itself once it is loaded. `restarts` counts those of each step,
+    `written_off` are the steps without which the run goes on, `draining` has who was asked to leave, by the request.
     """
 
     state: str = ""
@@ -57,6 +61,9 @@ class History:
     rungs: dict[str, Rung] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+    written_off: set[str] = field(default_factory=set)
+    draining: dict[str, str] = field(default_factory=dict)
 
     def extend(self, records: Iterable[Record]) -> None:
         """Add records."""
@@ -80,6 +87,8 @@ class History:
             self.supervisor = event
         elif isinstance(event, ControlTaken) and event.action in _STOP_REQUESTS:
             self._ask(record.time)
+        elif isinstance(event, (ControlTaken, ControlRefused, Restarting, WrittenOff)):
+            self._change(event)
         elif isinstance(event, (TaskStarted, TaskExited)):
             self._task(event, record.time)
         elif isinstance(event, Rung):
@@ -98,6 +107,18 @@ class History:
         if event.state == "READY" and self.ready is None:
             self.ready = time
 
+    def _change(self, event: ControlTaken | ControlRefused | Restarting | WrittenOff) -> None:
+        """Take down what the run does about a server that died, or is to leave."""
+        if isinstance(event, ControlRefused):
+            self.draining.pop(event.request, None)
+        elif isinstance(event, ControlTaken):
+            if event.action == control.DRAIN:
+                self.draining[event.request] = event.server
+        elif isinstance(event, Restarting):
+            self.restarts[event.step] = self.restarts.get(event.step, 0) + 1
+        else:
+            self.written_off.add(event.step)
+
     def _ask(self, time: float) -> None:
         self.asked = time if self.asked is None else min(self.asked, time)
 
@@ -106,6 +127,7 @@ class History:
         if isinstance(event, TaskStarted):
             if task is not None:
                 self.rungs.pop(event.server or event.name, None)
+                self.endpoints.pop(event.name, None)
             self.tasks[event.name] = TaskHistory(event, time)
         elif task is not None and task.start.pid == event.pid:
             task.exit, task.exited = event, time

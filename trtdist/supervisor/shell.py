@@ -182,7 +182,7 @@ class Supervisor:
         return [messages.StepEnded(end.step, end.code, end.signal, end.at)]
 
     def _take(self, request: control.Request) -> None:
-        self._journal.write(ControlTaken(request.name, request.action))
+        self._journal.write(ControlTaken(request.name, request.action, request.server))
         if request.action == control.DOWN:
             self._feed(messages.StopAsked(False, request.grace, "stopped by `trtdist down`"))
         elif request.action == control.INTERRUPT:
