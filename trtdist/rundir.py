@@ -104,6 +104,10 @@ class RunDir:
         """How the run ended and why; created once."""
         return self.path / "verdict.json"
 
+    def earlier_verdict(self, attempt: int) -> Path:
+        """How an attempt ended after which Slurm has queued the job again, counted from 1."""
+        return self.path / f"verdict.{attempt}.json"
+
     @property
     def slurm_job(self) -> Path:
         """The id of the run's own job, written when it is submitted."""

@@ -84,7 +84,7 @@ class History:
         if isinstance(event, RunState):
             self._run_state(event, record.time)
         elif isinstance(event, SupervisorStarted):
-            self.supervisor = event
+            self._begin(event)
         elif isinstance(event, ControlTaken) and event.action in _STOP_REQUESTS:
             self._ask(record.time)
         elif isinstance(event, (ControlTaken, ControlRefused, Restarting, WrittenOff)):
@@ -99,6 +99,13 @@ class History:
             self.ready = record.time if self.ready is None else self.ready
         elif isinstance(event, CanaryFailed):
             self.canary_failure = event.reason
+
+    def _begin(self, event: SupervisorStarted) -> None:
+        """A supervisor begins; of an earlier attempt of the run nothing is left."""
+        if self.supervisor is not None:
+            fresh = History(begun=self.begun, last=self.last, supervisor_last=self.supervisor_last)
+            self.__dict__.update(fresh.__dict__)
+        self.supervisor = event
 
     def _run_state(self, event: RunState, time: float) -> None:
         self.state, self.detail = event.state, event.detail

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,11 @@ def _ask_by_name(run: RunDir, action: str) -> str:
 
 
 class ControlReader:
-    """Finds each request once."""
+    """Finds each request once; those whose names are in `seen` were found before."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, seen: Iterable[str] = ()) -> None:
         self._folder = run.control
-        self._seen: set[str] = set()
+        self._seen = set(seen)
 
     def poll(self) -> list[Request]:
         """New requests, oldest first; what is no request is passed over."""

@@ -80,7 +80,9 @@ class Supervisor:
         self._state = initial(plan, settings)
         self._inbox: deque[messages.Input] = deque()
         self._events = EventReader(run.events, skip=_from_supervisor)
-        self._requests = control.ControlReader(run)
+        self._requests = control.ControlReader(run, _taken_before(run))
+        # What was told before this supervisor was there is about an earlier attempt of the same run.
+        self._events.poll()
         self._told: set[tuple[str, int]] = set()
         self._lives = Lives()
         self._asked_of: dict[str, asyncio.Task[None]] = {}
@@ -358,6 +360,12 @@ class Supervisor:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._failed(self._loop, {"exception": error})
+
+
+def _taken_before(run: RunDir) -> list[str]:
+    """The requests that a supervisor of an earlier attempt has taken."""
+    events = [record.event for record in EventReader(run.events).poll()]
+    return [event.request for event in events if isinstance(event, ControlTaken)]
 
 
 def _from_supervisor(line: bytes) -> bool:
