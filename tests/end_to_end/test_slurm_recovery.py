@@ -59,7 +59,8 @@ def test_a_server_moves_to_a_spare_when_its_node_dies(user: User) -> None:
     head, second = sorted(set(before.values()), key=list(before.values()).index)
     on_second = {server for server, host in before.items() if host == second}
     user.cluster.admin("fail", second)
-    wait_for(lambda: states(run).count(("READY", "")) > 1, 180, f"READY again: {states(run)}")
+    wait_for(lambda: len(states(run)) > 2, 60, "the deaths to be told")
+    wait_for(lambda: states(run).count(("READY", "")) > 1, 180, "READY again")
     after = hosts(run)
     assert {server for server, host in after.items() if host == second} == set()
     assert {after[server] for server in on_second} & {head} == set()
@@ -79,8 +80,9 @@ def test_a_job_that_is_queued_again_goes_on_as_the_same_run(user: User) -> None:
     run = submitted(user)
     job = (run / "slurm.job").read_text().strip()
     user.cluster.output("scontrol", "requeue", job)
-    wait_for(lambda: (run / "verdict.1.json").exists(), 120, "the next attempt")
-    wait_for(lambda: states(run).count(("READY", "")) > 1, 180, f"READY again: {states(run)}")
+    # Slurm lets a job that is queued again wait for two minutes, until its old credentials have run out.
+    wait_for(lambda: (run / "verdict.1.json").exists(), 300, "the next attempt")
+    wait_for(lambda: states(run).count(("READY", "")) > 1, 180, "READY again")
     assert json.loads((run / "verdict.1.json").read_text())["state"] in ("INTERRUPTED", "FAILED")
     assert user.run_dir() == run
     state = user.state()

@@ -25,6 +25,7 @@ __all__ = [
     "SWEEPING",
     "TESTING",
     "WAITING",
+    "Fall",
     "State",
     "StepState",
     "Stop",
