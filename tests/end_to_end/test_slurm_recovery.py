@@ -11,6 +11,7 @@ from tests.cluster import Cluster
 from tests.end_to_end.slurm_user import User
 from tests.supervisor.runs import wait_for
 from trtdist.events import EventReader, Restarting, RunState, TaskStarted
+from trtdist.services.envfile import read_env
 
 # Of two servers of a role one lies on the second node, with a whole node as spare.
 SPARE = """\
@@ -56,7 +57,8 @@ def hosts(run: Path) -> dict[str, str]:
 def test_a_server_moves_to_a_spare_when_its_node_dies(user: User) -> None:
     run = submitted(user)
     before = hosts(run)
-    head, second = sorted(set(before.values()), key=list(before.values()).index)
+    head, second, _ = read_env(run / "resolved.env")["TRTDIST_NODES"].split()
+    assert set(before.values()) == {head, second}
     on_second = {server for server, host in before.items() if host == second}
     user.cluster.admin("fail", second)
     wait_for(lambda: len(states(run)) > 2, 60, "the deaths to be told")
