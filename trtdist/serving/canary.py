@@ -22,7 +22,7 @@ from nats.aio.subscription import Subscription
 from trtdist.engines.base import Sampling
 from trtdist.errors import RunFailedError, TrtdistError
 from trtdist.events import CanaryFailed, CanaryPassed, Ready, Rung
-from trtdist.plan import Canary, Plan
+from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 from trtdist.serving import newcomers
 from trtdist.serving.discovery import Snapshot, Watcher
@@ -75,10 +75,11 @@ def pairs_of(plan: Plan) -> tuple[Pair, ...]:
 class Prover:
     """Sends canaries and tells what came of them."""
 
-    def __init__(self, requester: Requester, canary: Canary, journal: Journal, front: Front | None = None) -> None:
+    def __init__(self, requester: Requester, plan: Plan, journal: Journal, front: Front | None = None) -> None:
         self._requester = requester
+        self._may_miss = plan.launch == "per_server"
         self._front = front
-        self._canary = canary
+        self._canary = plan.canary
         self._journal = journal
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -90,12 +91,15 @@ class Prover:
         self._journal.write(Ready(len(pairs)))
 
     async def repeat(self, pairs: Sequence[Pair]) -> None:
-        """Send the canary of each pair that is there every `interval` seconds, for ever; at an interval of 0, wait."""
+        """Send each pair's canary every `interval` seconds, for ever; at an interval of 0, wait."""
         while True:
             await asyncio.sleep(self._canary.interval or _FOR_EVER_S)
-            snapshot = self._requester.snapshot
-            there = [pair for pair in pairs if all(snapshot.server(name) for name in pair.servers)]
-            await asyncio.gather(*(self._try(pair) for pair in there))
+            await asyncio.gather(*(self._try(pair) for pair in pairs if not self._missing(pair)))
+
+    def _missing(self, pair: Pair) -> bool:
+        """Whether a server is away that may be: one that is started alone is restarted, drained or gone without."""
+        snapshot = self._requester.snapshot
+        return self._may_miss and not all(snapshot.server(name) for name in pair.servers)
 
     async def attempt(self, context: str, generation: str) -> bool:
         """Send one canary through these servers; says whether it was answered."""
@@ -185,7 +189,7 @@ async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) 
             await _all_registered(watcher, names, journal)
             await _all_answer(nats, watcher, names, journal)
         async with Requester.open(config, "canary") as requester:
-            prover = Prover(requester, plan.canary, journal, Front.of(config, plan))
+            prover = Prover(requester, plan, journal, Front.of(config, plan))
             if not proved:
                 await _prove_first(config, plan, etcd, prover)
             if journal.broken:
