@@ -18,13 +18,16 @@ __all__ = [
     "RUNGS",
     "CanaryFailed",
     "CanaryPassed",
+    "ControlRefused",
     "ControlTaken",
+    "Drained",
     "EndpointUp",
     "Event",
     "EventReader",
     "EventWriter",
     "Ready",
     "Record",
+    "Restarting",
     "RunState",
     "Rung",
     "Stalled",
@@ -35,6 +38,7 @@ __all__ = [
     "TaskRefused",
     "TaskSeen",
     "TaskStarted",
+    "WrittenOff",
     "decode",
 ]
 
@@ -90,10 +94,47 @@ class EndpointUp:
 
 @dataclass(frozen=True)
 class ControlTaken:
-    """The supervisor took a request from `control/`."""
+    """The supervisor took a request from `control/`; `server` is whom it is about, "" for all."""
 
     request: str
     action: str
+    server: str = ""
+
+
+@dataclass(frozen=True)
+class ControlRefused:
+    """A request from `control/` is not followed; `reason` is a sentence (by the supervisor)."""
+
+    request: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Restarting:
+    """A step that died is started again, for the `attempt`th time in a row of at most `most`, after `pause` seconds;
+    `reason` is a sentence (by the supervisor)."""
+
+    step: str
+    attempt: int
+    most: int
+    reason: str
+    pause: float = 0.0
+
+
+@dataclass(frozen=True)
+class WrittenOff:
+    """A step died and the run goes on without it; `reason` is a sentence (by the supervisor)."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drained:
+    """A server has left as it was asked to; `reason` is a sentence (by the supervisor)."""
+
+    step: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -201,6 +242,10 @@ Event = Union[
     StepExited,
     EndpointUp,
     ControlTaken,
+    ControlRefused,
+    Restarting,
+    WrittenOff,
+    Drained,
     TaskStarted,
     TaskExited,
     TaskRefused,
@@ -219,6 +264,10 @@ _TYPES: dict[str, type[Event]] = {
     "step_exited": StepExited,
     "endpoint_up": EndpointUp,
     "control_taken": ControlTaken,
+    "control_refused": ControlRefused,
+    "restarting": Restarting,
+    "written_off": WrittenOff,
+    "drained": Drained,
     "task_started": TaskStarted,
     "task_exited": TaskExited,
     "task_refused": TaskRefused,

@@ -67,6 +67,8 @@ class Step:
     `kind` is `service`, `workers`, `router`, `front` or `canary`. `number` orders the start and the files under
     `scripts/`. `servers` names the servers whose ranks run in it, in rank order; `tasks` is the number of processes,
     `nodes` the node of each task in task order. Steps are stopped by `tier`, lowest first.
+    One that ends unasked is started again up to `restarts` times in a row, the first time at once, then after
+    `backoff` seconds, which double each time. The run fails with a `critical` one that is not.
     """
 
     number: int
@@ -76,6 +78,9 @@ class Step:
     tasks: int
     nodes: tuple[int, ...]
     servers: tuple[str, ...] = ()
+    restarts: int = 0
+    backoff: float = 0.0
+    critical: bool = True
 
     @property
     def stem(self) -> str:

@@ -98,6 +98,10 @@ class RunDir:
         """Requests to the supervisor, one file each."""
         return self.path / "control"
 
+    def patience(self, step: str) -> Path:
+        """How many seconds a step that is told to end may take to finish its work."""
+        return self.control / f"{step}.patience"
+
     @property
     def secrets(self) -> Path:
         """Credentials of the run, mode 0700."""
@@ -107,6 +111,10 @@ class RunDir:
     def verdict(self) -> Path:
         """How the run ended and why; created once."""
         return self.path / "verdict.json"
+
+    def earlier_verdict(self, attempt: int) -> Path:
+        """How an attempt ended after which Slurm has queued the job again, counted from 1."""
+        return self.path / f"verdict.{attempt}.json"
 
     @property
     def slurm_job(self) -> Path:

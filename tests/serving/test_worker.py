@@ -351,9 +351,10 @@ def test_stopping_finishes_what_is_open(play: Play, etcd_server: EtcdServer) -> 
 
 def test_servers_wait_for_each_other_longer_than_all_may_drain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRTDIST_DRAIN_SECONDS", "25")
-    made = disaggregated("mpi_world")
-    engine = worker.load_engine(made, made.servers[0], 0, tmp_path)
-    assert isinstance(engine, ReferenceEngine) and engine._config.patience == worker.patience(25) > 25
+    for launch, wait in (("per_server", worker.patience(25)), ("mpi_world", worker.WORLD_S)):
+        made = disaggregated(launch)
+        engine = worker.load_engine(made, made.servers[0], 0, tmp_path)
+        assert isinstance(engine, ReferenceEngine) and engine._config.patience == wait > 25
 
 
 def test_by_default_all_is_over_before_the_supervisor_kills() -> None:

@@ -6,6 +6,7 @@ A service is healthy once `health/NAME` exists; `taken/NAME` holds how often its
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
@@ -26,6 +27,10 @@ class FileHead:
 
     async def healthy(self, service: str) -> str | None:
         return f"fake://{service}" if (self._run.path / "health" / service).exists() else None
+
+    async def withdraw(self, servers: Collection[str]) -> None:
+        with open(self._run.path / "withdrawn", "a") as file:
+            file.write("".join(f"{server}\n" for server in servers))
 
     def port_taken(self, service: str) -> bool:
         left = self._run.path / "taken" / service

@@ -60,6 +60,15 @@ class Fault:
     grace: float | None = None
 
 
+@dataclass(frozen=True)
+class OfLife:
+    """An event about one life of a step, which nobody hears once the step was started again."""
+
+    step: str
+    life: int
+    event: messages.Input
+
+
 @dataclass
 class Cluster:
     """Runs one life cycle; `log` keeps every action with its time."""
@@ -73,7 +82,7 @@ class Cluster:
     def __post_init__(self) -> None:
         self.state = initial(self.plan, self.settings)
         self.now = 0.0
-        self.queue: list[tuple[float, int, messages.Input]] = []
+        self.queue: list[tuple[float, int, messages.Input | OfLife]] = []
         self.order = itertools.count()
         self.log: list[tuple[float, messages.Action]] = []
         self.running: dict[str, list[str]] = {}
@@ -99,13 +108,17 @@ class Cluster:
             else:
                 self.feed(messages.Tick())
 
-    def later(self, delay: float, event: messages.Input) -> None:
+    def later(self, delay: float, event: messages.Input | OfLife) -> None:
         """An event after a while."""
         if delay != NEVER:
             heapq.heappush(self.queue, (self.now + delay, next(self.order), event))
 
-    def feed(self, event: messages.Input) -> None:
+    def feed(self, event: messages.Input | OfLife) -> None:
         """One event now."""
+        if isinstance(event, OfLife):
+            if event.life != self.epochs.get(event.step):
+                return
+            event = event.event
         if isinstance(event, messages.StepEnded) and event.step not in self.running:
             return
         if isinstance(event, messages.StepEnded):
@@ -133,9 +146,10 @@ class Cluster:
         if delay == NEVER:
             return
         at = EPOCH + self.now + delay
+        life = self.epochs[step]
         for task in self.tasks(step):
-            self.later(delay, messages.TaskEnded(step, task, code, number, at))
-        self.later(delay, messages.StepEnded(step, code, number, at))
+            self.later(delay, OfLife(step, life, messages.TaskEnded(step, task, code, number, at)))
+        self.later(delay, OfLife(step, life, messages.StepEnded(step, code, number, at)))
 
     def do_resolve(self, action: messages.Resolve) -> None:
         self.later(self.resolve_after, messages.Resolved(action.service))
@@ -154,9 +168,13 @@ class Cluster:
         if self.plan.step(step).kind == "workers":
             for server in self.plan.step(step).servers:
                 self.later(behaviour.up_after, messages.Reached(server, "engine"))
+        if starts > 1:
+            for name in self.plan.step(step).servers or (step,):
+                self.later(behaviour.up_after + 0.2, messages.Reached(name, "canary"))
         if self.plan.step(step).kind == "canary":
             self.later(behaviour.up_after + 0.2, messages.CameReady())
-            self.end(step, behaviour.up_after + 0.21, 0, None)
+            if not self.plan.step(step).restarts:
+                self.end(step, behaviour.up_after + 0.21, 0, None)
         if behaviour.dies_at != NEVER:
             self.end(step, behaviour.dies_at, 1, None)
 
@@ -167,6 +185,12 @@ class Cluster:
 
     def do_signal(self, action: messages.Signal) -> None:
         self.end(action.step, self.behaviour(action.step).stops_after, None, action.number)
+
+    def do_withdraw(self, action: messages.Withdraw) -> None:
+        self.later(0.01, messages.Withdrawn(action.step))
+
+    def do_place(self, action: messages.Place) -> None:
+        self.later(0.05, messages.Placed(action.step))
 
     def do_kill(self, action: messages.Kill) -> None:
         self.end(action.step, self.behaviour(action.step).killed_after, None, int(signal.SIGKILL))
@@ -187,7 +211,7 @@ class Cluster:
         elif fault.kind == "kill_shim":
             step = next((s.name for s in self.plan.steps if fault.target in self.tasks(s.name)), "")
             if step in self.running:
-                self.later(0.05, messages.TaskGone(step, fault.target, at))
+                self.later(0.05, OfLife(step, self.epochs[step], messages.TaskGone(step, fault.target, at)))
                 self.end(step, 0.02, 143, None)
         elif fault.kind == "down":
             self.feed(messages.StopAsked(False, fault.grace, "asked to stop"))
@@ -200,6 +224,10 @@ class Cluster:
             self.feed(messages.EveryoneTerminated("the job was ended"))
         elif fault.kind == "time limit":
             self.feed(messages.TimeLimit("the time limit is near"))
+        elif fault.kind == "drain":
+            self.feed(messages.DrainAsked("request", fault.target, fault.grace))
+        elif fault.kind == "signal":
+            self.feed(messages.SignalCame())
         elif fault.kind == "broke":
             self.feed(messages.Broke("the disk is full"))
 

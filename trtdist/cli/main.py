@@ -18,6 +18,7 @@ COMMANDS = {
     "up": "Bring a deployment up and stay with it until Ctrl-C.",
     "submit": "Hand a deployment to Slurm as a batch job.",
     "down": "Stop a run in order and verify that nothing is left.",
+    "drain": "Have one server finish its requests and leave.",
     "status": "Show each server and rank of a run.",
     "why": "Say why a run failed, with the first cause and the evidence.",
     "logs": "Show or follow the logs of a run.",

@@ -16,15 +16,19 @@ from trtdist.cli.status import STATE_COLOURS
 from trtdist.events import (
     CanaryFailed,
     CanaryPassed,
+    ControlRefused,
+    Drained,
     EndpointUp,
     Event,
     Record,
+    Restarting,
     Rung,
     RunState,
     Stalled,
     StepStarted,
     TaskExited,
     TaskRefused,
+    WrittenOff,
 )
 from trtdist.observe.snapshot import RunReader, Snapshot
 from trtdist.observe.state import RunStatus
@@ -127,6 +131,11 @@ def _exited(event: TaskExited) -> str:
     return f"{event.name} ended ({how})"
 
 
+def _restarting(event: Restarting) -> str:
+    pause = f" in {event.pause:g} s" if event.pause else ""
+    return f"{event.reason}; {event.step} is started again{pause} (restart {event.attempt} of {event.most})"
+
+
 def _as_asked(event: TaskExited) -> bool:
     """Whether a task ended as one does that is asked to, with INT or TERM."""
     asked = (signal.SIGINT, signal.SIGTERM)
@@ -158,6 +167,10 @@ _LINES: Mapping[type, Callable[[Any], str]] = {
     TaskExited: _exited,
     TaskRefused: lambda event: f"{event.name} {event.reason}",
     Stalled: _stalled,
+    Restarting: _restarting,
+    WrittenOff: lambda event: f"{event.reason}; the run goes on without it",
+    Drained: lambda event: event.reason,
+    ControlRefused: lambda event: event.reason,
     CanaryPassed: _passed,
     CanaryFailed: _failed,
 }

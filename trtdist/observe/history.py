@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from trtdist.events import (
     RUNGS,
     CanaryFailed,
+    ControlRefused,
     ControlTaken,
     EndpointUp,
     Ready,
     Record,
+    Restarting,
     Rung,
     RunState,
     SupervisorStarted,
     TaskExited,
     TaskStarted,
+    WrittenOff,
 )
 from trtdist.supervisor import control
 
@@ -41,7 +44,8 @@ class History:
     """The facts so far; records are added in the order of their time, as often as new ones arrive.
 
     `asked` is when somebody asked for the end, None while nobody did: an exit before that was not asked for.
-    `versions` is what the engine of each server says of itself once it is loaded.
+    `versions` is what the engine of each server says of itself once it is loaded. `restarts` counts those of each step,
+    `written_off` are the steps without which the run goes on, `draining` has who was asked to leave, by the request.
     """
 
     state: str = ""
@@ -57,6 +61,9 @@ class History:
     rungs: dict[str, Rung] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)
+    restarts: dict[str, int] = field(default_factory=dict)
+    written_off: set[str] = field(default_factory=set)
+    draining: dict[str, str] = field(default_factory=dict)
 
     def extend(self, records: Iterable[Record]) -> None:
         """Add records."""
@@ -77,9 +84,11 @@ class History:
         if isinstance(event, RunState):
             self._run_state(event, record.time)
         elif isinstance(event, SupervisorStarted):
-            self.supervisor = event
+            self._begin(event)
         elif isinstance(event, ControlTaken) and event.action in _STOP_REQUESTS:
             self._ask(record.time)
+        elif isinstance(event, (ControlTaken, ControlRefused, Restarting, WrittenOff)):
+            self._change(event)
         elif isinstance(event, (TaskStarted, TaskExited)):
             self._task(event, record.time)
         elif isinstance(event, Rung):
@@ -91,12 +100,31 @@ class History:
         elif isinstance(event, CanaryFailed):
             self.canary_failure = event.reason
 
+    def _begin(self, event: SupervisorStarted) -> None:
+        """A supervisor begins; of an earlier attempt of the run nothing is left."""
+        if self.supervisor is not None:
+            fresh = History(begun=self.begun, last=self.last, supervisor_last=self.supervisor_last)
+            self.__dict__.update(fresh.__dict__)
+        self.supervisor = event
+
     def _run_state(self, event: RunState, time: float) -> None:
         self.state, self.detail = event.state, event.detail
         if event.state in _STOPS:
             self._ask(time)
         if event.state == "READY" and self.ready is None:
             self.ready = time
+
+    def _change(self, event: ControlTaken | ControlRefused | Restarting | WrittenOff) -> None:
+        """Take down what the run does about a server that died, or is to leave."""
+        if isinstance(event, ControlRefused):
+            self.draining.pop(event.request, None)
+        elif isinstance(event, ControlTaken):
+            if event.action == control.DRAIN:
+                self.draining[event.request] = event.server
+        elif isinstance(event, Restarting):
+            self.restarts[event.step] = self.restarts.get(event.step, 0) + 1
+        else:
+            self.written_off.add(event.step)
 
     def _ask(self, time: float) -> None:
         self.asked = time if self.asked is None else min(self.asked, time)
@@ -106,6 +134,7 @@ class History:
         if isinstance(event, TaskStarted):
             if task is not None:
                 self.rungs.pop(event.server or event.name, None)
+                self.endpoints.pop(event.name, None)
             self.tasks[event.name] = TaskHistory(event, time)
         elif task is not None and task.start.pid == event.pid:
             task.exit, task.exited = event, time

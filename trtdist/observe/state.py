@@ -42,7 +42,7 @@ RUN_STATES = (
 FINAL_STATES = frozenset({"STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT", "LOST"})
 # From the worst to the best: a server is in the worst state of its ranks.
 TASK_STATES = (
-    "FAILED", "LOST", "LEFT", "STOPPING", "UNSTARTED", "WAITING", "STARTING", "READY", "STOPPED", "DONE",
+    "FAILED", "LOST", "LEFT", "RESTARTING", "STOPPING", "UNSTARTED", "WAITING", "STARTING", "READY", "STOPPED", "DONE",
 )  # fmt: skip
 
 # Whether a process of a host still runs; None when that cannot be told from here.
@@ -117,7 +117,7 @@ class RankStatus:
 class ServerStatus:
     """One engine: the worst state of its ranks and the highest rung of RUNGS that it reached ("" for none).
 
-    `version` is what its engine says of itself, "" until it is loaded.
+    `version` is what its engine says of itself, "" until it is loaded; `restarts` is how often it was started again.
     """
 
     name: str
@@ -125,6 +125,7 @@ class ServerStatus:
     state: str
     rung: str
     version: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class ServiceStatus:
     state: str
     rung: str
     log: str
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ class _Reconciler:
         self.history = history
         self.verdict = verdict
         self.machine = machine
+        self.steps = {step.name: step for step in plan.steps}
+        self.draining = set(history.draining.values())
         self.supervisor_alive = self._supervisor_alive()
         self.over = verdict is not None or self.supervisor_alive is False
         self.by_hand = history.supervisor is None and not history.state and bool(history.tasks)
@@ -227,23 +231,29 @@ class _Reconciler:
             return False
         canary_done = task.start.step == "canary" and task.exit.code == 0
         asked = self.history.asked
-        return not canary_done and (asked is None or task.exited < asked)
+        return not canary_done and task.start.server not in self.draining and (asked is None or task.exited < asked)
 
     def _first(self) -> Failure | None:
         """Who died first, from the verdict, else from the events: exits have times, what vanished has none."""
         if self.verdict is not None:
             return failure_of(self.verdict)
-        ends = [task for task in self.history.tasks.values() if self._unasked(task)]
+        ends = [task for task in self.history.tasks.values() if self._unasked(task) and not self._survived(task)]
         ends = [task for task in ends if self.supervisor_alive is not False or self._outlived(task)]
         if ends:
             return _failure_by(deaths.first_of([_death(task) for task in ends]))
         if self.supervisor_alive is False:
             return self._supervisor_died()
-        vanished = [task for task in self.history.tasks.values() if self._gone(task)]
+        vanished = [task for task in self.history.tasks.values() if self._gone(task) and not self._survived(task)]
         if vanished and self.history.asked is None:
             start = vanished[0].start
             return _failure_by(deaths.of_gone(start.step, start.name, 0.0))
         return None
+
+    def _survived(self, task: TaskHistory) -> bool:
+        """Whether its supervisor does something about the end of a task; one that ends the run of it will say so."""
+        step = self.steps.get(task.start.step)
+        watched = self.supervisor_alive is not False and self.history.state in ("READY", "STARTING")
+        return watched and step is not None and (step.restarts > 0 or not step.critical)
 
     def _outlived(self, task: TaskHistory) -> bool:
         """Whether the supervisor still wrote something after the task had ended."""
@@ -309,13 +319,11 @@ class _Reconciler:
         task = self.history.tasks.get(name)
         if task is None:
             return "UNSTARTED" if self.over or run_state in FINAL_STATES else "WAITING"
-        if task.exit is not None:
-            return self._exit_state(task)
-        if self._gone(task):
-            return "LOST"
+        if task.exit is not None or self._gone(task):
+            return self._end_state(task)
         if self.over and not self.supervisor_alive:
             return "LEFT" if self._left(task) else "STOPPED"
-        if self.over or self.history.asked is not None:
+        if self.over or self.history.asked is not None or task.start.server in self.draining:
             return "STOPPING"
         return "READY" if ready else "STARTING"
 
@@ -326,6 +334,13 @@ class _Reconciler:
         if program is None and self.verdict is not None:
             return any(start.name in left for left in self.verdict.get("left", ()))
         return True
+
+    def _end_state(self, task: TaskHistory) -> str:
+        step = task.start.step
+        again = step not in self.history.written_off and task.start.server not in self.draining
+        if self._survived(task) and again and self.steps[step].restarts:
+            return "DONE" if step == "canary" and task.exit is not None and task.exit.code == 0 else "RESTARTING"
+        return "LOST" if task.exit is None else self._exit_state(task)
 
     def _exit_state(self, task: TaskHistory) -> str:
         assert task.exit is not None
@@ -356,7 +371,9 @@ class _Reconciler:
     def _server(self, server: Server, ranks: tuple[RankStatus, ...]) -> ServerStatus:
         states = [rank.state for rank in ranks if rank.server == server.name]
         state, rung = min(states, key=TASK_STATES.index), self.history.rung(server.name)
-        return ServerStatus(server.name, server.role, state, rung, self.history.versions.get(server.name, ""))
+        step = next((step.name for step in self.plan.steps if server.name in step.servers), "")
+        version, restarts = self.history.versions.get(server.name, ""), self.history.restarts.get(step, 0)
+        return ServerStatus(server.name, server.role, state, rung, version, restarts)
 
     def _service(self, step: Step, run_state: str) -> ServiceStatus:
         name = step.name
@@ -375,6 +392,7 @@ class _Reconciler:
             state=self._task_state(name, ready, run_state),
             rung=rung,
             log=f"logs/{name}.log",
+            restarts=self.history.restarts.get(name, 0),
         )
 
     def _node(self, name: str, planned: int) -> str:

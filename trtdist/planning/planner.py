@@ -53,13 +53,17 @@ def plan(topology: Topology, target: Target) -> Plan:
         router_weights=topology.router.weights,
         router_direct_below=topology.router.direct_below,
         world_size=topology.world_size,
-        allocation=allocation(topology, servers, planned, room.nodes),
+        allocation=allocation(topology, servers, planned, room.nodes, _spares(topology, target)),
         servers=servers,
         steps=planned,
         gpus=_loads(servers),
         canary=Canary(**topology.canary.model_dump()),
         http=_http(topology),
     )
+
+
+def _spares(topology: Topology, target: Target) -> int:
+    return topology.slurm.spares if target is Target.SLURM else 0
 
 
 def _refuse_weights(topology: Topology, names: Sequence[str]) -> None:

@@ -54,6 +54,8 @@ def job_options(plan: Plan, topology: Topology) -> JobOptions:
         segment=given.segment,
         warning=_warning(topology),
         crowded=_may_crowd(plan),
+        requeue=given.requeue,
+        spares=given.spares,
         extra=given.extra_sbatch,
     )
 

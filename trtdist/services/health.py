@@ -10,23 +10,21 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
-from trtdist.services.external import ETCD_PORT, NATS_PORT
+from trtdist.services.external import NATS_PORT
+from trtdist.services.http import Unwell, ask, connection, json_object
 from trtdist.services.launch import read_secret
 from trtdist.services.tls import client_context, own_context
 
 __all__ = ["Health", "probe"]
 
 _SECONDS = 1.0
-_MAX_ANSWER = 1 << 20
 _MAX_LINE = 1 << 14
 
 
@@ -37,10 +35,6 @@ class Health:
     healthy: bool
     url: str
     detail: str = ""
-
-
-class _Unwell(Exception):
-    """The service does not answer as it should; the message is the end of a sentence."""
 
 
 async def probe(service: str, env: Mapping[str, str]) -> Health:
@@ -59,7 +53,7 @@ async def probe(service: str, env: Mapping[str, str]) -> Health:
         return Health(False, url, f"cannot be spoken to by TLS ({error.reason})")
     except OSError as error:
         return Health(False, url, f"cannot be reached ({error.strerror or error})")
-    except (_Unwell, TrtdistError, ValueError, asyncio.IncompleteReadError) as error:
+    except (Unwell, TrtdistError, ValueError, asyncio.IncompleteReadError) as error:
         return Health(False, url, str(error))
     return Health(True, url)
 
@@ -89,15 +83,15 @@ def _log_in(env: Mapping[str, str]) -> None:
     with socket.create_connection(address, timeout=_SECONDS) as plain:
         greeting = _line(plain, end)
         if not greeting.startswith(b"INFO {"):
-            raise _Unwell("does not greet as a NATS server does")
-        name = _object(greeting[5:], "its greeting").get("server_name")
+            raise Unwell("does not greet as a NATS server does")
+        name = json_object(greeting[5:], "its greeting").get("server_name")
         if name != env["TRTDIST_RUN_ID"]:
-            raise _Unwell(f"is another NATS server ({name})")
+            raise Unwell(f"is another NATS server ({name})")
         with context.wrap_socket(plain) as secure:
             secure.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps(login).encode())
             answer = _line(secure, end)
     if answer != b"PONG":
-        raise _Unwell(f"answers {answer.decode('ascii', 'replace') or 'nothing'} to a ping")
+        raise Unwell(f"answers {answer.decode('ascii', 'replace') or 'nothing'} to a ping")
 
 
 def _line(connection: socket.socket, end: float) -> bytes:
@@ -114,10 +108,10 @@ def _line(connection: socket.socket, end: float) -> bytes:
 async def _own_etcd(url: str, env: Mapping[str, str]) -> None:
     run_id = env["TRTDIST_RUN_ID"]
     tls = own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
-    members = (await _http(url, "POST", "/v3/cluster/member/list", tls)).get("members")
+    members = (await ask(url, "POST", "/v3/cluster/member/list", tls)).get("members")
     names = [member.get("name") for member in members] if isinstance(members, list) else []
     if names != [run_id]:
-        raise _Unwell(f"is another etcd server ({', '.join(map(str, names)) or 'without a name'})")
+        raise Unwell(f"is another etcd server ({', '.join(map(str, names)) or 'without a name'})")
     await _etcd_health(url, tls)
 
 
@@ -126,74 +120,21 @@ async def _foreign_etcd(urls: str) -> None:
     for url in urls.split(","):
         try:
             return await _etcd_health(url)
-        except (_Unwell, OSError, ValueError, asyncio.IncompleteReadError) as error:
+        except (Unwell, OSError, ValueError, asyncio.IncompleteReadError) as error:
             failures.append(error)
     raise failures[0]
 
 
 async def _etcd_health(url: str, tls: ssl.SSLContext | None = None) -> None:
     # Version 3.3 has a truth value, later ones a text.
-    if str((await _http(url, "GET", "/health", tls)).get("health")).lower() != "true":
-        raise _Unwell("says that it is not well")
+    if str((await ask(url, "GET", "/health", tls)).get("health")).lower() != "true":
+        raise Unwell("says that it is not well")
 
 
 async def _foreign_nats(url: str) -> None:
     """A NATS server speaks first, before any TLS: `INFO {...}`."""
     parts = urlsplit(url)
-    async with _connection(parts.hostname or "", parts.port or NATS_PORT) as (reader, _):
+    async with connection(parts.hostname or "", parts.port or NATS_PORT) as (reader, _):
         greeting = await reader.readline()
     if not greeting.startswith(b"INFO {"):
-        raise _Unwell("does not greet as a NATS server does")
-
-
-async def _http(base: str, method: str, path: str, tls: ssl.SSLContext | None = None) -> dict[str, Any]:
-    """The JSON object that a request gives, of status 200; https trusts what the system does unless `tls` is given."""
-    parts = urlsplit(base)
-    if tls is None and parts.scheme == "https":
-        tls = ssl.create_default_context()
-    body = "{}" if method == "POST" else ""
-    async with _connection(parts.hostname or "", parts.port or ETCD_PORT, tls) as (reader, writer):
-        writer.write(
-            f"{method} {path} HTTP/1.0\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n{body}".encode()
-        )
-        answer = await _all(reader)
-    head, _, content = answer.partition(b"\r\n\r\n")
-    status = head.split(b" ", 2)[1:2]
-    if status != [b"200"]:
-        raise _Unwell(f"answers {path} with {b''.join(status).decode('ascii', 'replace') or 'what is not HTTP'}")
-    return _object(content, path)
-
-
-def _object(text: bytes, what: str) -> dict[str, Any]:
-    """The JSON object that somebody says, whoever he is."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise _Unwell(f"answers {what} with what is no JSON object")
-    return found
-
-
-@asynccontextmanager
-async def _connection(
-    host: str, port: int, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    reader, writer = await asyncio.open_connection(host, port, ssl=tls, limit=_MAX_ANSWER)
-    try:
-        yield reader, writer
-    finally:
-        writer.transport.abort()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-async def _all(reader: asyncio.StreamReader) -> bytes:
-    answer = b""
-    while len(answer) < _MAX_ANSWER:
-        piece = await reader.read(_MAX_ANSWER)
-        if not piece:
-            return answer
-        answer += piece
-    raise _Unwell("gives an answer without end")
+        raise Unwell("does not greet as a NATS server does")

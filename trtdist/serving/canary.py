@@ -2,6 +2,7 @@
 
 Waits until everybody is registered, asks each whether it hears, then sends prompts whose routes are pinned so that
 every server takes part. A canary that fails is sent again; how long that may go on is the supervisor's decision.
+Where servers are started again, it stays and proves those that come back.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from nats.aio.subscription import Subscription
 from trtdist.engines.base import Sampling
 from trtdist.errors import RunFailedError, TrtdistError
 from trtdist.events import CanaryFailed, CanaryPassed, Ready, Rung
-from trtdist.plan import Canary, Plan
+from trtdist.plan import Plan
 from trtdist.rundir import RunDir
+from trtdist.serving import newcomers
 from trtdist.serving.attempt import RequestError
 from trtdist.serving.discovery import Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient
@@ -43,6 +45,7 @@ ANSWER_WITHIN_S = 0.5
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 AT_ONCE = 8
 ROUTER, FRONT = "router", "front"
+_FOR_EVER_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -73,10 +76,11 @@ def pairs_of(plan: Plan) -> tuple[Pair, ...]:
 class Prover:
     """Sends canaries and tells what came of them."""
 
-    def __init__(self, requester: Requester, canary: Canary, journal: Journal, front: Front | None = None) -> None:
+    def __init__(self, requester: Requester, plan: Plan, journal: Journal, front: Front | None = None) -> None:
         self._requester = requester
+        self._may_miss = plan.launch == "per_server"
         self._front = front
-        self._canary = canary
+        self._canary = plan.canary
         self._journal = journal
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -88,10 +92,23 @@ class Prover:
         self._journal.write(Ready(len(pairs)))
 
     async def repeat(self, pairs: Sequence[Pair]) -> None:
-        """Send each pair's canary every `interval` seconds, for ever."""
+        """Send each pair's canary every `interval` seconds, for ever; at an interval of 0, wait."""
         while True:
-            await asyncio.sleep(self._canary.interval)
-            await asyncio.gather(*(self._try(pair) for pair in pairs))
+            await asyncio.sleep(self._canary.interval or _FOR_EVER_S)
+            await asyncio.gather(*(self._try(pair) for pair in pairs if not self._missing(pair)))
+
+    def _missing(self, pair: Pair) -> bool:
+        """Whether a server is away that may be: one that is started alone is restarted, drained or gone without."""
+        snapshot = self._requester.snapshot
+        return self._may_miss and not all(snapshot.server(name) for name in pair.servers)
+
+    async def attempt(self, context: str, generation: str) -> bool:
+        """Send one canary through these servers; says whether it was answered."""
+        return await self._try(Pair(context, generation))
+
+    def proven(self, server: str) -> None:
+        """Tell that a server has answered a canary."""
+        self._journal.write(Rung(server, "canary"))
 
     async def _until_passed(self, pair: Pair) -> None:
         await _until(lambda: self._try(pair))
@@ -162,21 +179,37 @@ async def prove(config: RunConfig, plan: Plan, journal: Journal, stop: asyncio.E
 
 
 async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) -> str:
-    names = [server.name for server in plan.servers] + [ROUTER]
     async with (
         EtcdClient(config.etcd_endpoints, config.etcd_tls) as etcd,
         Watcher(etcd, instance_prefix(config.namespace)) as watcher,
     ):
-        await _all_registered(watcher, names, journal)
-        await _all_answer(nats, watcher, names, journal)
-    async with Requester.open(config, "canary") as requester:
-        prover = Prover(requester, plan.canary, journal, Front.of(config, plan))
-        await prover.prove_all(pairs_of(plan))
-        if journal.broken:
-            raise RunFailedError(journal.broken)
-        if plan.canary.interval > 0:
-            await prover.repeat(pairs_of(plan))
+        # Started again itself, it takes up its work where it was.
+        proved = await newcomers.proved(etcd, config.namespace)
+        if not proved:
+            names = [server.name for server in plan.servers] + [ROUTER]
+            await _all_registered(watcher, names, journal)
+            await _all_answer(nats, watcher, names, journal)
+        async with Requester.open(config, "canary") as requester:
+            prover = Prover(requester, plan, journal, Front.of(config, plan))
+            if not proved:
+                await _prove_first(config, plan, etcd, prover)
+            if journal.broken:
+                raise RunFailedError(journal.broken)
+            if newcomers.expected(plan):
+                proving = newcomers.Newcomers(etcd, watcher, prover.attempt, prover.proven)
+                await first_of(proving.prove(), prover.repeat(pairs_of(plan)))
+            if plan.canary.interval > 0:
+                await prover.repeat(pairs_of(plan))
     return ""
+
+
+async def _prove_first(config: RunConfig, plan: Plan, etcd: EtcdClient, prover: Prover) -> None:
+    """The canaries that make the run ready; whoever registers later has to be proved."""
+    if newcomers.expected(plan):
+        await newcomers.announce(etcd, config.namespace, ready=False)
+    await prover.prove_all(pairs_of(plan))
+    if newcomers.expected(plan):
+        await newcomers.announce(etcd, config.namespace, ready=True)
 
 
 async def _all_registered(watcher: Watcher, names: Sequence[str], journal: Journal) -> None:

@@ -128,6 +128,13 @@ class EtcdClient:
         answer = await self._once("/v3/kv/txn", asked)
         return bool(answer.get("succeeded", False))
 
+    async def replace(self, key: str, value: bytes, lease: int = 0) -> bool:
+        """Write a key only if it exists; says whether it did. Sent once, as `create`."""
+        there = {"target": "VERSION", "result": "GREATER", "key": b64(encode_key(key)), "version": "0"}
+        asked = {"compare": [there], "success": [{"request_put": _put(key, value, lease)}]}
+        answer = await self._once("/v3/kv/txn", asked)
+        return bool(answer.get("succeeded", False))
+
     async def grant(self, ttl: int) -> int:
         """A new lease of `ttl` seconds; gives its id."""
         lease = int_field(await self._call("/v3/lease/grant", {"TTL": str(ttl)}), "ID")

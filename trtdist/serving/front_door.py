@@ -33,7 +33,7 @@ class FrontDoor:
         found = snapshot.of(name)
         if name not in (ROUTER, MONOLITHIC) or not found:
             self._refuse(component, snapshot)
-        pinned = [one for one in found if one.server == server] if server else found
+        pinned = [one for one in found if (one.server == server if server else one.proven)]
         if not pinned:
             known = ", ".join(one.server for one in found)
             raise RequestError("bad_request", f"run {self._namespace} has no server {server!r}, it has {known}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trtdist.errors import InputError
@@ -20,7 +20,8 @@ class Instance:
     """One process that serves an endpoint.
 
     `subject` takes requests, `control_subject` credits and cancellations. `server` is the plan's name (`gen.0`,
-    `router`), `engine` what it runs ("" for a router).
+    `router`), `engine` what it runs ("" for a router). One that was started again is not `proven` until a prompt has
+    crossed it: it is given only the requests that name it.
     """
 
     namespace: str
@@ -31,6 +32,7 @@ class Instance:
     control_subject: str
     server: str
     engine: str
+    proven: bool = True
 
     @classmethod
     def of(
@@ -61,7 +63,12 @@ class Instance:
             "transport": {"nats_tcp": self.subject},
             "server": self.server,
             "engine": self.engine,
+            **({} if self.proven else {"proven": False}),
         }
+
+    def to_value(self) -> bytes:
+        """As the value of its key in etcd."""
+        return json.dumps(self.to_dict(), indent=2).encode()
 
     @classmethod
     def from_dict(cls, raw: object) -> Instance:
@@ -81,7 +88,10 @@ class Instance:
         )
         if raw["transport"].get("nats_tcp") != instance.subject:
             raise InputError(f"instance {instance.key} has another subject than its names give")
-        return instance
+        proven = raw.get("proven", True)
+        if not isinstance(proven, bool):
+            raise InputError("an instance's proven is true or false")
+        return instance if proven else replace(instance, proven=False)
 
     @classmethod
     def from_entry(cls, item: KeyValue) -> Instance:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -19,7 +19,7 @@ from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.nats_connection import connect, disconnect, report_to_stderr
 from trtdist.serving.protocol import Control, decode_control
 from trtdist.serving.run_config import RunConfig
-from trtdist.serving.slug import ENDPOINT, service_slug
+from trtdist.serving.slug import ENDPOINT, newcomers_key, service_slug
 from trtdist.serving.waiting import first_of, within
 from trtdist.serving.wire import ProtocolError
 
@@ -83,6 +83,9 @@ class Member:
         await _add_service(self.nats, self.instance, take, data)
         await self.listen(self.instance.control_subject, lambda data: control(decode_control(data)))
         await self.nats.flush()
+        # Whoever comes later than the first canaries is given no requests before one has crossed it.
+        if self.instance.engine and await self.etcd.get(newcomers_key(self.instance.namespace)) is not None:
+            self.instance = replace(self.instance, proven=False)
         await self._registration.publish(self.instance)
 
     async def listen(self, subject: str, take: Callable[[bytes], None]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from types import TracebackType
 
 from trtdist.errors import TrtdistError
@@ -60,7 +59,7 @@ class Registration:
 
     async def publish(self, instance: Instance) -> None:
         """Make an instance known; RegistrationError when somebody else has its key or the lease is gone."""
-        value = json.dumps(instance.to_dict(), indent=2).encode()
+        value = instance.to_value()
         try:
             created = await self._client.create(instance.key, value, self._lease)
         except LeaseGoneError:

@@ -94,12 +94,12 @@ class Desk:
 
 def _candidates(role: str, pin: str, exclude: Sequence[str], snapshot: Snapshot) -> tuple[Instance, ...]:
     there = snapshot.of(component_of_role(role))
-    return tuple(one for one in there if one.lease_hex not in exclude and pin in ("", one.server))
+    return tuple(one for one in there if one.lease_hex not in exclude and (one.server == pin if pin else one.proven))
 
 
 def _missing(role: str, pin: str, call: RouteCall, snapshot: Snapshot) -> str:
     what = f"{role} server {pin}" if pin else f"{role} server"
-    there = [one for one in snapshot.of(component_of_role(role)) if pin in ("", one.server)]
+    there = [one for one in snapshot.of(component_of_role(role)) if (one.server == pin if pin else one.proven)]
     stale = f" ({snapshot.stale})" if snapshot.stale else ""
     if there:
         return f"no other {what} is registered than those that were excluded{stale}"

@@ -33,6 +33,7 @@ __all__ = [
     "instance_prefix",
     "instance_subject",
     "lease_hex",
+    "newcomers_key",
     "parse_key",
     "parse_lease",
     "service_slug",
@@ -184,6 +185,11 @@ def instance_subject(namespace: str, component: str, endpoint: str, lease_id: in
 def control_subject(namespace: str, component: str, lease_id: int) -> str:
     """Where an instance takes credits and cancellations."""
     return instance_subject(namespace, component, CONTROL, lease_id)
+
+
+def newcomers_key(namespace: str) -> str:
+    """The key that is there once new servers of a run have to prove themselves."""
+    return f"{check_name(namespace, 'namespace')}/newcomers"
 
 
 def held_subject(namespace: str, component: str) -> str:

@@ -1,8 +1,8 @@
 """`python -m trtdist.serving.worker RUN_DIR`: one rank of a server of the run's plan.
 
 $TRTDIST_SERVER and $TRTDIST_RANK say which. Rank 0 leads: it loads the engine, registers and serves; the other ranks
-follow it in the engine. TERM ends a leader once open requests are finished, at most $TRTDIST_DRAIN_SECONDS (2) later;
-followers end with their leader, and servers of one MPI world with each other.
+follow it in the engine. TERM ends a leader once open requests are finished, at most $TRTDIST_DRAIN_SECONDS (2) later,
+or what its supervisor grants; followers end with their leader, and servers of one MPI world with each other.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import component_of_role
 from trtdist.serving.waiting import first_of, within
 
-__all__ = ["DRAIN_S", "lead", "load_engine", "patience", "serve"]
+__all__ = ["DRAIN_S", "granted", "lead", "load_engine", "patience", "serve"]
 
 DRAIN_S, MOST_DRAIN_S = 2.0, 86_400.0
 # What a server needs beside its drain to fail what is still open and to leave.
 LEAVE_S = 3.0
+# What the servers of one MPI world wait for each other at most; who supervises them ends them before.
+WORLD_S = 3600.0
 # An engine that cannot stop must not hide that its server has ended.
 STOP_S = 0.5
 
@@ -45,7 +47,11 @@ def load_engine(plan: Plan, server: Server, rank: int, run_dir: Path) -> Engine:
     """The engine that the plan names, for one rank; MissingError when it cannot be had here."""
     try:
         module = importlib.import_module(f"trtdist.engines.{plan.engine}")
-        return cast(Engine, module.create(EngineConfig(plan, server, rank, run_dir, patience(_drain_seconds()))))
+        wait = patience(_drain_seconds())
+        if plan.launch == "mpi_world":
+            # How long others of the world may finish their requests is known only when they are told to end.
+            wait = max(wait, WORLD_S)
+        return cast(Engine, module.create(EngineConfig(plan, server, rank, run_dir, wait)))
     except ImportError as error:
         raise MissingError(
             f"the engine {plan.engine} cannot be loaded with {sys.executable}: {error}; install what is missing"
@@ -70,9 +76,9 @@ async def serve(
         await member.serve(calls.answer, calls.control, calls.stats)
         events.write(Rung(server.name, "registered", member.instance.key))
         reason = await member.must_leave(asked(stop), engine.died())
-        calls.close(reason or f"{server.name} is stopping")
         await member.withdraw()
-        await (calls.fail("lost", reason) if reason else calls.drain(drain))
+        calls.close(reason or f"{server.name} is stopping")
+        await (calls.fail("lost", reason) if reason else calls.drain(granted(config, drain)))
     if reason:
         raise RunFailedError(f"{server.name} stops serving: {reason}")
 
@@ -89,9 +95,19 @@ async def lead(config: RunConfig, server: Server, engine: Engine, events: EventW
     except EngineError as error:
         raise RunFailedError(f"Failed to start engine: {error}") from None
     finally:
-        limit = patience(_drain_seconds()) + STOP_S
+        limit = STOP_S + (WORLD_S if config.plan().launch == "mpi_world" else patience(_drain_seconds()))
         faulthandler.dump_traceback_later(limit + STOP_S, exit=True)
         await _stop(engine, limit)
+
+
+def granted(config: RunConfig, drain: float) -> float:
+    """How long open requests may take to end: what the supervisor grants less what leaving takes, else `drain`."""
+    path = config.run.patience(os.environ.get("TRTDIST_STEP", ""))
+    try:
+        seconds = min(MOST_DRAIN_S, float(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return drain
+    return max(0.0, seconds - min(LEAVE_S, seconds / 3))
 
 
 async def _until(stop: asyncio.Event) -> None:

@@ -47,7 +47,9 @@ class JobOptions:
 
     `mem` is per node in MiB or as Slurm writes it ("64G"), 0 for all of it. `gpu_directive` is `gpus-per-node`, `gres`
     or `none`. `warning` is how many seconds before the time limit the batch script gets USR1, 0 for no warning; Slurm
-    may send it up to a minute earlier. With `crowded`, ranks take next to no CPU and may be more than there are CPUs.
+    may send it up to a minute earlier. With `requeue`, a job that is preempted or loses its first node is queued again;
+    with `spares`, so many of `nodes` may be lost. With `crowded`, ranks take next to no CPU and may be more than there
+    are CPUs.
     """
 
     name: str
@@ -70,6 +72,8 @@ class JobOptions:
     output: str | None = None
     warning: int = 0
     crowded: bool = False
+    requeue: bool = False
+    spares: int = 0
     extra: tuple[str, ...] = ()
 
 
@@ -121,15 +125,15 @@ def sbatch_directives(job: JobOptions) -> list[str]:
         "segment": job.segment,
         "comment": job.comment,
     }
-    argv = _given(options) + _gpus(job)
+    argv = _given(options) + _gpus(job) + (["--no-kill"] if job.spares else [])
     return argv + (["--exclusive"] if job.exclusive else []) + list(job.extra)
 
 
 def sbatch(job: JobOptions) -> list[str]:
     """The directives of a batch script: those of the job, and what only a batch script can ask for."""
     argv = sbatch_directives(job) + _given({"output": job.output})
-    # A batch script of ours is not run again from its start by Slurm: the run has ended and says how.
-    argv += ["--open-mode=append", "--no-requeue"]
+    # Unless that is asked for, Slurm does not run a batch script of ours again: the run has ended and says how.
+    argv += ["--open-mode=append", "--requeue" if job.requeue else "--no-requeue"]
     return argv + ([f"--signal=B:USR1@{job.warning}"] if job.warning else [])
 
 

@@ -17,7 +17,7 @@ from trtdist.events import SupervisorStarted
 from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
-from trtdist.supervisor import lineage, verdict
+from trtdist.supervisor import lineage, resumption, verdict
 from trtdist.supervisor.facts import Outcome, Settings
 from trtdist.supervisor.head import Head
 from trtdist.supervisor.journal import Journal
@@ -50,6 +50,9 @@ def main(argv: Sequence[str], head_of: Callable[[RunDir], Head] = LocalHead) -> 
         return 2
     journal = Journal(run.event_file("supervisor"))
     _introduce(journal, os.environ.get("SLURM_JOB_ID", "") if given.slurm else "")
+    again = resumption.attempt(os.environ) if given.slurm else 0
+    if again and resumption.resume(run, again):
+        journal.say(f"{run.run_id} goes on, since Slurm has queued its job again ({again})")
     if run.verdict.exists():
         journal.say(f"{run.run_id} has ended already")
         return 1

@@ -7,37 +7,43 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trtdist.rundir import RunDir, write_atomic
 
-__all__ = ["DOWN", "INTERRUPT", "ControlReader", "Request", "ask"]
+__all__ = ["DOWN", "DRAIN", "INTERRUPT", "ControlReader", "Request", "ask"]
 
 DOWN = "down"
+DRAIN = "drain"
 INTERRUPT = "interrupt"
 _MAX_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class Request:
-    """`name` is the file's, `action` is `down` or `interrupt`, `grace` the seconds before KILL or None."""
+    """`name` is the file's, `action` is `down`, `interrupt` or `drain`, `grace` the seconds before KILL or None.
+
+    `server` is who is to be drained, "" for other actions.
+    """
 
     name: str
     action: str
     grace: float | None = None
+    server: str = ""
 
 
-def ask(run: RunDir, action: str, grace: float | None = None) -> str:
+def ask(run: RunDir, action: str, grace: float | None = None, server: str = "") -> str:
     """Put a request where the supervisor finds it; returns the request's name. OSError when that is impossible."""
     name = f"{time.time_ns()}-{os.getpid()}.json"
     run.control.mkdir(mode=0o700, exist_ok=True)
     try:
-        write_atomic(run.control / name, json.dumps({"action": action, "grace": grace}) + "\n")
+        asked = {"action": action, "grace": grace, **({"server": server} if server else {})}
+        write_atomic(run.control / name, json.dumps(asked) + "\n")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if server or error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         return _ask_by_name(run, action)
     return name
@@ -51,11 +57,11 @@ def _ask_by_name(run: RunDir, action: str) -> str:
 
 
 class ControlReader:
-    """Finds each request once."""
+    """Finds each request once; those whose names are in `seen` were found before."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, seen: Iterable[str] = ()) -> None:
         self._folder = run.control
-        self._seen: set[str] = set()
+        self._seen = set(seen)
 
     def poll(self) -> list[Request]:
         """New requests, oldest first; what is no request is passed over."""
@@ -76,7 +82,7 @@ class ControlReader:
             return None
         if not isinstance(raw, Mapping) or not isinstance(raw.get("action"), str):
             return None
-        return Request(name, raw["action"], _seconds(raw.get("grace")))
+        return Request(name, raw["action"], _seconds(raw.get("grace")), str(raw.get("server", "")))
 
 
 def _text_of_ours(path: Path) -> str:

@@ -33,6 +33,7 @@ __all__ = [
     "in_words",
     "lost_peer",
     "never_began",
+    "not_back",
     "not_ready",
     "not_started",
     "note",
@@ -97,6 +98,12 @@ def never_began(step: Step, settings: Settings) -> Death:
     """The death of a step that got no further than its launch line."""
     how = f"was launched, and after {settings.start_timeout:g} s none of its tasks ran"
     return Death(step.name, step.name, None, None, 0.0, how, _GONE)
+
+
+def not_back(step: Step, settings: Settings) -> Death:
+    """The death of a step that was started again and does not get as far as before."""
+    how = f"was started again and did not serve within {settings.ready_timeout:g} s"
+    return Death(step.name, step.name, None, None, 0.0, how, _TOLD)
 
 
 def due_to_term(state: State, death: Death) -> bool:

@@ -16,7 +16,8 @@ class Settings:
     before the earliest is called the cause, `peer_settle` the same while all that is known is that a rank has lost a
     neighbour, `doubt` the same after a signal whose meaning is being found out. `grace`
     is what all tiers of a stop have together before KILL, `failure_grace` the same after a death, `hurried_grace` what
-    a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. `port_attempts` counts
+    a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. Restarts of a step count
+    anew once it has served for `forgive`. `port_attempts` counts
     starts of a service whose port was taken.
     """
 
@@ -31,6 +32,7 @@ class Settings:
     failure_grace: float = 1.2
     hurried_grace: float = 2.0
     kill_wait: float = 1.0
+    forgive: float = 600.0
     port_attempts: int = 5
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 __all__ = ["Head"]
@@ -17,6 +18,10 @@ class Head(Protocol):
 
     async def healthy(self, service: str) -> str | None:
         """The URL of a service that answers and is ours, else None; answers within a second."""
+        ...
+
+    async def withdraw(self, servers: Collection[str]) -> None:
+        """Have nobody find these servers any more, as far as etcd answers within a second or two."""
         ...
 
     def port_taken(self, service: str) -> bool:

@@ -11,12 +11,14 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from trtdist.errors import TrtdistError
+from trtdist.plan import Step, from_json
 from trtdist.rundir import RunDir
-from trtdist.services.envfile import read_env_or_nothing
+from trtdist.services.envfile import read_env_or_nothing, write_env
 from trtdist.slurm import argv, hostlist, parse, states
 from trtdist.slurm.runner import ask
 from trtdist.supervisor import messages
 from trtdist.supervisor.remains import local_folder
+from trtdist.supervisor.spare_nodes import moved
 
 __all__ = ["InJob", "why_ended"]
 
@@ -58,10 +60,17 @@ class InJob:
         """The nodes of the job that Slurm knows to be down."""
         try:
             names = hostlist.expand(self._nodes_of_run() or shown.get("NodeList", ""))
-            listed = await ask(argv.sinfo_nodes(names), _HURRY)
-        except (TrtdistError, hostlist.HostListError):
+        except hostlist.HostListError:
             return []
-        return [node for node, state in parse.node_states(listed) if state.lower().startswith(_DOWN_STATES)]
+        return await self._down_of(names)
+
+    async def _down_of(self, names: list[str]) -> list[str]:
+        """Those that Slurm knows to be down, or that do not answer it."""
+        try:
+            listed = await ask(argv.sinfo_nodes(names), _HURRY)
+        except TrtdistError:
+            return []
+        return [node for node, state in parse.node_states(listed) if _is_down(state)]
 
     def _nodes_of_run(self) -> str:
         """The nodes as resolved, since Slurm takes those that are done off the list of a job that ends."""
@@ -84,6 +93,24 @@ class InJob:
                     return
                 pause = min(pause, left)
             await asyncio.sleep(pause)
+
+    async def place(self, step: Step) -> str:
+        """Ask Slurm which nodes of the step are down, and have spares take their numbers in resolved.env."""
+        env = read_env_or_nothing(self._run.resolved_env)
+        down = await self._down_of(env.get("TRTDIST_NODES", "").split())
+        after, changed = moved(env, step.nodes, self._used(), down) if down else (env, [])
+        if not changed:
+            return f"{step.name} stays where {', '.join(down)} is down: there is no spare node" if down else ""
+        try:
+            write_env(self._run.resolved_env, after)
+        except OSError as error:
+            return f"cannot write {self._run.resolved_env}: {error.strerror}"
+        return "; ".join(f"{step.name} moves from {old}, which is down, to {new}" for old, new in changed)
+
+    def _used(self) -> int:
+        """How many nodes have something placed on them: those above are spares."""
+        plan = from_json(self._run.plan.read_text(encoding="utf-8"))
+        return 1 + max(node for step in plan.steps for node in step.nodes)
 
     async def clean(self) -> tuple[str, ...]:
         """Remove the local folder on every node with a step of its own."""
@@ -118,6 +145,10 @@ def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> messages.E
 
 def _preempted(shown: Mapping[str, str]) -> bool:
     return shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown", "N/A")
+
+
+def _is_down(state: str) -> bool:
+    return state.lower().startswith(_DOWN_STATES) or state.endswith("*")
 
 
 def _resolved(run: RunDir, name: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Collection
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
 from trtdist.services.health import probe
+from trtdist.services.withdrawal import withdraw
 from trtdist.supervisor.ports import PortClaims, taken
 from trtdist.supervisor.resolve import resolve, service_ports
 
@@ -39,6 +41,10 @@ class LocalHead:
             return None
         self._claims.release(service_ports(service, self._env))
         return health.url
+
+    async def withdraw(self, servers: Collection[str]) -> None:
+        """Revoke the leases of what is registered under these names, as far as etcd answers."""
+        await withdraw(self._env, servers)
 
     def port_taken(self, service: str) -> bool:
         """Whether somebody listens on a port that the service was given."""

@@ -3,8 +3,9 @@
     new -> resolving -> starting -> ready -> stopping -> sweeping -> over
 
 A handler takes an event down as a fact; the rules then do what the facts call for until none has anything to do.
-Deaths settle for a moment and the earliest is the cause. A stop goes through the tiers, lowest first; each tier gets
-an equal share of the time that is left, then KILL. Standard library, Python 3.9.
+Deaths settle for a moment and the earliest is the cause; `restarts` has those that the run survives. A stop goes
+through the tiers, lowest first; each tier gets an equal share of the time that is left, then KILL. Standard library,
+Python 3.9.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from trtdist.supervisor import deaths, stalls, stopping
+from trtdist.supervisor import deaths, draining, restarts, stalls, stopping
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.messages import (
     Action,
@@ -21,11 +22,13 @@ from trtdist.supervisor.messages import (
     Begin,
     Broke,
     CameReady,
+    DrainAsked,
     EveryoneTerminated,
     FindKilled,
     Healthy,
     Input,
     Moved,
+    Placed,
     PortTested,
     Probe,
     Reached,
@@ -47,6 +50,7 @@ from trtdist.supervisor.messages import (
     TimeLimit,
     Unanswered,
     Unresolved,
+    Withdrawn,
 )
 from trtdist.supervisor.state import (
     DONE,
@@ -54,6 +58,7 @@ from trtdist.supervisor.state import (
     HEALTHY,
     NEW,
     OVER,
+    PAUSED,
     READY,
     RESOLVING,
     RUNNING,
@@ -93,8 +98,9 @@ def next_deadline(state: State) -> float | None:
         times = [state.settle_until]
     else:
         times = [state.ready_by] if state.phase in (RESOLVING, STARTING) else []
-        times += [step.deadline for step in state.services() if _unhealthy(step)]
-        times += [step.start_by for step in state.steps.values() if step.alive]
+        times += [step.deadline for step in state.services() if _unhealthy(step) and step.fall is None]
+        times += [step.start_by for step in state.steps.values() if step.alive and step.fall is None]
+        times += restarts.deadlines(state) + draining.deadlines(state)
     return min((time for time in times if time is not None), default=None)
 
 
@@ -128,9 +134,11 @@ def _on_unresolved(state: State, event: Unresolved, now: float) -> Change:
 
 
 def _on_start_failed(state: State, event: StartFailed, now: float) -> Change:
-    step = state.steps[event.step]
+    step, death = state.steps[event.step], deaths.not_started(event)
+    if restarts.survivable(state, step):
+        return restarts.fall(state, replace(step, phase=PAUSED), death, now)
     state = state.with_step(replace(step, phase=ENDED))
-    return deaths.note(state, deaths.not_started(event), now), []
+    return deaths.note(state, death, now), []
 
 
 def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
@@ -138,11 +146,15 @@ def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
     if step is None or not step.alive:
         return state, []
     death = deaths.of_step(step.step, event)
-    if _unhealthy(step) and not state.ending:
+    if step.drain_until is not None and not state.ending:
+        return draining.ended(state, step, event, now)
+    if _unhealthy(step) and not step.restarts and not state.ending:
         state = state.with_step(replace(step, phase=TESTING, death=deaths.earlier(step.death, death)))
         return state, [TestPort(event.step)]
     if step.step.kind == "canary" and event.code == 0 and state.phase == READY:
         return state.with_step(replace(step, phase=DONE)), []
+    if step.fall is not None or restarts.survivable(state, step):
+        return restarts.ended(state, step, event, now)
     state = state.with_step(replace(step, phase=ENDED))
     return deaths.note(state, death, now), []
 
@@ -176,6 +188,10 @@ def _on_task_refused(state: State, event: TaskRefused, now: float) -> Change:
 
 
 def _on_task_death(state: State, step: StepState, death: deaths.Death, now: float) -> Change:
+    if step.drain_until is not None:
+        return state, []
+    if step.fall is not None or (restarts.survivable(state, step) and not _first_start(step)):
+        return restarts.fall(state, step, death, now)
     if step.step.kind == "service" and step.phase != HEALTHY and step.phase != ENDED:
         return state.with_step(replace(step, death=deaths.earlier(step.death, death))), []
     orphaned = not state.ending and deaths.lost_peer(death)
@@ -218,6 +234,10 @@ def _on_ready(state: State, event: CameReady, now: float) -> Change:
 
 def _on_stop(state: State, event: StopAsked, now: float) -> Change:
     return stopping.ask(state, event, now)
+
+
+def _on_drain(state: State, event: DrainAsked, now: float) -> Change:
+    return draining.ask(state, event, now)
 
 
 def _on_signal_came(state: State, event: SignalCame, now: float) -> Change:
@@ -278,16 +298,22 @@ def _start_programs(state: State, now: float) -> Change | None:
 
 
 def _started(state: State, step: StepState, now: float) -> StepState:
-    return replace(step, phase=RUNNING, starts=step.starts + 1, start_by=now + state.settings.start_timeout)
+    start_by = now + state.settings.start_timeout
+    step = replace(step, phase=RUNNING, starts=step.starts + 1, start_by=start_by, fall=None, kill_until=None)
+    return replace(step, deadline=now + state.settings.ready_timeout) if step.restarts else step
 
 
 def _never_began(state: State, now: float) -> Change | None:
     if state.ending or state.settle_until is not None:
         return None
-    late = [step for step in state.steps.values() if step.alive and step.start_by is not None and now >= step.start_by]
+    alive = [step for step in state.steps.values() if step.alive and step.fall is None]
+    late = [step for step in alive if step.start_by is not None and now >= step.start_by]
     if not late:
         return None
-    return deaths.note(state, deaths.never_began(late[0].step, state.settings), now), []
+    death = deaths.never_began(late[0].step, state.settings)
+    if restarts.survivable(state, late[0]):
+        return restarts.fall(state, late[0], death, now)
+    return deaths.note(state, death, now), []
 
 
 def _settle(state: State, now: float) -> Change | None:
@@ -300,7 +326,8 @@ def _settle(state: State, now: float) -> Change | None:
 def _service_too_late(state: State, now: float) -> Change | None:
     if state.ending or state.settle_until is not None:
         return None
-    late = [s.step.name for s in state.services() if _unhealthy(s) and s.deadline is not None and now >= s.deadline]
+    first = [step for step in state.services() if _unhealthy(step) and not step.restarts]
+    late = [step.step.name for step in first if step.deadline is not None and now >= step.deadline]
     if not late:
         return None
     return stopping.begin(state, deaths.unhealthy(late[0], state.settings), state.settings.failure_grace, now)
@@ -315,12 +342,17 @@ def _run_too_late(state: State, now: float) -> Change | None:
 
 
 def _may_start(state: State) -> bool:
-    return state.phase == STARTING and state.settle_until is None
+    return state.phase in (STARTING, READY) and state.settle_until is None
 
 
 def _unhealthy(step: StepState) -> bool:
     """Whether a service was started and has not been healthy yet."""
-    return step.step.kind == "service" and step.starts > 0 and step.phase not in (HEALTHY, ENDED)
+    return step.step.kind == "service" and step.starts > 0 and step.phase not in (HEALTHY, ENDED, PAUSED)
+
+
+def _first_start(step: StepState) -> bool:
+    """Whether a service has not been healthy yet, so that its port is the first thing to look at."""
+    return step.step.kind == "service" and not step.restarts and step.phase != HEALTHY
 
 
 _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
@@ -342,6 +374,9 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     Seen: stalls.seen,
     CameReady: _on_ready,
     StopAsked: _on_stop,
+    DrainAsked: _on_drain,
+    Withdrawn: restarts.withdrawn,
+    Placed: restarts.placed,
     SignalCame: _on_signal_came,
     TimeLimit: _on_time_limit,
     EveryoneTerminated: _on_everyone,
@@ -356,5 +391,7 @@ _RULES: tuple[Callable[[State, float], Change | None], ...] = (
     _run_too_late,
     _start_services,
     _start_programs,
+    *restarts.RULES,
+    *draining.RULES,
     *stopping.RULES,
 )

@@ -19,6 +19,8 @@ __all__ = [
     "Broke",
     "CameReady",
     "Conclude",
+    "DrainAsked",
+    "Drained",
     "EveryoneTerminated",
     "Examine",
     "FindKilled",
@@ -27,11 +29,15 @@ __all__ = [
     "Input",
     "Kill",
     "Moved",
+    "Place",
+    "Placed",
     "PortTested",
     "Probe",
     "Reached",
+    "Refuse",
     "Resolve",
     "Resolved",
+    "Restarting",
     "Seen",
     "Signal",
     "SignalCame",
@@ -52,6 +58,9 @@ __all__ = [
     "TimeLimit",
     "Unanswered",
     "Unresolved",
+    "Withdraw",
+    "Withdrawn",
+    "WrittenOff",
 ]
 
 
@@ -205,6 +214,29 @@ class StopAsked:
 
 
 @dataclass(frozen=True)
+class DrainAsked:
+    """Somebody wants a server to finish its requests and leave, within `grace` seconds (None leaves it to us)."""
+
+    request: str
+    server: str
+    grace: float | None
+
+
+@dataclass(frozen=True)
+class Withdrawn:
+    """Nobody finds the servers of a step any more, as far as etcd could be asked."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The nodes of a step are as good as they can be; a node that is down and has no spare is found by starting."""
+
+    step: str
+
+
+@dataclass(frozen=True)
 class SignalCame:
     """The supervisor got a signal; what it means is told by a later input."""
 
@@ -263,6 +295,9 @@ Input = Union[
     Seen,
     CameReady,
     StopAsked,
+    DrainAsked,
+    Withdrawn,
+    Placed,
     SignalCame,
     TimeLimit,
     EveryoneTerminated,
@@ -325,10 +360,11 @@ class FindKilled:
 
 @dataclass(frozen=True)
 class Signal:
-    """Send a signal to every task of a step."""
+    """Send a signal to every task of a step, which it has `within` seconds to finish after."""
 
     step: str
     number: int
+    within: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -345,6 +381,56 @@ class Kill:
     """End every process of a step at once."""
 
     step: str
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """Have nobody find the servers of a step, of which a task died; answered by Withdrawn, soon and always."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Put spare nodes in place of those of a step that are down; answered by Placed."""
+
+    step: str
+
+
+@dataclass(frozen=True)
+class Restarting:
+    """Tell that a step is started again for the `attempt`th time of at most `most`, after `pause` seconds; `reason` is
+    a sentence."""
+
+    step: str
+    attempt: int
+    most: int
+    reason: str
+    pause: float
+
+
+@dataclass(frozen=True)
+class WrittenOff:
+    """Tell that the run goes on without a step; `reason` is a sentence."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Drained:
+    """Tell that a server has left as it was asked to; `reason` says so, or that it had to be killed."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """Tell why a request is not followed, in a sentence."""
+
+    request: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -389,6 +475,12 @@ Action = Union[
     Signal,
     SignalTask,
     Kill,
+    Withdraw,
+    Place,
+    Restarting,
+    WrittenOff,
+    Drained,
+    Refuse,
     Announce,
     Sweep,
     Conclude,

@@ -17,11 +17,15 @@ from typing import Any
 from trtdist.errors import TrtdistError
 from trtdist.events import (
     CanaryFailed,
+    ControlRefused,
     ControlTaken,
+    Drained,
     EndpointUp,
+    Event,
     EventReader,
     Ready,
     Record,
+    Restarting,
     Rung,
     RunState,
     Stalled,
@@ -31,6 +35,7 @@ from trtdist.events import (
     TaskRefused,
     TaskSeen,
     TaskStarted,
+    WrittenOff,
 )
 from trtdist.plan import Plan, Step
 from trtdist.process import ProcessId
@@ -39,6 +44,7 @@ from trtdist.supervisor import control, facts, messages, verdict
 from trtdist.supervisor.head import Head
 from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
+from trtdist.supervisor.lives import Lives
 from trtdist.supervisor.logwatch import LogWatch
 from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.remains import Remains, local_folder
@@ -79,8 +85,11 @@ class Supervisor:
         self._state = initial(plan, settings)
         self._inbox: deque[messages.Input] = deque()
         self._events = EventReader(run.events, skip=_from_supervisor)
-        self._requests = control.ControlReader(run)
+        self._requests = control.ControlReader(run, _taken_before(run))
+        # What was told before this supervisor was there is about an earlier attempt of the same run.
+        self._events.poll()
         self._told: set[tuple[str, int]] = set()
+        self._lives = Lives()
         self._asked_of: dict[str, asyncio.Task[None]] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -152,6 +161,8 @@ class Supervisor:
 
     def _hear(self, record: Record) -> list[messages.Input]:
         event = record.event
+        if not self._lives.concerns(record):
+            return []
         if isinstance(event, TaskStarted):
             self._tools.launcher.adopt(event)
             return [messages.TaskBegan(event.step, event.name)]
@@ -173,7 +184,7 @@ class Supervisor:
     def _notice(self, end: Ended | Gone) -> list[messages.Input]:
         if isinstance(end, Gone):
             task = end.task
-            if (task.name, task.pid) in self._told:
+            if (task.name, task.pid) in self._told or not self._lives.has(task):
                 return []
             self._journal.say(f"{task.name} vanished")
             return [messages.TaskGone(task.step, task.name, end.at)]
@@ -184,11 +195,13 @@ class Supervisor:
         return [messages.StepEnded(end.step, end.code, end.signal, end.at)]
 
     def _take(self, request: control.Request) -> None:
-        self._journal.write(ControlTaken(request.name, request.action))
+        self._journal.write(ControlTaken(request.name, request.action, request.server))
         if request.action == control.DOWN:
             self._feed(messages.StopAsked(False, request.grace, "stopped by `trtdist down`"))
         elif request.action == control.INTERRUPT:
             self._feed(messages.StopAsked(True, request.grace, "interrupted"))
+        elif request.action == control.DRAIN:
+            self._feed(messages.DrainAsked(request.name, request.server, request.grace))
         else:
             self._journal.say(f"request {request.name} asks for {request.action!r}, which is not known; left alone")
 
@@ -234,6 +247,7 @@ class Supervisor:
 
     def _start(self, action: messages.Start) -> None:
         try:
+            self._lives.begin(action.step)
             first = self._tools.launcher.start(self._plan.step(action.step))
         except LaunchError as error:
             self._inbox.append(messages.StartFailed(action.step, str(error), time.time()))
@@ -292,7 +306,49 @@ class Supervisor:
     def _signal(self, action: messages.Signal) -> None:
         self._journal.say(f"{signal.Signals(action.number).name} to step {action.step}")
         self._stop_asking(action.step)
+        if action.within:
+            self._grant(action.step, action.within)
         self._tools.launcher.signal(action.step, action.number)
+
+    def _grant(self, step: str, seconds: float) -> None:
+        """Tell a step how long it may take to end; without that it takes as long as it was made to."""
+        try:
+            write_atomic(self._run.patience(step), f"{seconds:.3f}\n")
+        except OSError as error:
+            self._journal.say(f"cannot write {self._run.patience(step)}: {error.strerror}")
+
+    def _withdraw(self, action: messages.Withdraw) -> None:
+        self._errand(self._have_nobody_find(action.step))
+
+    async def _have_nobody_find(self, step: str) -> None:
+        await self._tools.head.withdraw(self._plan.step(step).servers or (step,))
+        self._feed(messages.Withdrawn(step))
+
+    def _place(self, action: messages.Place) -> None:
+        self._errand(self._find_nodes(action.step))
+
+    async def _find_nodes(self, step: str) -> None:
+        moved = await self._tools.around.place(self._plan.step(step))
+        if moved:
+            self._journal.say(moved)
+        self._feed(messages.Placed(step))
+
+    def _restarting(self, action: messages.Restarting) -> None:
+        self._tell(Restarting(action.step, action.attempt, action.most, action.reason, action.pause), action.reason)
+        self._journal.say(f"step {action.step} is started again ({action.attempt} of {action.most})")
+
+    def _written_off(self, action: messages.WrittenOff) -> None:
+        self._tell(WrittenOff(action.step, action.reason), f"{action.reason}; the run goes on without it")
+
+    def _drained(self, action: messages.Drained) -> None:
+        self._tell(Drained(action.step, action.reason), action.reason)
+
+    def _refuse(self, action: messages.Refuse) -> None:
+        self._tell(ControlRefused(action.request, action.reason), action.reason)
+
+    def _tell(self, event: Event, line: str) -> None:
+        self._journal.write(event)
+        self._journal.say(line)
 
     def _signal_task(self, action: messages.SignalTask) -> None:
         self._tools.launcher.signal_task(action.step, action.task, action.number)
@@ -353,6 +409,12 @@ class Supervisor:
             self._failed(self._loop, {"exception": error})
 
 
+def _taken_before(run: RunDir) -> list[str]:
+    """The requests that a supervisor of an earlier attempt has taken."""
+    events = [record.event for record in EventReader(run.events).poll()]
+    return [event.request for event in events if isinstance(event, ControlTaken)]
+
+
 def _from_supervisor(line: bytes) -> bool:
     """Whether a line is one of our own."""
     return b'"writer": "supervisor"' in line
@@ -369,6 +431,12 @@ _PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {
     messages.Signal: Supervisor._signal,
     messages.SignalTask: Supervisor._signal_task,
     messages.Kill: Supervisor._kill,
+    messages.Withdraw: Supervisor._withdraw,
+    messages.Place: Supervisor._place,
+    messages.Restarting: Supervisor._restarting,
+    messages.WrittenOff: Supervisor._written_off,
+    messages.Drained: Supervisor._drained,
+    messages.Refuse: Supervisor._refuse,
     messages.Announce: Supervisor._announce,
     messages.Sweep: Supervisor._sweep,
     messages.Conclude: Supervisor._conclude,

@@ -133,7 +133,7 @@ def _signal_tier(state: State, now: float) -> Change | None:
         number = _stop_signal(step)
         state = state.with_step(replace(step, signalled=number))
         if step.step.kind == "service" or not stop.everyone:
-            actions.append(Signal(step.step.name, number))
+            actions.append(Signal(step.step.name, number, max(0.0, stop.tier_deadline - now)))
     return state, actions
 
 

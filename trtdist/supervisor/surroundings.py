@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from trtdist.plan import Step
 from trtdist.supervisor import messages
 
 __all__ = ["Alone", "Surroundings"]
@@ -22,6 +23,10 @@ class Surroundings(Protocol):
 
     def news(self) -> AsyncIterator[messages.Input]:
         """What is going to happen to the run from outside, for as long as it lasts."""
+        ...
+
+    async def place(self, step: Step) -> str:
+        """Put spare nodes in place of those of a step that are down; says in a sentence what was moved, "" for none."""
         ...
 
     async def clean(self) -> tuple[str, ...]:
@@ -41,6 +46,10 @@ class Alone:
         nothing: tuple[messages.Input, ...] = ()
         for event in nothing:
             yield event
+
+    async def place(self, step: Step) -> str:
+        """Nothing."""
+        return ""
 
     async def clean(self) -> tuple[str, ...]:
         """There are no other nodes."""

@@ -31,6 +31,7 @@ __all__ = [
     "PortRange",
     "Seconds",
     "Size",
+    "Span",
     "Subnet",
     "Text",
     "TimeLimit",
@@ -39,6 +40,8 @@ __all__ = [
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
 TIME = r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+"
 SIZE = r"\d+[KMGT]?"
+SPAN = r"(\d{1,8}(\.\d{1,6})?)(ms|s|m)"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 VERSION = r"v?\d{1,4}\.\d{1,4}(\.\d{1,4})?((a|b|rc)\d{1,4})?(\.post\d{1,4})?(\.dev\d{1,12})?"
 ENVIRONMENT_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _ANY_CASE_SIZE = SIZE.replace("KMGT", "KMGTkmgt")
@@ -216,6 +219,16 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _span(value: Any) -> Any:
+    """Seconds as a number, or with a unit: `5s`, `500ms`, `2m`."""
+    if not isinstance(value, str):
+        return _no_bool(value)
+    found = re.fullmatch(SPAN, value)
+    if found is None:
+        raise ValueError("needs seconds such as 5, or a number with ms, s or m such as `5s`")
+    return float(found[1]) * _UNITS[found[3]]
+
+
 _PORTS_SCHEMA = {
     "anyOf": [
         {"type": "string", "pattern": r"^\d{1,5}-\d{1,5}$"},
@@ -227,6 +240,7 @@ _PORTS_SCHEMA = {
         },
     ]
 }
+_SPAN_SCHEMA = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": f"^{SPAN}$"}]}
 _AUTO_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}
 _PORT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": _MAX_PORT}]}
 _TIME_SCHEMA = {
@@ -268,4 +282,7 @@ Limit = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValidator(_no_bool)]
 # The limits come first: the JSON Schema loses those that follow a validator.
 Seconds = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]
+Span = Annotated[
+    float, Field(ge=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_span), WithJsonSchema(_SPAN_SCHEMA)
+]
 Duration = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]

@@ -31,6 +31,7 @@ from trtdist.topology.fields import (
     PortRange,
     Seconds,
     Size,
+    Span,
     Subnet,
     Text,
     TimeLimit,
@@ -46,6 +47,7 @@ __all__ = [
     "NetworkSection",
     "PassThrough",
     "ReferenceSection",
+    "RestartSection",
     "RouterSection",
     "Section",
     "ServerSection",
@@ -116,6 +118,20 @@ class ReferenceSection(Section):
     fault_rank: Annotated[Limit, Field(description="The rank within each server that fails.")] = 0
 
 
+class RestartSection(Section):
+    """What is done about a process that ends although nobody asked it to."""
+
+    policy: Annotated[
+        Literal["never", "on-failure"], Field(description="Whether it is started again (docs/recovery.md).")
+    ] = "never"
+    max: Annotated[
+        int, Field(ge=1, le=1000, description="Restarts in a row, without ten minutes of service between them.")
+    ] = 3
+    backoff: Annotated[
+        Span, Field(description="Pause before the second restart in a row, `5s` or `500ms`; it doubles each time.")
+    ] = 5.0
+
+
 class ServerSection(PassThrough):
     """Servers of one role: how many, over how many GPUs each, and what the engine is told.
 
@@ -132,6 +148,12 @@ class ServerSection(PassThrough):
     reference: Annotated[
         ReferenceSection | None, Field(description="Knobs of the reference engine (`engine: reference`).")
     ] = None
+    restart: Annotated[RestartSection, Field(description="What is done about a server that died.")] = (
+        RestartSection.model_construct()
+    )
+    critical: Annotated[
+        bool, Field(description="Whether the run fails with a server that stays dead, or goes on with others.")
+    ] = True
     extra_engine_args: Annotated[
         dict[str, JsonValue],
         Field(description="Further engine arguments, passed on unchecked: for those newer than this trtdist."),
@@ -218,6 +240,9 @@ class RouterSection(Section):
             ge=0, description="Prompts of fewer tokens go to a generation server at once, which reads them; 0 for none."
         ),
     ] = 0
+    restart: Annotated[RestartSection, Field(description="What is done about a router or front end that died.")] = (
+        RestartSection.model_construct()
+    )
     http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = (
         HttpSection.model_construct()
     )
@@ -260,6 +285,9 @@ class NatsSection(Section):
 
     external: Annotated[NatsUrl | None, Field(description="A NATS server that already runs.")] = None
     binary: Annotated[Line | None, Field(description="The nats-server to start.")] = None
+    restart: Annotated[RestartSection, Field(description="What is done about our own NATS server when it died.")] = (
+        RestartSection.model_construct()
+    )
 
 
 class EtcdSection(Section):
@@ -267,6 +295,9 @@ class EtcdSection(Section):
 
     external: Annotated[EtcdUrl | None, Field(description="etcd servers that already run.")] = None
     binary: Annotated[Line | None, Field(description="The etcd to start.")] = None
+    restart: Annotated[RestartSection, Field(description="What is done about our own etcd when it died.")] = (
+        RestartSection.model_construct()
+    )
 
 
 class ServicesSection(Section):
@@ -286,6 +317,8 @@ class SlurmSection(Section):
     gpu_memory: Annotated[Size | None, Field(description="Memory of one GPU, such as 80G, for estimates.")] = None
     gpu_directive: Annotated[GpuDirective, Field(description="How GPUs are asked for.")] = "gpus-per-node"
     nodes: Annotated[AutoCount, Field(description="Nodes, or `auto` for as many as the plan needs.")] = "auto"
+    spares: Annotated[int, Field(ge=0, le=1000, description="Further nodes, for servers whose node dies.")] = 0
+    requeue: Annotated[bool, Field(description="Whether Slurm may queue the job again, as the same run.")] = False
     cpus_per_task: Annotated[Count | None, Field(description="CPUs of each rank.")] = None
     mem: Annotated[Memory, Field(description="Memory of each node, 0 for all of it.")] = 0
     exclusive: Annotated[bool, Field(description="Whole nodes for this job alone.")] = False

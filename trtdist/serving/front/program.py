@@ -1,7 +1,7 @@
 """The HTTP front end of a run as a program, in as many processes as the plan says.
 
 It runs on the host, in the environment of the launcher: uvloop and, for chat templates, jinja2 are used where they
-are there. TERM ends it once open answers are finished, at most DRAIN_S later.
+are there. TERM ends it once open answers are finished, at most DRAIN_S later, or what its supervisor grants.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from trtdist.serving.requester import Requester
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.waiting import first_of
 
-__all__ = ["listen", "read_keys", "serve", "server_tls", "work"]
+__all__ = ["granted", "listen", "read_keys", "serve", "server_tls", "work"]
 
-DRAIN_S = 2.0
+DRAIN_S, LEAVE_S = 2.0, 1.0
 # Whoever connects and then says nothing keeps a connection no longer.
 HANDSHAKE_S = 10.0
 BACKLOG = 4096
@@ -65,9 +65,18 @@ async def serve(
             reason = await first_of(requester.ended(), asked(stop))
         finally:
             server.close()
-            await connections.drain(DRAIN_S)
+            await connections.drain(granted(config.run))
     if reason:
         raise RunFailedError(f"the front end stops: {reason}")
+
+
+def granted(run: RunDir) -> float:
+    """How long open answers may take to end: what the supervisor grants less what leaving takes, else DRAIN_S."""
+    try:
+        seconds = float(run.patience("front").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return DRAIN_S
+    return max(0.0, seconds - min(LEAVE_S, seconds / 3))
 
 
 def listen(host: str, port: int, count: int) -> list[socket.socket]:

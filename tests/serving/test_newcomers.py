@@ -1,0 +1,80 @@
+"""A server that comes once a run is ready gets requests only when a prompt has crossed it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.serving.deployment import deployment, scripted_plan
+from tests.serving.scripted import greedy, until
+from tests.serving.servers import EtcdServer, NatsServer
+from trtdist.errors import TrtdistError
+from trtdist.serving import newcomers
+from trtdist.serving.etcd import EtcdClient
+from trtdist.serving.instance import Instance
+from trtdist.serving.requester import Ask, Requester, RequestError
+
+PLAN = scripted_plan(1, 2)
+
+
+async def answer(requester: Requester, generation: str = "", context: str = "") -> str:
+    ask = Ask(greedy(3), prompt="count 3", generation=generation, context=context, timeout=10.0)
+    return "".join([part.text async for part in requester.stream(ask)])
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer, others: bool) -> None:
+    async def main() -> None:
+        async with deployment(tmp_path, nats_server, etcd_server, PLAN) as deployed:
+            config, namespace = deployed.config, deployed.config.namespace
+            async with EtcdClient(config.etcd_endpoints) as etcd, Requester.open(config, "test") as requester:
+                await deployed.router()
+                if others:
+                    for name in ("ctx.0", "gen.0"):
+                        assert (await deployed.worker(name))[1].proven
+                await newcomers.announce(etcd, namespace, ready=True)
+                assert await newcomers.proved(etcd, namespace)
+                late = ["gen.1"] if others else ["ctx.0", "gen.1"]
+                came = [(await deployed.worker(name))[1] for name in late]
+                assert not any(instance.proven for instance in came)
+                await until(lambda: requester.snapshot.server("gen.1") is not None, 5)
+                if not others:
+                    with pytest.raises(RequestError, match="no context server is registered"):
+                        await answer(requester)
+                assert await answer(requester, "gen.1", "ctx.0")
+                tried: list[tuple[str, str]] = []
+
+                async def attempt(context: str, generation: str) -> bool:
+                    tried.append((context, generation))
+                    if len(tried) == 1:
+                        return False
+                    try:
+                        return bool(await answer(requester, generation, context))
+                    except TrtdistError:
+                        return False
+
+                told: list[str] = []
+                proving = asyncio.ensure_future(
+                    newcomers.Newcomers(etcd, deployed.watcher, attempt, told.append).prove()
+                )
+                await until(lambda: sorted(told) == sorted(late), 10)
+                assert set(tried) == {("ctx.0", "gen.1")}
+                await until(lambda: all(one.proven for one in requester.snapshot.instances), 5)
+                assert await answer(requester)
+                proving.cancel()
+                await asyncio.wait({proving})
+
+    asyncio.run(main())
+
+
+def test_what_is_proven_has_the_same_key_and_subjects() -> None:
+    new = Instance.from_dict(
+        {**Instance.of("run", "tensorrt-llm", "generate", 7, "srv.0", "e").to_dict(), "proven": False}
+    )
+    assert not new.proven
+    assert Instance.from_dict(new.to_dict()) == new
+    assert new.key == Instance.of("run", "tensorrt-llm", "generate", 7, "srv.0", "e").key
+    with pytest.raises(TrtdistError, match="proven"):
+        Instance.from_dict({**new.to_dict(), "proven": "no"})

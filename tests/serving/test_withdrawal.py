@@ -1,0 +1,42 @@
+"""Servers that died are taken off a real etcd by whoever saw it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+from tests.serving.servers import EtcdServer
+from trtdist.services.withdrawal import withdraw
+from trtdist.serving.etcd import EtcdClient
+from trtdist.serving.instance import Instance
+from trtdist.serving.slug import CONTEXT, GENERATION
+
+
+def test_the_leases_of_the_named_are_revoked_and_no_others(etcd_server: EtcdServer) -> None:
+    env = {"ETCD_ENDPOINTS": etcd_server.endpoint, "TRTDIST_RUN_ID": "withdrawal-a"}
+
+    async def main() -> None:
+        async with EtcdClient((etcd_server.endpoint,)) as client:
+            named = [("withdrawal-a", CONTEXT, "ctx.0"), ("withdrawal-a", GENERATION, "gen.0")]
+            named += [("withdrawal-b", CONTEXT, "ctx.0")]
+            keys = []
+            for namespace, component, server in named:
+                lease = await client.grant(60)
+                instance = Instance.of(namespace, component, "generate", lease, server, "reference")
+                assert await client.create(instance.key, json.dumps(instance.to_dict()).encode(), lease)
+                keys.append(instance.key)
+            assert await withdraw(env, ("ctx.0", "ctx.7"))
+            assert [await client.get(key) is not None for key in keys] == [False, True, True]
+            assert await withdraw(env, ("ctx.0",))
+            for key in keys:
+                await client.delete(key)
+
+    asyncio.run(main())
+
+
+def test_an_etcd_that_is_away_is_not_waited_for_long() -> None:
+    began = time.monotonic()
+    env = {"ETCD_ENDPOINTS": "http://127.0.0.1:9", "TRTDIST_RUN_ID": "withdrawal-a"}
+    assert not asyncio.run(withdraw(env, ("ctx.0",)))
+    assert time.monotonic() - began < 5
