@@ -48,6 +48,7 @@ from trtdist.supervisor.state import (
     DONE,
     ENDED,
     HEALTHY,
+    NEVER,
     NEW,
     OVER,
     READY,
@@ -83,14 +84,15 @@ def next_deadline(state: State) -> float | None:
     """When `advance` must be called with Tick if nothing happens before; None when it need not."""
     if state.phase == OVER:
         return None
+    times: list[float | None]
     if state.ending:
-        times = stopping.deadlines(state)
+        times = [*stopping.deadlines(state)]
     elif state.settle_until is not None:
         times = [state.settle_until]
     else:
         times = [state.ready_by] if state.phase in (RESOLVING, STARTING) else []
         times += [step.deadline for step in state.services() if _unhealthy(step)]
-        times += [step.start_by for step in state.steps.values() if step.alive]
+        times += [state.begin_by if state.begin_by < NEVER else None]
     return min((time for time in times if time is not None), default=None)
 
 
@@ -197,7 +199,7 @@ def _on_healthy(state: State, event: Healthy, now: float) -> Change:
 
 
 def _on_reached(state: State, event: Reached, now: float) -> Change:
-    return replace(state, rungs={**state.rungs, event.name: event.rung}), []
+    return replace(state, rungs=state.rungs.having(event.name, event.rung)), []
 
 
 def _on_ready(state: State, event: CameReady, now: float) -> Change:
@@ -256,12 +258,13 @@ def _start_services(state: State, now: float) -> Change | None:
 
 
 def _start_programs(state: State, now: float) -> Change | None:
-    waiting = [step for step in state.programs() if step.phase == WAITING]
     healthy = all(step.phase == HEALTHY for step in state.services())
-    if not _may_start(state) or not waiting or not healthy:
+    if not _may_start(state) or not healthy or not state.waits():
         return None
     actions: list[Action] = []
-    for step in waiting:
+    for step in state.programs():
+        if step.phase != WAITING:
+            continue
         state = state.with_step(_started(state, step, now))
         actions.append(Start(step.step.name))
     return state, actions
@@ -272,11 +275,11 @@ def _started(state: State, step: StepState, now: float) -> StepState:
 
 
 def _never_began(state: State, now: float) -> Change | None:
-    if state.ending or state.settle_until is not None:
+    if state.ending or state.settle_until is not None or now < state.begin_by:
         return None
     late = [step for step in state.steps.values() if step.alive and step.start_by is not None and now >= step.start_by]
     if not late:
-        return None
+        return state.looked_through(), []
     return deaths.note(state, deaths.never_began(late[0].step, state.settings), now), []
 
 
