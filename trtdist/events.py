@@ -7,6 +7,7 @@ Each writer appends to a file of its own under `events/`, one JSON object a line
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -279,6 +280,15 @@ _TYPES: dict[str, type[Event]] = {
     "ready": Ready,
 }
 _NAMES = {kind: name for name, kind in _TYPES.items()}
+# What JSON may have for a field of each kind; the annotations are text.
+_VALUES = {
+    "str": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "float": (float, int),
+    "int | None": (int, type(None)),
+}
+_FIELDS = {kind: {field.name: _VALUES[str(field.type)] for field in fields(kind)} for kind in _NAMES}
 
 
 @dataclass(frozen=True)
@@ -291,14 +301,15 @@ class Record:
 
 
 def decode(line: str) -> Record | None:
-    """The record of one line; None for what another version may have written."""
+    """The record of one line; None for what another version may have written, or is none for another reason."""
     try:
         raw = json.loads(line)
         kind = _TYPES[raw["type"]]
-        known = {field.name for field in fields(kind)}
-        event = kind(**{key: value for key, value in raw.items() if key in known})
-        return Record(float(raw["time"]), str(raw["writer"]), event)
-    except (ValueError, KeyError, TypeError, RecursionError):
+        known = {name: raw[name] for name in _FIELDS[kind] if name in raw}
+        at, writer = float(raw["time"]), raw["writer"]
+        whole = all(type(value) in _FIELDS[kind][name] for name, value in known.items())
+        return Record(at, writer, kind(**known)) if whole and isinstance(writer, str) and math.isfinite(at) else None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 

@@ -17,8 +17,8 @@ from tests.cluster import give_up
 from tests.house.source import ROOT, VERMIN, modules, parse
 
 ROOMS = (
-    "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "serving", "engines",
-    "observe", "bench", "cli",
+    "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "simulation", "serving",
+    "engines", "observe", "bench", "cli",
 )  # fmt: skip
 ROOT_MODULES = ("errors", "plan", "process", "rundir", "events", "claim", "once", "images")
 NODE_ROOMS = ("slurm", "services", "containers", "supervisor", "serving", "engines")

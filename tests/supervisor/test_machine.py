@@ -338,6 +338,24 @@ def test_the_cost_of_an_event_does_not_grow_with_how_many_came_before() -> None:
     assert min(cost(machine) for _ in range(3)) < 5 * before + 0.01
 
 
+def test_the_cost_of_an_event_does_not_grow_with_how_many_servers_there_are() -> None:
+    def cost(servers: int) -> float:
+        machine = _ready(make_plan("per_server", (1,) * servers))
+        events: list[messages.Input] = []
+        for i in range(50):
+            events += [messages.TaskBegan(f"gen.{i}", f"gen.{i}.0"), messages.Reached(f"gen.{i}", "engine")]
+        events.append(messages.StopAsked(False, None, "down"))
+        machine, _ = advance(machine, events.pop(), 1.0)
+        events += [messages.StepEnded(f"gen.{i}", 0, None, 1.0) for i in range(50)]
+        begun = time.process_time()
+        for event in events:
+            machine, _ = advance(machine, event, 1.0)
+            next_deadline(machine)
+        return time.process_time() - begun
+
+    assert min(cost(1000) for _ in range(3)) < 4 * min(cost(60) for _ in range(3))
+
+
 def _starting() -> State:
     machine = initial(make_plan(), facts.Settings())
     for event in (messages.Begin(), messages.Resolved(""), messages.Healthy("nats", ""), messages.Healthy("etcd", "")):

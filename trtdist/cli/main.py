@@ -36,6 +36,7 @@ COMMANDS = {
     "import": "Make a topology from the configuration of another launcher.",
     "plan": "Show where every server and rank goes.",
     "render": "Write all scripts of a deployment to a folder.",
+    "simulate": "Try the supervisor's decisions on simulated clusters.",
     "schema": "Print the JSON Schema of the topology file.",
     "explain": "Explain a diagnostic code such as TRT012.",
 }

@@ -64,7 +64,7 @@ def ended(state: State, step: StepState, event: StepEnded, now: float) -> Change
 
 def deadlines(state: State) -> list[float | None]:
     """When a server that is still there must be killed."""
-    return [step.drain_until for step in state.steps.values() if _late(step, float("inf"))]
+    return [step.drain_until for step in state.fallen() if _late(step, float("inf"))]
 
 
 def _late(step: StepState, now: float) -> bool:
@@ -72,7 +72,7 @@ def _late(step: StepState, now: float) -> bool:
 
 
 def _kill(state: State, now: float) -> Change | None:
-    late = [step for step in state.steps.values() if _late(step, now)]
+    late = [step for step in state.fallen() if _late(step, now)]
     if state.ending or not late:
         return None
     for step in late:

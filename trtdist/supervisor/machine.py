@@ -56,6 +56,7 @@ from trtdist.supervisor.state import (
     DONE,
     ENDED,
     HEALTHY,
+    NEVER,
     NEW,
     OVER,
     PAUSED,
@@ -92,14 +93,15 @@ def next_deadline(state: State) -> float | None:
     """When `advance` must be called with Tick if nothing happens before; None when it need not."""
     if state.phase == OVER:
         return None
+    times: list[float | None]
     if state.ending:
-        times = stopping.deadlines(state)
+        times = [*stopping.deadlines(state)]
     elif state.settle_until is not None:
         times = [state.settle_until]
     else:
         times = [state.ready_by] if state.phase in (RESOLVING, STARTING) else []
         times += [step.deadline for step in state.services() if _unhealthy(step) and step.fall is None]
-        times += [step.start_by for step in state.steps.values() if step.alive and step.fall is None]
+        times += [state.begin_by if state.begin_by < NEVER else None]
         times += restarts.deadlines(state) + draining.deadlines(state)
     return min((time for time in times if time is not None), default=None)
 
@@ -219,7 +221,7 @@ def _on_healthy(state: State, event: Healthy, now: float) -> Change:
 
 def _on_reached(state: State, event: Reached, now: float) -> Change:
     state = stalls.moved(state, state.tasks.get(event.name, ()), now)
-    return replace(state, rungs={**state.rungs, event.name: event.rung}), []
+    return replace(state, rungs=state.rungs.having(event.name, event.rung)), []
 
 
 def _on_unanswered(state: State, event: Unanswered, now: float) -> Change:
@@ -286,12 +288,13 @@ def _start_services(state: State, now: float) -> Change | None:
 
 
 def _start_programs(state: State, now: float) -> Change | None:
-    waiting = [step for step in state.programs() if step.phase == WAITING]
     healthy = all(step.phase == HEALTHY for step in state.services())
-    if not _may_start(state) or not waiting or not healthy:
+    if not _may_start(state) or not healthy or not state.waits():
         return None
     actions: list[Action] = []
-    for step in waiting:
+    for step in state.programs():
+        if step.phase != WAITING:
+            continue
         state = state.with_step(_started(state, step, now))
         actions.append(Start(step.step.name))
     return state, actions
@@ -304,12 +307,12 @@ def _started(state: State, step: StepState, now: float) -> StepState:
 
 
 def _never_began(state: State, now: float) -> Change | None:
-    if state.ending or state.settle_until is not None:
+    if state.ending or state.settle_until is not None or now < state.begin_by:
         return None
     alive = [step for step in state.steps.values() if step.alive and step.fall is None]
     late = [step for step in alive if step.start_by is not None and now >= step.start_by]
     if not late:
-        return None
+        return state.looked_through(), []
     death = deaths.never_began(late[0].step, state.settings)
     if restarts.survivable(state, late[0]):
         return restarts.fall(state, late[0], death, now)

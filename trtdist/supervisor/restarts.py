@@ -25,6 +25,7 @@ from trtdist.supervisor.messages import (
     Withdrawn,
     WrittenOff,
 )
+from trtdist.supervisor.overlay import Overlay
 from trtdist.supervisor.state import (
     ENDED,
     HEALTHY,
@@ -66,7 +67,7 @@ def fall(state: State, step: StepState, death: Death, now: float) -> Change:
         step = replace(step, restarts=0, cause=None)
     fallen = Fall(death, now + state.settings.settle, withdrawn=step.step.kind == "service")
     rungs = {name: rung for name, rung in state.rungs.items() if name not in (step.step.name, *step.step.servers)}
-    state = replace(state, rungs=rungs).with_step(replace(step, fall=fallen, back=None))
+    state = replace(state, rungs=Overlay(rungs)).with_step(replace(step, fall=fallen, back=None))
     return state, [] if fallen.withdrawn else [Withdraw(step.step.name)]
 
 
@@ -101,7 +102,7 @@ def serves(state: State, step: StepState) -> bool:
 def deadlines(state: State) -> list[float | None]:
     """When fallen steps, and those that come back, must be looked at again."""
     found: list[float | None] = []
-    for step in state.steps.values():
+    for step in state.fallen():
         if step.fall is not None and not step.fall.decided:
             found.append(max(step.fall.until, state.doubt_until))
         elif step.fall is not None and step.phase == PAUSED and step.fall.restart_at is not None:
@@ -115,7 +116,7 @@ def deadlines(state: State) -> list[float | None]:
 
 def _decide(state: State, now: float) -> Change | None:
     """Once the deaths of a fall have settled: start it again, go on without it, or fail of it."""
-    for step in state.steps.values():
+    for step in state.fallen():
         fallen = step.fall
         if fallen is None or fallen.decided or now < max(fallen.until, state.doubt_until):
             continue
@@ -183,7 +184,7 @@ def _going(step: StepState) -> bool:
 
 def _leave(state: State, now: float) -> Change | None:
     """What is not started again has ended for good."""
-    for step in state.steps.values():
+    for step in state.fallen():
         if step.phase == PAUSED and step.fall is not None and step.fall.decided and step.fall.restart_at is None:
             return state.with_step(replace(step, phase=ENDED)), []
     return None
@@ -192,7 +193,7 @@ def _leave(state: State, now: float) -> Change | None:
 def _start_again(state: State, now: float) -> Change | None:
     if state.ending or state.settle_until is not None or now < state.doubt_until:
         return None
-    for step in state.steps.values():
+    for step in state.fallen():
         fallen = step.fall
         if step.phase != PAUSED or fallen is None or fallen.restart_at is None:
             continue
@@ -204,7 +205,7 @@ def _start_again(state: State, now: float) -> Change | None:
 
 
 def _unkillable(state: State, now: float) -> Change | None:
-    for step in state.steps.values():
+    for step in state.fallen():
         late = step.fall is not None and step.alive and step.kill_until is not None and now >= step.kill_until
         if late and not state.ending:
             assert step.fall is not None
@@ -220,7 +221,7 @@ def _coming_back(step: StepState) -> bool:
 
 def _back(state: State, now: float) -> Change | None:
     """What was started again is back when it has shown that it serves."""
-    for step in state.steps.values():
+    for step in state.fallen():
         if _coming_back(step) and _shown(state, step):
             return state.with_step(replace(step, back=now, deadline=None)), []
     return None
@@ -238,7 +239,7 @@ def _shown(state: State, step: StepState) -> bool:
 
 def _not_back(state: State, now: float) -> Change | None:
     """What does not come back in time has died once more."""
-    for step in state.steps.values():
+    for step in state.fallen():
         if _coming_back(step) and step.phase == RUNNING and step.deadline is not None and now >= step.deadline:
             return fall(state, step, deaths.not_back(step.step, state.settings), now)
     return None
@@ -248,11 +249,11 @@ def _tell(state: State, now: float) -> Change | None:
     """Tell whether a ready run still is, and without whom."""
     if state.phase != READY or state.settle_until is not None:
         return None
-    missing = [step for step in state.steps.values() if _missing(state, step)]
+    missing = [step for step in state.fallen() if _missing(state, step)]
     words = [_word(step) for step in missing]
     detail = ", ".join(words[:_NAMED] + ([f"and {len(words) - _NAMED} more"] if len(words) > _NAMED else []))
     condition = ("READY", f"degraded: {detail}" if detail else "")
-    if not _answers(state):
+    if missing and not _answers(state):
         condition = ("STARTING", f"no requests are answered: {detail}")
     if condition == state.condition:
         return None
@@ -278,13 +279,15 @@ def _word(step: StepState) -> str:
 
 def _answers(state: State) -> bool:
     """Whether the services, the router, and a server of each role are there."""
-    there: set[str] = set()
+    if any(not serves(state, step) for step in state.fallen() if step.step.kind in ("service", "router")):
+        return False
+    wanted = set(state.roles.values())
     for step in state.steps.values():
-        if step.step.kind in ("service", "router") and not serves(state, step):
-            return False
         if serves(state, step) and step.drain_until is None:
-            there.update(state.roles[name] for name in step.step.servers)
-    return there == set(state.roles.values())
+            wanted.difference_update(state.roles[name] for name in step.step.servers)
+            if not wanted:
+                return True
+    return not wanted
 
 
 RULES: tuple[Rule, ...] = (_decide, _leave, _unkillable, _back, _not_back, _start_again, _tell)

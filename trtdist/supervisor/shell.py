@@ -248,7 +248,7 @@ class Supervisor:
     def _start(self, action: messages.Start) -> None:
         try:
             self._lives.begin(action.step)
-            first = self._tools.launcher.start(self._plan.step(action.step))
+            first = self._tools.launcher.start(self._state.steps[action.step].step)
         except LaunchError as error:
             self._inbox.append(messages.StartFailed(action.step, str(error), time.time()))
             return

@@ -14,6 +14,7 @@ from dataclasses import replace
 from trtdist.events import RUNGS
 from trtdist.supervisor.facts import Death, Stall
 from trtdist.supervisor.messages import Action, Examine, Moved, Seen, TellStalled
+from trtdist.supervisor.overlay import Overlay
 from trtdist.supervisor.state import STARTING, State
 
 __all__ = ["behind", "look", "moved", "pace", "seen"]
@@ -38,7 +39,10 @@ def moved(state: State, tasks: Iterable[str], now: float) -> State:
     """Take down that tasks have told something."""
     if state.phase != STARTING:
         return state
-    return replace(state, progress=replace(state.progress, moved={**state.progress.moved, **dict.fromkeys(tasks, now)}))
+    known = state.progress.moved
+    for task in tasks:
+        known = known.having(task, now)
+    return replace(state, progress=replace(state.progress, moved=known))
 
 
 def seen(state: State, event: Seen, now: float) -> Change:
@@ -54,7 +58,7 @@ def look(state: State, event: Moved, now: float) -> Change:
         return state, []
     progress = state.progress
     later = {task: max(now - ago, progress.moved.get(task, 0.0)) for task, ago in event.ago.items()}
-    progress = replace(progress, moved={**progress.moved, **later})
+    progress = replace(progress, moved=Overlay({**progress.moved, **later}))
     state = replace(state, progress=progress)
     silent = _silent(state, now)
     progress = replace(progress, told=progress.told & frozenset(silent))

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from trtdist.plan import Plan, Step
 from trtdist.supervisor.facts import Death, Outcome, Settings
 from trtdist.supervisor.messages import Unanswered
+from trtdist.supervisor.overlay import Overlay
 
 __all__ = [
     "DONE",
     "ENDED",
     "HEALTHY",
+    "KILLED",
     "LOST",
+    "NEVER",
     "NEW",
     "OVER",
     "PAUSED",
@@ -25,6 +28,8 @@ __all__ = [
     "STOPPING",
     "SWEEPING",
     "TESTING",
+    "TOLD",
+    "UNTOLD",
     "WAITING",
     "Fall",
     "Progress",
@@ -43,6 +48,9 @@ NEW, RESOLVING, STARTING, READY, STOPPING, SWEEPING, OVER = (
 WAITING, RUNNING, HEALTHY, TESTING, PAUSED, PLACING, DONE, ENDED, LOST = (
     "waiting", "running", "healthy", "testing", "paused", "placing", "done", "ended", "lost",
 )  # fmt: skip
+# How far the stop of a step is that is believed to run.
+UNTOLD, TOLD, KILLED = "untold", "told", "killed"
+NEVER = float("inf")
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,25 @@ class StepState:
         """Whether its first process is believed to run."""
         return self.phase in (RUNNING, HEALTHY)
 
+    @property
+    def awaited(self) -> float | None:
+        """When one of its tasks must run, as far as that is awaited."""
+        return self.start_by if self.alive and self.fall is None else None
+
+    @property
+    def apart(self) -> bool:
+        """Whether it fell, was started again, or was asked to leave."""
+        return self.fall is not None or self.restarts > 0 or self.drained or self.drain_until is not None
+
+    @property
+    def standing(self) -> str:
+        """What counts for the rules: how far its stop is when it is alive, else its phase."""
+        if not self.alive:
+            return self.phase
+        if self.kill_until is not None:
+            return KILLED
+        return TOLD if self.signalled else UNTOLD
+
 
 @dataclass(frozen=True)
 class Stop:
@@ -112,7 +139,7 @@ class Progress:
     """When each task of a server last moved, what it was seen to do, when all were last asked, and which servers were
     called stalled."""
 
-    moved: Mapping[str, float] = field(default_factory=dict)
+    moved: Overlay[float] = field(default_factory=lambda: Overlay({}))
     doing: Mapping[str, str] = field(default_factory=dict)
     asked: float | None = None
     told: frozenset[str] = frozenset()
@@ -125,10 +152,15 @@ class State:
     `tasks` has those of each of `servers`, `roles` its role; `noted` are the deaths so far, `first` is the one that
     counts as the first. `spares` says whether there are nodes that nothing is placed on; `condition` is the state of a
     ready run that was told last, with its detail.
+
+    So that a decision costs the same with any number of steps, they are counted by tier and standing in `tally`,
+    `begin_by` and `kill_by` bound what the steps that are alive say of `start_by` and `kill_until` (none is earlier),
+    and `apart` names those that are not as they are in a run in which nothing happens.
     """
 
     settings: Settings
-    steps: Mapping[str, StepState]
+    steps: Overlay[StepState]
+    heads: tuple[str, ...]
     servers: tuple[str, ...]
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
@@ -139,7 +171,7 @@ class State:
     first: Death | None = None
     settle_until: float | None = None
     doubt_until: float = 0.0
-    rungs: Mapping[str, str] = field(default_factory=dict)
+    rungs: Overlay[str] = field(default_factory=lambda: Overlay({}))
     progress: Progress = field(default_factory=Progress)
     stop: Stop | None = None
     stops_asked: int = 0
@@ -148,6 +180,10 @@ class State:
     concluded: bool = False
     # The last canary that failed, by who was to generate its answer.
     unanswered: Mapping[str, Unanswered] = field(default_factory=dict)
+    tally: Mapping[tuple[int, str], int] = field(default_factory=dict)
+    begin_by: float = NEVER
+    kill_by: float = NEVER
+    apart: Mapping[str, None] = field(default_factory=dict)
 
     @property
     def ending(self) -> bool:
@@ -156,7 +192,34 @@ class State:
 
     def with_step(self, step: StepState) -> State:
         """The state with one step changed."""
-        return replace(self, steps={**self.steps, step.step.name: step})
+        name = step.step.name
+        tally = _counted(_counted(self.tally, self.steps[name], -1), step, 1)
+        begin_by = self.begin_by if step.awaited is None else min(self.begin_by, step.awaited)
+        kill_by = self.kill_by if step.kill_until is None or not step.alive else min(self.kill_by, step.kill_until)
+        apart = self.apart
+        if step.apart != (name in apart):
+            apart = {**apart, name: None} if step.apart else {other: None for other in apart if other != name}
+        steps = self.steps.having(name, step)
+        return replace(self, steps=steps, tally=tally, begin_by=begin_by, kill_by=kill_by, apart=apart)
+
+    def looked_through(self) -> State:
+        """The state with `begin_by` and `kill_by` as the steps say now, for when one of them has passed."""
+        steps = self.steps.values()
+        begin_by = min((step.awaited for step in steps if step.awaited is not None), default=NEVER)
+        kill_by = min((step.kill_until for step in steps if step.alive and step.kill_until is not None), default=NEVER)
+        return replace(self, begin_by=begin_by, kill_by=kill_by)
+
+    def fallen(self) -> list[StepState]:
+        """The steps that are `apart`, in the order of the plan."""
+        return sorted((self.steps[name] for name in self.apart), key=lambda step: step.step.number)
+
+    def count(self, tier: int, *standings: str) -> int:
+        """How many steps of a tier have one of these standings."""
+        return sum(self.tally.get((tier, standing), 0) for standing in standings)
+
+    def waits(self) -> bool:
+        """Whether a step waits to be started."""
+        return any(count for (_, standing), count in self.tally.items() if standing == WAITING)
 
     def tier(self, number: int) -> list[StepState]:
         """The steps of a tier whose first process is believed to run."""
@@ -164,7 +227,7 @@ class State:
 
     def services(self) -> list[StepState]:
         """The head services."""
-        return [step for step in self.steps.values() if step.step.kind == "service"]
+        return [self.steps[name] for name in self.heads]
 
     def programs(self) -> list[StepState]:
         """All steps that are no head service."""
@@ -176,5 +239,15 @@ def initial(plan: Plan, settings: Settings) -> State:
     steps = {step.name: StepState(step) for step in sorted(plan.steps, key=lambda step: step.number)}
     used = 1 + max((node for step in plan.steps for node in step.nodes), default=0)
     roles = {server.name: server.role for server in plan.servers}
+    heads = tuple(name for name, step in steps.items() if step.step.kind == "service")
+    tally: Mapping[tuple[int, str], int] = {}
+    for step in steps.values():
+        tally = _counted(tally, step, 1)
     tasks = {server.name: tuple(f"{server.name}.{rank.rank}" for rank in server.ranks) for server in plan.servers}
-    return State(settings, steps, tuple(roles), tasks, roles, spares=plan.allocation.nodes > used)
+    spares = plan.allocation.nodes > used
+    return State(settings, Overlay(steps), heads, tuple(roles), tasks, roles, spares=spares, tally=tally)
+
+
+def _counted(tally: Mapping[tuple[int, str], int], step: StepState, more: int) -> Mapping[tuple[int, str], int]:
+    key = (step.step.tier, step.standing)
+    return {**tally, key: tally.get(key, 0) + more}

@@ -27,7 +27,19 @@ from trtdist.supervisor.messages import (
     TaskBegan,
     TimeLimit,
 )
-from trtdist.supervisor.state import LOST, OVER, STOPPING, SWEEPING, State, StepState, Stop
+from trtdist.supervisor.state import (
+    KILLED,
+    LOST,
+    NEVER,
+    OVER,
+    STOPPING,
+    SWEEPING,
+    TOLD,
+    UNTOLD,
+    State,
+    StepState,
+    Stop,
+)
 
 __all__ = ["RULES", "ask", "begin", "deadlines", "everyone", "finish", "greet", "time_is_up"]
 
@@ -106,13 +118,13 @@ def greet(state: State, event: TaskBegan) -> list[Action]:
     return [SignalTask(event.step, event.task, step.signalled)]
 
 
-def deadlines(state: State) -> list[float | None]:
+def deadlines(state: State) -> list[float]:
     """When a stop must be looked at again."""
     stop = state.stop
     if stop is None or not stop.tiers or state.phase != STOPPING:
         return []
-    steps = state.tier(stop.tiers[0])
-    return [stop.tier_deadline if step.kill_until is None else step.kill_until for step in steps]
+    patient = [stop.tier_deadline] if state.count(stop.tiers[0], UNTOLD, TOLD) else []
+    return patient + ([state.kill_by] if state.kill_by < NEVER else [])
 
 
 def _share(stop: Stop, now: float) -> Stop:
@@ -123,13 +135,12 @@ def _share(stop: Stop, now: float) -> Stop:
 
 def _signal_tier(state: State, now: float) -> Change | None:
     stop = state.stop
-    if state.phase != STOPPING or stop is None or not stop.tiers:
-        return None
-    fresh = [step for step in state.tier(stop.tiers[0]) if not step.signalled]
-    if not fresh:
+    if state.phase != STOPPING or stop is None or not stop.tiers or not state.count(stop.tiers[0], UNTOLD):
         return None
     actions: list[Action] = []
-    for step in fresh:
+    for step in state.tier(stop.tiers[0]):
+        if step.standing != UNTOLD:
+            continue
         number = _stop_signal(step)
         state = state.with_step(replace(step, signalled=number))
         if step.step.kind == "service" or not stop.everyone:
@@ -141,22 +152,22 @@ def _kill_tier(state: State, now: float) -> Change | None:
     stop = state.stop
     if state.phase != STOPPING or stop is None or not stop.tiers or now < stop.tier_deadline:
         return None
-    stubborn = [step for step in state.tier(stop.tiers[0]) if step.kill_until is None]
+    if not state.count(stop.tiers[0], UNTOLD, TOLD):
+        return None
+    stubborn = [step for step in state.tier(stop.tiers[0]) if step.standing != KILLED]
     for step in stubborn:
         state = state.with_step(replace(step, kill_until=now + state.settings.kill_wait))
-    return (state, [Kill(step.step.name) for step in stubborn]) if stubborn else None
+    return state, [Kill(step.step.name) for step in stubborn]
 
 
 def _give_up(state: State, now: float) -> Change | None:
     """What does not even end after KILL is left to the sweep, which names it."""
-    stop = state.stop
-    if state.phase != STOPPING or stop is None or not stop.tiers:
+    if state.phase != STOPPING or now < state.kill_by:
         return None
-    steps = state.tier(stop.tiers[0])
-    lost = [step for step in steps if step.kill_until is not None and now >= step.kill_until]
-    for step in lost:
-        state = state.with_step(replace(step, phase=LOST))
-    return (state, []) if lost else None
+    for step in state.steps.values():
+        if step.alive and step.kill_until is not None and now >= step.kill_until:
+            state = state.with_step(replace(step, phase=LOST))
+    return state.looked_through(), []
 
 
 def _next_tier(state: State, now: float) -> Change | None:
@@ -165,7 +176,7 @@ def _next_tier(state: State, now: float) -> Change | None:
         return None
     if not stop.tiers:
         return replace(state, phase=SWEEPING), [Sweep(elsewhere=not stop.everyone)]
-    if state.tier(stop.tiers[0]):
+    if state.count(stop.tiers[0], UNTOLD, TOLD, KILLED):
         return None
     return replace(state, stop=_share(replace(stop, tiers=stop.tiers[1:]), now)), []
 

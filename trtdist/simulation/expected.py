@@ -1,0 +1,153 @@
+"""How a life must end, by what the supervisor was told so far: kept apart from its own rules, to judge them.
+
+Deaths that come to light within the settle time of the first one compete; whoever died first is the cause, and what
+merely followed is none where the supervisor was told in time what it followed. Times that are closer to each other
+than the supervisor can tell may be taken either way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from trtdist.simulation.facts import TERM, News, Scene
+from trtdist.supervisor import messages
+
+__all__ = ["Ending", "Expected"]
+
+# Processes are looked at ten times a second, and clocks differ by a few milliseconds.
+_RESOLUTION = 0.12
+_CLOSE = 1e-6
+_FAILED = ("FAILED", 1)
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The verdicts (state and exit code) that are right, and who may be called the first cause: nobody if empty."""
+
+    verdicts: frozenset[tuple[str, int]]
+    causes: frozenset[str] = frozenset()
+
+
+class Expected:
+    """What the supervisor was told, and what it must make of it."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._settings = scene.settings
+        self._kinds = {step.name: step.kind for step in scene.plan.steps}
+        self._news: list[tuple[messages.Input | None, News]] = []
+        self._settled = float("inf")
+        self._doubt = 0.0
+        self._ready_by = float("inf")
+        self._begin_by: dict[str, float] = {}
+        self._healthy_by: dict[str, float] = {}
+        self._first_start: dict[str, float] = {}
+
+    # What happened.
+
+    def began(self, now: float) -> None:
+        """The supervisor was started."""
+        self._ready_by = now + self._settings.ready_timeout
+
+    def ready(self) -> None:
+        """The run became ready."""
+        self._ready_by = float("inf")
+
+    def started(self, step: str, now: float) -> None:
+        """A step was started."""
+        self._begin_by[step] = now + self._settings.start_timeout
+        if self._kinds[step] == "service":
+            first = self._first_start.setdefault(step, now)
+            self._healthy_by[step] = first + self._settings.service_timeout
+
+    def began_to_run(self, step: str) -> None:
+        """A task of a step runs, or the step ended."""
+        self._begin_by.pop(step, None)
+
+    def healthy(self, step: str) -> None:
+        """A service is healthy, or will never be."""
+        self._healthy_by.pop(step, None)
+
+    def signal_came(self, now: float) -> None:
+        """Whether what dies now dies of a signal to everything is told within a while."""
+        self._doubt = now + self._settings.doubt
+        if self._settled < float("inf"):
+            self._settled = max(self._settled, self._doubt)
+
+    def died(self, event: messages.Input | None, news: News, now: float) -> None:
+        """A death came to light; None for the event when no message told it."""
+        self._news.append((event, news))
+        if self._settled == float("inf"):
+            self._settled = max(now + self._settings.settle, self._doubt)
+
+    # What must come of it.
+
+    def settling(self) -> bool:
+        """Whether deaths are being collected."""
+        return self._settled < float("inf")
+
+    def due(self) -> float:
+        """When a stop must have begun by itself."""
+        if self.settling():
+            return self._settled
+        return min(self._ready_by, *self._healthy_by.values(), float("inf"))
+
+    def pass_time(self, now: float) -> None:
+        """A step of which no task ever ran counts as dead from its start."""
+        while self._begin_by and not self.settling():
+            step, by = next(iter(self._begin_by.items()))
+            if now < by:
+                return
+            started = by - self._settings.start_timeout
+            for late in [name for name, limit in self._begin_by.items() if limit <= by + _CLOSE]:
+                del self._begin_by[late]
+                self.died(None, News(f"{step} and others never began", late, late, started, True), now)
+
+    def ending(self, event: messages.Input, now: float) -> Ending | None:
+        """How a stop that begins now ends; None when nothing calls for one."""
+        if isinstance(event, messages.EveryoneTerminated):
+            return self._by_slurm(event)
+        if isinstance(event, (messages.Broke, messages.Unresolved)):
+            return Ending(frozenset({_FAILED}), self.causes())
+        if isinstance(event, (messages.StopAsked, messages.TimeLimit)):
+            if self._news:
+                return Ending(frozenset({_FAILED}), self.causes())
+            return Ending(frozenset({_asked(event)}))
+        if self.settling():
+            return Ending(frozenset({_FAILED}), self.causes()) if now >= self._settled - _CLOSE else None
+        late = frozenset(name for name, limit in self._healthy_by.items() if now >= limit - _CLOSE)
+        if late or now >= self._ready_by - _CLOSE:
+            return Ending(frozenset({("TIMEOUT", 3)}), late)
+        return None
+
+    def causes(self) -> frozenset[str]:
+        """Who may be called the first cause by now."""
+        return _causes([news for _, news in self._news])
+
+    def _by_slurm(self, event: messages.EveryoneTerminated) -> Ending:
+        """What died of Slurm's own TERM is no cause, and what died as if of it need not be taken for one."""
+        told = (event.state, event.exit_code)
+        real = [news for _, news in self._news if news.fault != TERM]
+        if event.certain or not real:
+            return Ending(frozenset({told}))
+        first, how = min(((news, how) for how, news in self._news), key=lambda each: each[0].at)
+        alone = all(news.at > first.at + _RESOLUTION for _, news in self._news if news is not first)
+        plain = isinstance(how, messages.TaskEnded) and self._kinds[first.step] == "workers"
+        if plain and isinstance(how, messages.TaskEnded):
+            plain = how.signal != 15 and how.code not in (0, 143)
+        verdicts = {_FAILED} if plain and alone and first.itself else {_FAILED, told}
+        return Ending(frozenset(verdicts), _causes(real))
+
+
+def _asked(event: messages.StopAsked | messages.TimeLimit) -> tuple[str, int]:
+    if isinstance(event, messages.TimeLimit):
+        return ("TIMEOUT", 1)
+    return ("INTERRUPTED", 130) if event.interrupt else ("STOPPED", 0)
+
+
+def _causes(news: list[News]) -> frozenset[str]:
+    if not news:
+        return frozenset()
+    earliest = min(each.at for each in news)
+    near = [each for each in news if each.at <= earliest + _RESOLUTION]
+    told = {each.fault for each in news if each.itself}
+    return frozenset(each.name for each in near if each.itself or each.fault not in told)
