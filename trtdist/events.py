@@ -33,6 +33,7 @@ __all__ = [
     "TaskExited",
     "TaskRefused",
     "TaskStarted",
+    "TaskUnwell",
     "decode",
 ]
 
@@ -135,6 +136,15 @@ class TaskRefused:
 
 
 @dataclass(frozen=True)
+class TaskUnwell:
+    """A task runs, and does not do its work any more; `reason` finishes the sentence "gen.0.0 ..." (by the canary)."""
+
+    step: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Rung:
     """A server or service reached a rung of the readiness ladder (one of RUNGS)."""
 
@@ -179,6 +189,7 @@ Event = Union[
     TaskStarted,
     TaskExited,
     TaskRefused,
+    TaskUnwell,
     Rung,
     CanaryPassed,
     CanaryFailed,
@@ -195,6 +206,7 @@ _TYPES: dict[str, type[Event]] = {
     "task_started": TaskStarted,
     "task_exited": TaskExited,
     "task_refused": TaskRefused,
+    "task_unwell": TaskUnwell,
     "rung": Rung,
     "canary_passed": CanaryPassed,
     "canary_failed": CanaryFailed,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from trtdist.cli.front_files import front_files
+from trtdist.planning.runtimes import serving_runtime
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology
@@ -37,7 +38,7 @@ def given_local(topology: Topology, environ: Mapping[str, str]) -> Given:
     mpiexec = {"TRTDIST_MPIEXEC": "mpiexec"} if topology.container.runtime != "none" else {}
     common, http = _common(topology), topology.router.http
     open_to_others = http is not None and not ipaddress.ip_address(http.host).is_loopback
-    keys = _http_key() if open_to_others else {}
+    keys = _http_key(topology) if open_to_others else {}
     return Given({**common.variables, **binaries, **mpiexec}, {**keys, **common.secrets})
 
 
@@ -52,7 +53,7 @@ def given_slurm(topology: Topology, now: float) -> Given:
     chosen = {"TRTDIST_INTERFACE": network.interface, "TRTDIST_SUBNET": network.subnet}
     common = _common(topology)
     # Others may be on the head node, and reach its loopback.
-    key = _http_key() if topology.router.http is not None else {}
+    key = _http_key(topology) if topology.router.http is not None else {}
     variables = {
         "TRTDIST_LAUNCHER": "slurm",
         "TRTDIST_PYTHON": sys.executable,
@@ -71,9 +72,9 @@ def chosen_binary(topology: Topology, service: str) -> str:
 
 def own_services(topology: Topology) -> dict[str, str]:
     """The head services that a run starts on the host, with the program that the topology names for each, or ""."""
-    external = {"nats": topology.services.nats.external, "etcd": topology.services.etcd.external}
-    own = [name for name, url in external.items() if url is None and name not in topology.container.also]
-    return {name: chosen_binary(topology, name) for name in own}
+    elsewhere = (*topology.services.external, *topology.container.also)
+    needed = serving_runtime(topology).services(topology)
+    return {name: chosen_binary(topology, name) for name in needed if name not in elsewhere}
 
 
 def _binaries(topology: Topology) -> list[tuple[str, str, str]]:
@@ -95,16 +96,20 @@ def _common(topology: Topology) -> Given:
         variables |= {"TRTDIST_HTTP_TLS": "1"} if http.certificate is not None else {}
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
-    if services.nats.external is None:
+    needed = serving_runtime(topology).services(topology)
+    if services.nats.external is None or "nats" not in needed:
         user, password = f"run-{secrets.token_hex(4)}", secrets.token_hex(_KEY_BYTES)
     else:
         nats = external_nats(services.nats.external)
         variables["NATS_SERVER"] = nats.url
         user, password = nats.user, nats.password
-    if services.etcd.external is not None:
+    if services.etcd.external is not None and "etcd" in needed:
         variables["ETCD_ENDPOINTS"] = etcd_endpoints(services.etcd.external)
     return Given(variables, {**hidden, **({"nats.user": user, "nats.password": password} if user else {})})
 
 
-def _http_key() -> dict[str, str]:
+def _http_key(topology: Topology) -> dict[str, str]:
+    """One that is made up, for a front end that asks for it."""
+    if not serving_runtime(topology).ours:
+        return {}
     return {"http.keys": f"sk-{secrets.token_hex(_KEY_BYTES)}"}

@@ -24,6 +24,7 @@ from trtdist.events import (
     StepStarted,
     TaskExited,
     TaskRefused,
+    TaskUnwell,
 )
 from trtdist.observe.snapshot import RunReader, Snapshot
 from trtdist.observe.state import RunStatus
@@ -144,6 +145,7 @@ _LINES: Mapping[type, Callable[[Any], str]] = {
     Rung: _rung,
     TaskExited: _exited,
     TaskRefused: lambda event: f"{event.name} {event.reason}",
+    TaskUnwell: lambda event: f"{event.name} {event.reason}",
     CanaryPassed: _passed,
     CanaryFailed: _failed,
 }

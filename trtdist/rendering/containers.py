@@ -8,6 +8,7 @@ from trtdist.containers import Container, Mount, StepOption, runtime
 from trtdist.containers.pyxis import mount_list
 from trtdist.errors import InputError
 from trtdist.plan import Step
+from trtdist.rendering.runtimes import scripts_of
 from trtdist.rendering.shell import RenderError
 from trtdist.topology.model import ContainerSection, Topology
 
@@ -31,7 +32,7 @@ _ONE_MACHINE = ("docker", "podman")
 def contained(topology: Topology, step: Step) -> bool:
     """Whether a step runs in a container."""
     section = topology.container
-    return section.runtime != "none" and (step.kind == "workers" or step.name in section.also)
+    return section.runtime != "none" and (scripts_of(topology).in_image(step) or step.name in section.also)
 
 
 def enters(topology: Topology, step: Step) -> bool:

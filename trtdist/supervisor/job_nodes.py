@@ -20,6 +20,7 @@ from trtdist.slurm.hostlist import fold
 from trtdist.supervisor import nodeprobe
 from trtdist.supervisor.facts import Node
 from trtdist.supervisor.greeter import Greeter
+from trtdist.supervisor.ports import candidates, range_of
 
 __all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of"]
 
@@ -65,11 +66,17 @@ def mpi_type() -> str:
 
 
 def look_at_nodes(
-    run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path, listener: socket.socket
+    run: RunDir,
+    nodes: Sequence[str],
+    given: Mapping[str, str],
+    local: Path,
+    listener: socket.socket,
+    ports: Sequence[int] = (),
 ) -> list[Node]:
     """What was found of each node, in order; the node-local folder is made on each.
 
-    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET. `listener` is where the nodes must reach the head node.
+    `given` may have TRTDIST_INTERFACE, TRTDIST_SUBNET or TRTDIST_PORT_RANGE. `listener` is where the nodes must reach
+    the head node. `ports` are how many free ones each node is asked for.
     TrtdistError names each node with what is wrong there.
     """
     with Greeter(listener) as greeter:
@@ -81,18 +88,28 @@ def look_at_nodes(
             "run": str(run.path),
             "head": listener.getsockname()[:2],
             "nonce": greeter.nonce,
+            "wanted": dict(zip(nodes, ports)),
+            "range": _ends(range_of(given) or candidates()),
         }
         reports, said = _reports(run, nodes, asked)
     problems = [problem for node in nodes for problem in problems_of(node, reports.get(node), said)]
     if problems:
         raise TrtdistError("; ".join(problems))
-    found = [Node(node, str(reports[node]["address"]), clock_ahead(reports[node])) for node in nodes]
+    found = [_node(node, reports[node]) for node in nodes]
     for node in found:
         if node.ahead:
             way = "ahead of" if node.ahead > 0 else "behind"
             skew = f"the clock of node {node.name} is {abs(node.ahead):.1f} s {way} that of the head node"
             print(f"trtdist: {skew}, whose time this run tells", file=sys.stderr, flush=True)
     return found
+
+
+def _node(name: str, report: Mapping[str, Any]) -> Node:
+    return Node(name, str(report["address"]), clock_ahead(report), tuple(report["ports"]))
+
+
+def _ends(ports: Sequence[int]) -> tuple[int, int]:
+    return ports[0], ports[-1]
 
 
 def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:

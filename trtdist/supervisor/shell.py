@@ -28,6 +28,7 @@ from trtdist.events import (
     TaskExited,
     TaskRefused,
     TaskStarted,
+    TaskUnwell,
 )
 from trtdist.plan import Plan
 from trtdist.process import ProcessId
@@ -151,7 +152,7 @@ class Supervisor:
         if isinstance(event, TaskExited):
             self._told.add((event.name, event.pid))
             return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
-        if isinstance(event, TaskRefused):
+        if isinstance(event, (TaskRefused, TaskUnwell)):
             return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
         if isinstance(event, Rung):
             return [messages.Reached(event.name, event.rung)]
