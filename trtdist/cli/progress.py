@@ -42,7 +42,7 @@ RUNG_WORDS = {
     "process": "processes are up",
     "engine": "engine is loaded",
     "registered": "registered in etcd",
-    "answering": "answers on NATS",
+    "answering": "answers",
     "canary": "answered a prompt",
 }
 _ON_ITS_WAY_DOWN = ("STOPPING", "STOPPED", "FAILED", "TIMEOUT", "INTERRUPTED")

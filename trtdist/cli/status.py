@@ -142,9 +142,12 @@ def _where(snapshot: Snapshot) -> str:
     if ends.nats_user_file and ends.nats_password_file:
         nats += "  (secrets/nats.user, secrets/nats.password)"
     http = "  (API keys in secrets/http.keys)" if ends.http_keys_file else ""
+    over_http = [f"  HTTP        {ends.http_url}/v1{http}"] if ends.http_url else []
+    if snapshot.plan.over_http:
+        return "\n".join(over_http or ["  HTTP        not known yet"])
     return "\n".join(
         [
-            *([f"  HTTP        {ends.http_url}/v1{http}"] if ends.http_url else []),
+            *over_http,
             f"  front door  component {ends.component}, endpoint {ends.endpoint}, namespace {ends.namespace}",
             f"  NATS        {nats}",
             f"  etcd        {ends.etcd_url or 'not known yet'}",

@@ -90,5 +90,5 @@ class RemoteEngine:
 
 def engine() -> Engine | RemoteEngine:
     """The engine of this process."""
-    apart = os.environ.get("TLLM_SPAWN_PROXY_PROCESS") == "1" and int(os.environ["tllm_mpi_size"]) > 1
+    apart = os.environ.get("TLLM_SPAWN_PROXY_PROCESS") == "1" and int(os.environ["tllm_mpi_size"]) > 1  # noqa: SIM112
     return RemoteEngine() if apart else Engine()
