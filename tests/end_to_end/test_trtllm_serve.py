@@ -48,6 +48,13 @@ def fails(place: Workplace, topology: Path, *options: object, code: int = 1) -> 
     return verdict
 
 
+def test_a_server_of_tensorrt_llm_answers(gpus: Workplace) -> None:
+    gpus.trtdist("up", ONE_GPU, "--local", "--detach", *AS_SERVED)
+    assert gpus.trtdist(*ASK).stdout.strip("\n") == ANSWER
+    assert "is down and nothing is left" in gpus.trtdist("down").stdout
+
+
+@pytest.mark.long
 def test_an_answer_crosses_the_router_of_tensorrt_llm(gpus: Workplace) -> None:
     shown = gpus.up(DISAGGREGATED)
     assert "is READY" in shown
@@ -62,15 +69,16 @@ def test_an_answer_crosses_the_router_of_tensorrt_llm(gpus: Workplace) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("topology", [MONOLITHIC, ONE_GPU], ids=lambda path: path.name)
-@pytest.mark.parametrize("release", ["1.0.0", "1.2.0", "1.4.0"])
+@pytest.mark.parametrize(
+    ("topology", "release"), [(MONOLITHIC, "1.0.0"), (ONE_GPU, "1.2.0"), (MONOLITHIC, "1.4.0"), (ONE_GPU, "1.0.0")]
+)
 def test_a_monolithic_server_is_asked_itself(gpus: Workplace, topology: Path, release: str) -> None:
     gpus.environ["STANDIN_RELEASE"] = release
     gpus.trtdist("up", topology, "--local", "--detach", *AS_SERVED)
     assert gpus.trtdist(*ASK).stdout.strip("\n") == ANSWER
     assert [service["name"] for service in gpus.status()["services"]] == ["canary"]
     load = gpus.trtdist("bench", "load", "--run", "latest", "--concurrency", 2, "--requests", 4, "--json")
-    assert json.loads(load.stdout)["points"][0]["requests"] == 4
+    assert "over HTTP" in json.loads(load.stdout)["target"]
     assert "is down and nothing is left" in gpus.trtdist("down").stdout
 
 
@@ -150,10 +158,34 @@ def test_what_the_engine_refuses(gpus: Workplace, change: str, told: str) -> Non
 
 
 @pytest.mark.long
-def test_another_transceiver_is_no_answer(gpus: Workplace) -> None:
-    changes = ("--set", 'generation_servers.extra_engine_args={"cache_transceiver_config": {"backend": "NIXL"}}')
-    shown = fails(gpus, DISAGGREGATED, "--ready-timeout", 25, "--set", "canary.timeout=3", *changes, code=2)
-    assert shown == {}
+@pytest.mark.parametrize("policy", ["round_robin", "least_loaded", "kv_prefix"])
+def test_an_answer_crosses_dynamo(gpus: Workplace, policy: str) -> None:
+    gpus.trtdist("up", DYNAMO, "--local", "--detach", "--set", f"router.policy={policy}")
+    assert gpus.trtdist(*ASK).stdout.strip("\n") == ANSWER
+    assert gpus.trtdist("client", "--via", "direct", "--format", "json").returncode == 0
+    assert "is down and nothing is left" in gpus.trtdist("down").stdout
+
+
+@pytest.mark.long
+def test_monolithic_workers_of_dynamo(gpus: Workplace) -> None:
+    as_workers = ("--set", "runtime=dynamo", "--set", "launch=per_server", "--set", "servers.num_instances=2")
+    shares = (
+        "--set",
+        "servers.tensor_parallel_size=2",
+        "--set",
+        "servers.kv_cache_config.free_gpu_memory_fraction=0.4",
+    )
+    gpus.trtdist("up", MONOLITHIC, "--local", "--detach", *as_workers, *shares)
+    assert gpus.trtdist(*ASK).stdout.strip("\n") == ANSWER
+    assert "is down and nothing is left" in gpus.trtdist("down").stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["oom", "unhealthy"])
+def test_a_worker_of_dynamo_that_ends_is_the_first_cause(gpus: Workplace, kind: str) -> None:
+    faulty(gpus, "ctx.0.0", kind)
+    verdict = fails(gpus, DYNAMO)
+    assert (verdict["state"], verdict["first"]["name"], verdict["first"]["code"]) == ("FAILED", "ctx.0.0", 1)
 
 
 def test_commands_that_are_missing_are_told_before_anything_starts(place: Workplace) -> None:

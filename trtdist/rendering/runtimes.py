@@ -116,7 +116,7 @@ def _dynamo_server(topology: Topology, server: Server) -> dict[str, Any]:
 
 
 def _dynamo_front(topology: Topology) -> dict[str, Any]:
-    return {"mode": _ROUTER_MODES[topology.router.policy]}
+    return {"mode": _ROUTER_MODES[topology.router.policy], "enforce": topology.disaggregated}
 
 
 _RUNTIMES = {

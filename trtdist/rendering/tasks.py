@@ -10,6 +10,7 @@ from trtdist.rendering.containers import contained, enter_options, enters, hooke
 from trtdist.rendering.runtimes import scripts_of
 from trtdist.rendering.shell import refuse_reserved
 from trtdist.rendering.templates import render
+from trtdist.topology.lint.versions import release_of
 from trtdist.topology.model import Topology
 
 __all__ = ["enter_file", "refuse_unsupported", "task_file"]
@@ -88,7 +89,14 @@ def _variables(plan: Plan, topology: Topology) -> Mapping[str, str]:
     """What programs of the engine's image find in their environment."""
     # A hook of enroot would have each rank load with one thread.
     threads = {"OMP_NUM_THREADS": str(plan.allocation.cpus_per_task)} if plan.over_http else {}
-    return {**threads, **_offline(topology), **topology.container.env}
+    return {**threads, **_transfer(plan, topology), **_offline(topology), **topology.container.env}
+
+
+def _transfer(plan: Plan, topology: Topology) -> Mapping[str, str]:
+    """Up to 0.20 TensorRT-LLM is told by a variable how a KV cache travels; our own adapter tells it itself."""
+    release = release_of(topology.tensorrt_llm, topology.container.image)
+    told = plan.over_http and topology.disaggregated and release is not None and release.minor < (0, 21)
+    return {"TRTLLM_USE_UCX_KVCACHE": "1"} if told else {}
 
 
 def _offline(topology: Topology) -> Mapping[str, str]:

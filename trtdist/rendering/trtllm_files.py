@@ -92,7 +92,9 @@ def engine_options(planned: Plan, server: Server, version: Version | None = None
         sizes["context_parallel_size"] = server.context_parallel_size
     arguments = {key: value for key, value in server.engine_args.items() if key != "reference"}
     if server.role in _SECTIONS and (version is None or version.minor >= (0, 21)):
-        backend = _BACKENDS[planned.launch]
+        # From 1.3 on the transceiver of Python is there, which UCX has none of.
+        newer = version is not None and version.minor >= (1, 3) and planned.launch == "per_server"
+        backend = "NIXL" if newer else _BACKENDS[planned.launch]
         early = version is not None and version.minor < (1, 0)
         transfer = arguments.get("cache_transceiver_config") or {}
         arguments["cache_transceiver_config"] = {"backend": backend.lower() if early else backend, **transfer}

@@ -37,7 +37,7 @@ _TAKE_PROMPTS = ("trtllm-serve",)
 
 def urls_of(plan: Plan, env: Mapping[str, str]) -> dict[str, Url]:
     """Where each server is asked how it is, by its name; `env` is resolved.env."""
-    listed = (pair.partition("=") for pair in env["TRTDIST_SERVERS"].split())
+    listed = (pair.partition("=") for pair in env["TRTDIST_ENDPOINTS"].split())
     found = {name: parse_url(f"http://{address}") for name, _, address in listed}
     door = door_of(plan)
     return {**found, door: parse_url(env["TRTDIST_HTTP_URL"])} if door else found

@@ -8,7 +8,7 @@ for ever once the server has ended, and the server's exit code is lost (tensorrt
 writes "pid N" at its start and "exit CODE" at its end.
 
 The same launchers look for a free port from 10012 on, which rank 0 binds a minute later. Two on a node would find the
-same, so those of a run take turns, until the port of each is in use.
+same, so those of a user take turns, until the port of each is in use.
 
 Exits with the server's code when that is not 0, else with the launcher's. TERM goes to the server alone, which then
 ends the ranks; who is not gone a moment later is left to the shim, which kills whatever this program leaves behind.
@@ -25,7 +25,6 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TextIO
 
 __all__ = ["Launched", "Turn", "main"]
 
@@ -41,23 +40,25 @@ class Turn:
     """The right to launch on this node; only the first rank of a server needs it."""
 
     def __init__(self, environ: dict[str, str]) -> None:
-        self._lock: TextIO | None = None
-        self._until = time.monotonic() + TURN_S
+        self._locks: list[int] = []
         if environ.get("TRTDIST_RANK") == "0":
-            self._lock = open(os.path.join(environ["TRTDIST_LOCAL_DIR"], "launching.lock"), "w")  # noqa: SIM115
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            self._until = time.monotonic() + TURN_S
+            local = environ["TRTDIST_LOCAL_DIR"]
+            # The folder above is that of all runs of this user; in a container there may be only the first.
+            for folder in (local, os.path.dirname(local)):
+                self._locks.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+                fcntl.flock(self._locks[-1], fcntl.LOCK_EX)
+        self._until = time.monotonic() + TURN_S
 
     @property
     def taken(self) -> bool:
         """Whether others still have to wait for us."""
-        return self._lock is not None
+        return bool(self._locks)
 
     def look(self) -> None:
         """Give the turn on when the port of what was launched is in use, or it needs none."""
-        if self._lock is not None and (time.monotonic() > self._until or _is_bound(_address())):
-            self._lock.close()
-            self._lock = None
+        if self._locks and (time.monotonic() > self._until or _is_bound(_address())):
+            while self._locks:
+                os.close(self._locks.pop())
 
 
 class Launched:

@@ -34,7 +34,7 @@ def door_of(plan: Plan) -> str:
 def server_addresses(
     plan: Plan, nodes: Sequence[Node], values: Mapping[str, str], claims: PortClaims
 ) -> dict[str, str]:
-    """What resolved.env says of the servers, as lists of NAME=VALUE: TRTDIST_SERVERS (where each listens, HOST:PORT)
+    """What resolved.env says of the servers, as lists of NAME=VALUE: TRTDIST_ENDPOINTS (where each listens, HOST:PORT)
     and TRTDIST_MASTERS (its second port). TrtdistError for addresses that TensorRT-LLM cannot use."""
     asked = zip(nodes, ports_asked(plan))
     free = [list(node.ports or _free_here(node, count, values, claims)) for node, count in asked]
@@ -51,7 +51,7 @@ def server_addresses(
     if door:
         listening[door] = f"{values['TRTDIST_HTTP_HOST']}:{values['TRTDIST_HTTP_PORT']}"
     claims.release([int(values["TRTDIST_HTTP_PORT"])])
-    return {"TRTDIST_SERVERS": _listed(listening), "TRTDIST_MASTERS": _listed(masters)}
+    return {"TRTDIST_ENDPOINTS": _listed(listening), "TRTDIST_MASTERS": _listed(masters)}
 
 
 def _free_here(node: Node, count: int, values: Mapping[str, str], claims: PortClaims) -> list[int]:
