@@ -10,7 +10,6 @@ import sys
 
 import torch
 import yaml
-
 from dynamo.runtime import DistributedRuntime, bound
 from tensorrt_llm.serve.engine import engine
 from tensorrt_llm.serve.http import HttpError, serve, until_told
