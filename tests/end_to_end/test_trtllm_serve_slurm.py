@@ -61,5 +61,9 @@ def test_a_server_without_room_on_another_node_fails_the_run(user: User, example
     told = submit(user, example, faults=({"server": "gen.1", "rank": 0, "kind": "oom"},))
     assert told["code"] == 1, told["said"]
     verdict = json.loads((user.run_dir() / "verdict.json").read_text())
-    assert (verdict["state"], verdict["first"]["name"], verdict["first"]["code"]) == ("FAILED", "gen.1.0", 1), verdict
+    events = [path.read_text() for path in sorted((user.run_dir() / "events").glob("*.jsonl"))]
+    first = verdict["first"]
+    assert (verdict["state"], first["name"], first["code"]) == ("FAILED", "gen.1.0", 1), "".join(
+        [str(verdict), *events]
+    )
     assert user.left() == []

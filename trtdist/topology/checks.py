@@ -95,10 +95,6 @@ def _of_trtdist_alone(runtime: str, router: Mapping[str, Any], root: Section, pr
     given += [("router", "http", key) for key in _OF_FRONT if key in _part(router, "http")]
     for path in given:
         problems.error("TRT030", f"runtime {runtime} has no {'.'.join(path)}; leave it out", at(root, path))
-    if "http" in router and router["http"] is None:
-        problems.error(
-            "TRT030", f"runtime {runtime} answers over HTTP alone; leave out `http: null`", at(root, ("router", "http"))
-        )
 
 
 def _container(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
