@@ -41,9 +41,10 @@ fill() {
 
 fill "$TRTDIST_RUN_DIR/scripts/"04-router.disagg_config.yaml "$TRTDIST_LOCAL_DIR/disagg_config.yaml"
 
-# It starts MPI, whose session files lie with the run's other local files and go with them.
+# It may start MPI, whose session files lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.router
 (umask 077 && mkdir -p "$TMPDIR")
+
 TRTDIST_COMMAND=(
     trtllm-serve disaggregated -c "$TRTDIST_LOCAL_DIR/disagg_config.yaml"
     -t 1800 -r 3600

@@ -67,6 +67,9 @@ class _Session(MpiCommSession):
     def __reduce__(self):
         return type(None), ()
 
+    def shutdown_abort(self, grace: float = 60, reason=None):
+        """RemoteMpiCommSessionClient has nothing to wait for: the error reaches the server's process at once."""
+
 
 class _Leader:
     def __init__(self) -> None:

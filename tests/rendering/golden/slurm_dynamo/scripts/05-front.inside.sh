@@ -35,6 +35,10 @@ fi
 export DYN_TCP_RPC_HOST=${TRTDIST_NODE_ADDRESS:-$TRTDIST_HEAD_ADDRESS}
 export DYN_TCP_RESPONSE_STREAM_HOST=$DYN_TCP_RPC_HOST
 
+# It may start MPI, whose session files lie with the run's other local files and go with them.
+export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.front
+(umask 077 && mkdir -p "$TMPDIR")
+
 TRTDIST_COMMAND=(
     "$TRTDIST_PYTHON" -m dynamo.frontend
     --http-host "$TRTDIST_HTTP_HOST" --http-port "$TRTDIST_HTTP_PORT" --router-mode kv
