@@ -62,13 +62,20 @@ async def answers(llm: LLM, asked: dict):
 
 
 class _Session(MpiCommSession):
-    """The arguments that ranks are sent have the remote session of the server's process, which leaves itself out."""
+    """In the server's process there is RemoteMpiCommSessionClient: ranks are not sent it, and it waits for nobody."""
 
     def __reduce__(self):
         return type(None), ()
 
     def shutdown_abort(self, grace: float = 60, reason=None):
-        """RemoteMpiCommSessionClient has nothing to wait for: the error reaches the server's process at once."""
+        """The error reaches the server's process at once."""
+
+    def shutdown(self, wait=True):
+        """Rank 0 goes on."""
+
+    def end(self) -> None:
+        """What rank 0 does itself: wait for all tasks, for ever if need be."""
+        super().shutdown()
 
 
 class _Leader:
@@ -114,8 +121,8 @@ async def _serve() -> None:
         await leader.over.wait()
     if leader.llm is not None:
         leader.llm.shutdown()
-    elif leader.session is not None:
-        leader.session.shutdown()
+    if leader.session is not None:
+        leader.session.end()
 
 
 async def _stop() -> None:
