@@ -94,6 +94,8 @@ def _common(topology: Topology) -> Given:
         variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
         hidden |= front_files(http)
         variables |= {"TRTDIST_HTTP_TLS": "1"} if http.certificate is not None else {}
+    if not serving_runtime(topology).ours:
+        variables["TRTDIST_RUNTIME"] = topology.runtime
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
     needed = serving_runtime(topology).services(topology)

@@ -93,9 +93,10 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
     given = read_env(run.given_env) if run.given_env.exists() else {}
     local = local_dir(run.run_id)
     _make_folder(local)
-    plan = _plan(run)
     slurm = given.get("TRTDIST_LAUNCHER") == "slurm"
-    nodes, launching = _in_job(run, plan, given, environ, local, claims) if slurm else _here(given, environ)
+    # A run on one machine with programs of our own starts sooner without its plan.
+    plan = _plan(run) if slurm or "TRTDIST_RUNTIME" in given else None
+    nodes, launching = _in_job(run, plan, given, environ, local, claims) if plan and slurm else _here(given, environ)
     values = {
         "TRTDIST_RUN_ID": run.run_id,
         "TRTDIST_RUN_DIR": str(run.path),
@@ -108,7 +109,7 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
         **launching,
         "TRTDIST_STAMP": secrets.token_hex(8),
     }
-    own = [step.name for step in plan.steps if step.kind == "service"]
+    own = list(_SERVICES) if plan is None else [step.name for step in plan.steps if step.kind == "service"]
     for name, service in _SERVICES.items():
         if service.client in given:
             values[service.client] = given[service.client]
@@ -116,7 +117,7 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
             values[service.binary] = _binary(name, given, environ)
             values.update(_ports(name, values, claims))
     values.update(_http(given, nodes[0].address, claims))
-    return {**values, **server_addresses(plan, nodes, values, claims)} if plan.over_http else values
+    return {**values, **server_addresses(plan, nodes, values, claims)} if plan and plan.over_http else values
 
 
 def _plan(run: RunDir) -> Plan:
