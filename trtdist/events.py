@@ -39,6 +39,7 @@ __all__ = [
     "TaskRefused",
     "TaskSeen",
     "TaskStarted",
+    "TaskUnwell",
     "WrittenOff",
     "decode",
 ]
@@ -201,6 +202,15 @@ class Stalled:
 
 
 @dataclass(frozen=True)
+class TaskUnwell:
+    """A task runs, and does not do its work any more; `reason` finishes the sentence "gen.0.0 ..." (by the canary)."""
+
+    step: str
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Rung:
     """A server or service reached a rung of the readiness ladder (one of RUNGS)."""
 
@@ -252,6 +262,7 @@ Event = Union[
     TaskRefused,
     TaskSeen,
     Stalled,
+    TaskUnwell,
     Rung,
     CanaryPassed,
     CanaryFailed,
@@ -274,6 +285,7 @@ _TYPES: dict[str, type[Event]] = {
     "task_refused": TaskRefused,
     "task_seen": TaskSeen,
     "stalled": Stalled,
+    "task_unwell": TaskUnwell,
     "rung": Rung,
     "canary_passed": CanaryPassed,
     "canary_failed": CanaryFailed,

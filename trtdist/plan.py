@@ -150,6 +150,11 @@ class Plan:
     router_direct_below: int = 0
     version: int = PLAN_VERSION
 
+    @property
+    def over_http(self) -> bool:
+        """Whether its servers are programs that are not ours and speak HTTP alone, each at a port of its own."""
+        return self.runtime != "trtdist"
+
     def server(self, name: str) -> Server:
         """The server of that name; KeyError when there is none."""
         for server in self.servers:

@@ -16,7 +16,7 @@ def said(capsys: pytest.CaptureFixture[str], *events: Event) -> list[str]:
 def test_each_step_up_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     climbed = Rung("gen.0", "canary")
     found = said(capsys, StepStarted("gen.0", 7, 1), climbed, climbed, Rung("gen.0", "answering"))
-    assert found == ["gen.0 started", "gen.0: answered a prompt", "gen.0: answers on NATS"]
+    assert found == ["gen.0 started", "gen.0: answered a prompt", "gen.0: answers"]
 
 
 def test_what_ends_as_it_was_asked_to_has_stopped(capsys: pytest.CaptureFixture[str]) -> None:

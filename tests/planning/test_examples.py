@@ -30,6 +30,8 @@ THROUGH_SLURM = {
         }.items()
     },
     "disagg-2nodes.charliecloud": ("mpi_world", 8, 2),
+    "disagg-2nodes.trtllm-serve": ("per_server", 8, 2),
+    "disagg-2nodes.dynamo": ("per_server", 8, 2),
     "disagg-32nodes.tensorrt-llm": ("per_server", 256, 32),
 }
 

@@ -11,7 +11,6 @@ from trtdist.planning import Target, plan
 from trtdist.rendering import RenderError, render_local, render_slurm
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"runtime": "trtllm-serve"}, "runtime trtllm-serve cannot be started yet"),
     ({"container": {"runtime": "pyxis", "image": "x"}}, "pyxis is a part of Slurm and starts nothing on this machine"),
     ({"container": {"runtime": "enroot", "image": "x", "shm_size": "1G"}}, "leave shm_size out"),
     ({"container": {"ulimits": {"memlock": -1}}}, "with container.runtime none the limits of the job hold"),

@@ -79,6 +79,11 @@ async def _target(given: dict[str, Any]) -> AsyncIterator[tuple[Target, str, int
 
     snapshot = ready(RunReader(find_run(given["run"], os.environ)).look())
     gpus = given["gpus"] or len(snapshot.plan.gpus)
+    if snapshot.plan.over_http:
+        endpoint = Endpoint(f"{snapshot.endpoints.http_url}/v1", "completions", timeout=given["timeout"])
+        async with http_target(endpoint) as door:
+            yield door, f"{snapshot.run.run_id} over HTTP", gpus
+        return
     async with run_target(RunConfig.load(snapshot.run.path), snapshot.endpoints.component, given["timeout"]) as through:
         yield through, f"{snapshot.run.run_id} through NATS", gpus
 

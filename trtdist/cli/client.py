@@ -74,6 +74,10 @@ def command(
     """
     text = _prompt(prompt, prompt_file)
     snapshot = ready(RunReader(find_live_run(run, os.environ)).look())
+    if component is not None and snapshot.plan.over_http:
+        raise InputError(
+            f"run {snapshot.run.run_id} is asked over HTTP, where it has no components: leave --component out"
+        )
 
     from trtdist.engines.base import Sampling
     from trtdist.serving.requester import Ask

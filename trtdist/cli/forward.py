@@ -37,8 +37,13 @@ _ADDRESSES = {"nats": "NATS_SERVER", "etcd": "ETCD_ENDPOINTS", "http": "TRTDIST_
 @click.command("forward")
 @click.argument("run", required=False)
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="The local port.  [default: a free one]")
-@click.option("--to", "service", default="nats", show_default=True, type=click.Choice([*_ADDRESSES]))
-def command(run: str | None, port: int, service: str) -> None:
+@click.option(
+    "--to",
+    "service",
+    type=click.Choice([*_ADDRESSES]),
+    help="Which one.  [default: nats, or http for runtimes that speak HTTP alone]",
+)
+def command(run: str | None, port: int, service: str | None) -> None:
     """Open a port on 127.0.0.1 that leads to a service of a run, until Ctrl-C.
 
     For machines that reach the nodes of a run through Slurm alone: each connection is carried by a step of the run's
@@ -47,7 +52,8 @@ def command(run: str | None, port: int, service: str) -> None:
     The exit code is 0 after Ctrl-C, and 1 when the run has ended.
     """
     reader = RunReader(find_run(run, os.environ))
-    forwarder = Forwarder.of(reader.look(), service)
+    snapshot = reader.look()
+    forwarder = Forwarder.of(snapshot, service or ("http" if snapshot.plan.over_http else "nats"))
     asyncio.run(_serve(forwarder, port, reader))
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from trtdist.cli.certificates import make_certificates
 from trtdist.cli.front_files import front_files
+from trtdist.planning.runtimes import serving_runtime
 from trtdist.rendering.containers import needed_by_srun
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
@@ -68,9 +69,9 @@ def chosen_binary(topology: Topology, service: str) -> str:
 
 def own_services(topology: Topology) -> dict[str, str]:
     """The head services that a run starts on the host, with the program that the topology names for each, or ""."""
-    external = {"nats": topology.services.nats.external, "etcd": topology.services.etcd.external}
-    own = [name for name, url in external.items() if url is None and name not in topology.container.also]
-    return {name: chosen_binary(topology, name) for name in own}
+    elsewhere = (*topology.services.external, *topology.container.also)
+    needed = serving_runtime(topology).services(topology)
+    return {name: chosen_binary(topology, name) for name in needed if name not in elsewhere}
 
 
 def _binaries(topology: Topology) -> list[tuple[str, str, str]]:
@@ -89,18 +90,22 @@ def _common(topology: Topology, now: float) -> Given:
     if http is not None:
         variables["TRTDIST_HTTP_HOST"] = http.host
         variables |= {} if http.port == "auto" else {"TRTDIST_HTTP_PORT": str(http.port)}
-        hidden |= front_files(http)
+        hidden |= front_files(http) if serving_runtime(topology).ours else {}
         variables |= {"TRTDIST_HTTP_TLS": "1"} if http.certificate is not None else {}
+    if not serving_runtime(topology).ours:
+        variables["TRTDIST_RUNTIME"] = topology.runtime
     if ports is not None:
         variables["TRTDIST_PORT_RANGE"] = f"{ports[0]}-{ports[1]}"
-    if services.nats.external is None:
+    needed = serving_runtime(topology).services(topology)
+    if services.nats.external is None or "nats" not in needed:
         user, password = f"run-{secrets.token_hex(4)}", secrets.token_hex(_KEY_BYTES)
     else:
         nats = external_nats(services.nats.external)
         variables["NATS_SERVER"] = nats.url
         user, password = nats.user, nats.password
-    if services.etcd.external is not None:
+    if services.etcd.external is not None and "etcd" in needed:
         variables["ETCD_ENDPOINTS"] = etcd_endpoints(services.etcd.external)
     login = {"nats.user": user, "nats.password": password} if user else {}
     foreign = services.nats.external is not None and services.etcd.external is not None
-    return Given(variables, {**hidden, **login, **({} if foreign else make_certificates(now))})
+    shown = {} if foreign or not serving_runtime(topology).ours else make_certificates(now)
+    return Given(variables, {**hidden, **login, **shown})

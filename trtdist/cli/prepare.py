@@ -29,6 +29,11 @@ from trtdist.topology.model import Topology
 __all__ = ["prepare_local", "prepare_slurm", "require_programs"]
 
 _PACKAGES = {"reference": ("nats", "numpy", "mpi4py"), "tensorrt_llm": ("nats", "tensorrt_llm", "mpi4py")}
+# Packages and programs of the runtimes that are not ours.
+_FOREIGN = {
+    "trtllm-serve": (("nats", "tensorrt_llm"), ("trtllm-serve", "trtllm-llmapi-launch")),
+    "dynamo": (("nats", "tensorrt_llm", "dynamo"), ("trtllm-llmapi-launch",)),
+}
 _NATS = partial(require_packages, ("nats",))
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -73,7 +78,14 @@ def require_programs(topology: Topology, environ: Mapping[str, str]) -> None:
         # The image brings what ranks need; whether it does shows inside.
         require_all([*binaries, partial(_require_runtime, container.runtime, environ), _NATS])
         return
-    require_all([*binaries, partial(find_mpiexec, environ), partial(require_packages, _PACKAGES[topology.engine])])
+    packages, programs = _FOREIGN.get(topology.runtime, (_PACKAGES[topology.engine], ()))
+    there = [partial(_require_program, name, environ) for name in programs]
+    require_all([*binaries, *there, partial(find_mpiexec, environ), partial(require_packages, packages)])
+
+
+def _require_program(name: str, environ: Mapping[str, str]) -> None:
+    if shutil.which(name, path=environ.get("PATH")) is None:
+        raise MissingError(f"there is no {name} on PATH: install TensorRT-LLM, or take its image (container.image)")
 
 
 def _require_runtime(name: str, environ: Mapping[str, str]) -> None:

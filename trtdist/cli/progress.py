@@ -28,6 +28,7 @@ from trtdist.events import (
     StepStarted,
     TaskExited,
     TaskRefused,
+    TaskUnwell,
     WrittenOff,
 )
 from trtdist.observe.snapshot import RunReader, Snapshot
@@ -46,7 +47,7 @@ RUNG_WORDS = {
     "process": "processes are up",
     "engine": "engine is loaded",
     "registered": "registered in etcd",
-    "answering": "answers on NATS",
+    "answering": "answers",
     "canary": "answered a prompt",
 }
 _ON_ITS_WAY_DOWN = ("STOPPING", "STOPPED", "FAILED", "TIMEOUT", "INTERRUPTED")
@@ -171,6 +172,7 @@ _LINES: Mapping[type, Callable[[Any], str]] = {
     WrittenOff: lambda event: f"{event.reason}; the run goes on without it",
     Drained: lambda event: event.reason,
     ControlRefused: lambda event: event.reason,
+    TaskUnwell: lambda event: f"{event.name} {event.reason}",
     CanaryPassed: _passed,
     CanaryFailed: _failed,
 }

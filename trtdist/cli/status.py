@@ -141,6 +141,8 @@ def _where(snapshot: Snapshot) -> str:
     nats = ends.nats_url or "not known yet"
     if ends.nats_user_file and ends.nats_password_file:
         nats += "  (secrets/nats.user, secrets/nats.password)"
+    if snapshot.plan.over_http:
+        return "\n".join(_http(snapshot) or ["  HTTP        not known yet"])
     return "\n".join(
         [
             *_http(snapshot),

@@ -36,7 +36,7 @@ def command(run: str | None, as_json: bool) -> None:
 
 def _found(snapshot: Snapshot) -> dict[str, str | None]:
     ends, run = snapshot.endpoints, snapshot.run
-    if snapshot.final or ends.nats_url is None:
+    if snapshot.final or (ends.nats_url is None and ends.http_url is None):
         raise TrtdistError(f"run {run.run_id} is {snapshot.status.state}: it has no address; see `trtdist status`")
     env = read_env_or_nothing(run.resolved_env)
     files = Certificates.of(run) if "TRTDIST_NATS_PORT" in env else None
@@ -47,8 +47,8 @@ def _found(snapshot: Snapshot) -> dict[str, str | None]:
         "http_node": ends.http_node,
         "http_keys_file": ends.http_keys_file,
         "namespace": ends.namespace,
-        "user_file": ends.nats_user_file,
-        "password_file": ends.nats_password_file,
+        "user_file": ends.nats_user_file if ends.nats_url else None,
+        "password_file": ends.nats_password_file if ends.nats_url else None,
         "ca_file": str(files.authority) if files else None,
         "certificate_file": str(files.client) if files else None,
         "key_file": str(files.client_key) if files else None,

@@ -27,7 +27,8 @@ _LINE = 16 * 1024 * 1024
 
 def answers(snapshot: Snapshot, ask: Ask, via: str) -> contextlib.AbstractAsyncContextManager[AsyncIterator[Answer]]:
     """The answer to a request while in `async with`, whose end cancels what has not come. `via` is AUTO, DIRECT or
-    STEP; AUTO takes the step when the run has a job and its NATS cannot be reached within a second."""
+    STEP; AUTO takes the step when the run has a job and its door (NATS, or its HTTP address) cannot be reached within a
+    second."""
     if via == STEP and snapshot.job_id is None:
         raise InputError(f"run {snapshot.run.run_id} is no job of Slurm: ask it with --via direct")
     through_step = via == STEP or (via == AUTO and snapshot.job_id is not None and not _reached(snapshot))
@@ -35,8 +36,10 @@ def answers(snapshot: Snapshot, ask: Ask, via: str) -> contextlib.AbstractAsyncC
 
 
 def _reached(snapshot: Snapshot) -> bool:
-    """Whether a connection to the run's NATS is accepted within a second."""
-    parts = urlsplit((snapshot.endpoints.nats_url or "").split(",")[0])
+    """Whether a connection to the run's door is accepted within a second."""
+    ends = snapshot.endpoints
+    door = ends.http_url if snapshot.plan.over_http else ends.nats_url
+    parts = urlsplit((door or "").split(",")[0])
     try:
         socket.create_connection((parts.hostname or "", parts.port or 4222), timeout=_REACHED_S).close()
     except OSError:
@@ -46,6 +49,13 @@ def _reached(snapshot: Snapshot) -> bool:
 
 @contextlib.asynccontextmanager
 async def _direct(snapshot: Snapshot, ask: Ask) -> AsyncIterator[AsyncIterator[Answer]]:
+    if snapshot.plan.over_http:
+        from trtdist.serving.http_asking import stream_over_http
+
+        run = snapshot.run.path
+        async with contextlib.aclosing(stream_over_http(run, snapshot.plan.model, ask)) as over_http:
+            yield over_http
+        return
     from trtdist.serving.requester import Requester
     from trtdist.serving.run_config import RunConfig
 

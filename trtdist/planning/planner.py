@@ -9,6 +9,7 @@ from trtdist.plan import Canary, GpuLoad, Http, Plan, Rank, Server
 from trtdist.planning.packing import FULL, Demand, Seat, nodes_spanned
 from trtdist.planning.placement import Room, place
 from trtdist.planning.refusal import PlanError, Section, remedies
+from trtdist.planning.runtimes import serving_runtime
 from trtdist.planning.steps import allocation, steps
 from trtdist.topology.model import ServerSection, Topology
 
@@ -74,6 +75,8 @@ def _refuse_weights(topology: Topology, names: Sequence[str]) -> None:
 
 def _http(topology: Topology) -> Http | None:
     http = topology.router.http
+    if http is None and not serving_runtime(topology).ours:
+        raise PlanError(f"runtime {topology.runtime} answers over HTTP alone: leave out `router: {{http: null}}`")
     if http is None:
         return None
     return Http(http.host, 0 if http.port == "auto" else http.port, http.processes, http.max_requests)

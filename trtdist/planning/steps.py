@@ -10,6 +10,7 @@ from typing import Any
 
 from trtdist.plan import Allocation, Server, Step
 from trtdist.planning.refusal import PlanError
+from trtdist.planning.runtimes import serving_runtime
 from trtdist.topology.model import RestartSection, Topology
 
 __all__ = ["allocation", "steps"]
@@ -35,17 +36,16 @@ _Unnumbered = tuple[str, str, int, tuple[int, ...], tuple[str, ...]]
 
 
 def _unnumbered(topology: Topology, servers: Sequence[Server]) -> Iterator[_Unnumbered]:
-    services = topology.services
-    for name, external in (("nats", services.nats.external), ("etcd", services.etcd.external)):
-        if external is None:
+    runtime, external = serving_runtime(topology), topology.services.external
+    for name in runtime.services(topology):
+        if name not in external:
             yield name, "service", SERVICES_TIER, _HEAD, ()
     groups = [("workers", servers)] if topology.launch == "mpi_world" else [(each.name, [each]) for each in servers]
     for name, members in groups:
         nodes = tuple(rank.node for server in members for rank in server.ranks)
         yield name, "workers", WORKERS_TIER, nodes, tuple(server.name for server in members)
-    yield "router", "router", FRONT_TIER, _HEAD, ()
-    if topology.router.http is not None:
-        yield "front", "front", FRONT_TIER, _HEAD, ()
+    for kind in runtime.fronts(topology):
+        yield kind, kind, FRONT_TIER, _HEAD, ()
     yield "canary", "canary", FRONT_TIER, _HEAD, ()
 
 

@@ -9,6 +9,7 @@ from trtdist.containers.base import is_path
 from trtdist.containers.pyxis import mount_list
 from trtdist.errors import InputError
 from trtdist.plan import Step
+from trtdist.rendering.runtimes import scripts_of
 from trtdist.rendering.shell import RenderError
 from trtdist.topology.model import ContainerSection, Topology
 
@@ -33,7 +34,7 @@ _ONE_MACHINE = ("docker", "podman")
 def contained(topology: Topology, step: Step) -> bool:
     """Whether a step runs in a container."""
     section = topology.container
-    return section.runtime != "none" and (step.kind == "workers" or step.name in section.also)
+    return section.runtime != "none" and (scripts_of(topology).in_image(step) or step.name in section.also)
 
 
 def enters(topology: Topology, step: Step) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from trtdist.plan import Plan, Step
 from trtdist.rendering.containers import enters
+from trtdist.rendering.runtimes import beside
 from trtdist.rendering.tasks import enter_file, refuse_unsupported, task_file
 from trtdist.rendering.templates import render
 from trtdist.topology.model import Topology
@@ -22,6 +23,7 @@ def render_local(plan: Plan, topology: Topology) -> Mapping[str, str]:
     files: dict[str, str] = {}
     for step in plan.steps:
         files |= _workers(plan, topology, step) if step.kind == "workers" else _program(plan, topology, step)
+        files |= beside(plan, topology, step)
     files["README.txt"] = render("README.txt.j2", plan=plan)
     return files
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from trtdist.containers.base import is_path
 from trtdist.plan import Plan, Step
 from trtdist.rendering.containers import contained, enters, hooked, step_mounts, step_options
+from trtdist.rendering.runtimes import beside, scripts_of
 from trtdist.rendering.shell import Directive
 from trtdist.rendering.tasks import enter_file, refuse_unsupported, task_file
 from trtdist.rendering.templates import render
@@ -108,7 +109,7 @@ def _scripts(plan: Plan, topology: Topology, options: list[str]) -> dict[str, st
         "supervisor.sh": render("supervisor.sh.j2", settings=_settings(topology), **common),
     }
     for step in plan.steps:
-        scripts |= _step(plan, topology, step, common)
+        scripts |= {**_step(plan, topology, step, common), **beside(plan, topology, step)}
     return scripts
 
 
@@ -120,6 +121,7 @@ def _step(plan: Plan, topology: Topology, step: Step, common: Mapping[str, objec
         "mounts": step_mounts(topology),
         "fetched": not is_path(topology.container.image or ""),
         "hooked": hooked(topology),
+        "ranked": scripts_of(topology).in_image(step),
     }
     line = render(f"{kind}.srun.sh.j2", step=step, layout=_layout(step), **of_srun, **common)
     files = {f"{step.stem}.srun.sh": line, task: task_file(plan, topology, step, slurm=True)}

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from trtdist.plan import Plan, Rank, Server, Step
 from trtdist.rendering.containers import contained, enter_options, enters, hooked, refuse_container, uses_gpus
-from trtdist.rendering.shell import RenderError, refuse_reserved
+from trtdist.rendering.runtimes import scripts_of
+from trtdist.rendering.shell import refuse_reserved
 from trtdist.rendering.templates import render
+from trtdist.topology.lint.versions import release_of
 from trtdist.topology.model import Topology
 from trtdist.topology.redaction import names_secret
 
@@ -32,8 +34,6 @@ class _Task:
 
 def refuse_unsupported(topology: Topology, *, slurm: bool) -> None:
     """RenderError when a topology asks for what cannot be started; `slurm` says what starts the tasks."""
-    if topology.runtime != "trtdist":
-        raise RenderError(f"runtime {topology.runtime} cannot be started yet; write `runtime: trtdist`")
     refuse_container(topology, slurm=slurm)
     for name in (*topology.container.env, *topology.container.env_files):
         refuse_reserved(name)
@@ -51,18 +51,22 @@ def task_file(plan: Plan, topology: Topology, step: Step, *, slurm: bool) -> str
         "handed": inside and not enters(topology, step),
         "setup": topology.slurm.setup if slurm and not inside else (),
         "python": topology.container.python if inside else None,
+        "variables": {},
+        "files": {},
+        "hidden": [],
     }
+    runtime = scripts_of(topology)
+    if runtime.in_image(step):
+        hidden = [name for name in topology.container.env if names_secret(name)]
+        common |= {"variables": _variables(plan, topology), "files": topology.container.env_files, "hidden": hidden}
     if step.kind != "workers":
-        arguments = ["trtdist.services", step.name] if step.kind == "service" else [f"trtdist.serving.{step.kind}"]
-        return render("program.task.sh.j2", arguments=arguments, **common)
+        return render("program.task.sh.j2", **runtime.program(topology, step), **common)
     return render(
         "workers.task.sh.j2",
         tasks=_tasks([plan.server(name) for name in step.servers]),
         gpus=uses_gpus(topology),
-        variables={**_offline(topology), **_shown(topology)},
-        hidden=[name for name in topology.container.env if names_secret(name)],
-        files=topology.container.env_files,
         workdir=topology.container.workdir,
+        worker=runtime.worker,
         **common,
     )
 
@@ -88,6 +92,20 @@ def enter_file(plan: Plan, topology: Topology, step: Step, inside: str, *, slurm
         container=enter_options(topology),
         inside=inside,
     )
+
+
+def _variables(plan: Plan, topology: Topology) -> Mapping[str, str]:
+    """What programs of the engine's image find in their environment."""
+    # A hook of enroot would have each rank load with one thread.
+    threads = {"OMP_NUM_THREADS": str(plan.allocation.cpus_per_task)} if plan.over_http else {}
+    return {**threads, **_transfer(plan, topology), **_offline(topology), **_shown(topology)}
+
+
+def _transfer(plan: Plan, topology: Topology) -> Mapping[str, str]:
+    """Up to 0.20 TensorRT-LLM is told by a variable how a KV cache travels; our own adapter tells it itself."""
+    release = release_of(topology.tensorrt_llm, topology.container.image)
+    told = plan.over_http and topology.disaggregated and release is not None and release.minor < (0, 21)
+    return {"TRTLLM_USE_UCX_KVCACHE": "1"} if told else {}
 
 
 def _offline(topology: Topology) -> Mapping[str, str]:

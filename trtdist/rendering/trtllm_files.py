@@ -16,12 +16,22 @@ import yaml
 
 from trtdist.plan import Plan, Server
 from trtdist.topology.lint.versions import Version, parse
+from trtdist.topology.model import Topology
 
-__all__ = ["addresses_by_name", "disagg_config", "engine_options", "model_json", "trtllm_files"]
+__all__ = [
+    "addresses_by_name",
+    "cluster_of",
+    "disagg_config",
+    "engine_options",
+    "model_json",
+    "router_config",
+    "to_yaml",
+    "trtllm_files",
+]
 
 _FIRST_PORT = 8001
 _SECTIONS = {"context": "context_servers", "generation": "generation_servers"}
-_ROUTERS = {"round_robin": "round_robin", "least_loaded": "load_balancing"}
+_ROUTERS = {"round_robin": "round_robin", "least_loaded": "load_balancing", "kv_prefix": "kv_cache_aware"}
 # A backend has no default: without one, servers start and refuse what the router sends them.
 _BACKENDS = {"mpi_world": "MPI", "per_server": "UCX"}
 _OF_EXAMPLE = [
@@ -51,13 +61,13 @@ def trtllm_files(planned: Plan, release: str | None = None) -> dict[str, str]:
     version = parse(release or "")
     roles = {server.role: server for server in reversed(planned.servers)}
     files = {
-        f"{'' if role == 'monolithic' else f'{role}.'}extra_llm_api_options.yaml": _yaml(
+        f"{'' if role == 'monolithic' else f'{role}.'}extra_llm_api_options.yaml": to_yaml(
             engine_options(planned, server, version)
         )
         for role, server in sorted(roles.items())
     }
     if "context" in roles:
-        files["disagg_config.yaml"] = _yaml(disagg_config(planned, addresses_by_name(planned), version))
+        files["disagg_config.yaml"] = to_yaml(disagg_config(planned, addresses_by_name(planned), version))
     return {**files, "model.json": model_json(planned)}
 
 
@@ -82,7 +92,9 @@ def engine_options(planned: Plan, server: Server, version: Version | None = None
         sizes["context_parallel_size"] = server.context_parallel_size
     arguments = {key: value for key, value in server.engine_args.items() if key != "reference"}
     if server.role in _SECTIONS and (version is None or version.minor >= (0, 21)):
-        backend = _BACKENDS[planned.launch]
+        # From 1.3 on the transceiver of Python is there, which UCX has none of.
+        newer = version is not None and version.minor >= (1, 3) and planned.launch == "per_server"
+        backend = "NIXL" if newer else _BACKENDS[planned.launch]
         early = version is not None and version.minor < (1, 0)
         transfer = arguments.get("cache_transceiver_config") or {}
         arguments["cache_transceiver_config"] = {"backend": backend.lower() if early else backend, **transfer}
@@ -109,6 +121,27 @@ def disagg_config(planned: Plan, addresses: Mapping[str, str], version: Version 
             "urls": [addresses[server.name] for server in servers],
         }
     return config
+
+
+def router_config(planned: Plan, addresses: Mapping[str, str]) -> dict[str, Any]:
+    """What the router alone reads, with words in place of what is found in the allocation: `@host@` and `@port@` where
+    it listens. Without addresses it looks for its servers elsewhere."""
+    config: dict[str, Any] = {"hostname": "@host@", "port": "@port@"}
+    for role, section in _SECTIONS.items():
+        servers = [server.name for server in planned.servers if server.role == role]
+        urls = {"num_instances": len(servers), "urls": [addresses[name] for name in servers]} if addresses else {}
+        config[section] = {"router": {"type": _ROUTERS[planned.router_policy]}, **urls}
+    return config
+
+
+def cluster_of(topology: Topology) -> dict[str, Any]:
+    """Where servers register themselves: `@etcd@` and `@run@` stand for what is found in the allocation."""
+    sections = {"context_servers": topology.context_servers, "generation_servers": topology.generation_servers}
+    return {
+        "cluster_uri": "@etcd@",
+        "cluster_name": "@run@",
+        "minimal_instances": {key: section.num_instances for key, section in sections.items() if section is not None},
+    }
 
 
 def model_json(planned: Plan) -> str:
@@ -147,5 +180,6 @@ def _older(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _yaml(data: Mapping[str, Any]) -> str:
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """A file of configuration, each line whole."""
     return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=math.inf)

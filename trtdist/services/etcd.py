@@ -10,7 +10,7 @@ from typing import Any
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.launch import Launch
-from trtdist.services.tls import Certificates
+from trtdist.services.tls import UNPROTECTED, Certificates
 
 __all__ = ["launch", "render_config"]
 
@@ -23,7 +23,8 @@ _HEARTBEAT_MS, _ELECTION_MS = 50, 250
 def render_config(env: Mapping[str, str]) -> str:
     """The configuration (JSON, so YAML) for what `resolved.env` says; KeyError when that lacks something."""
     address = env["TRTDIST_HEAD_ADDRESS"]
-    client, peer = (f"https://{host_port(address, env[f'TRTDIST_ETCD_{port}'])}" for port in ("PORT", "PEER_PORT"))
+    scheme = "http" if UNPROTECTED in env else "https"
+    client, peer = (f"{scheme}://{host_port(address, env[f'TRTDIST_ETCD_{port}'])}" for port in ("PORT", "PEER_PORT"))
     name = env["TRTDIST_RUN_ID"]
     config: dict[str, Any] = {
         "name": name,
@@ -52,6 +53,8 @@ def render_config(env: Mapping[str, str]) -> str:
 
 def _tls(env: Mapping[str, str]) -> dict[str, Any]:
     """Both sides show certificates, on every port; etcd's own passwords would leave leases open to anybody."""
+    if UNPROTECTED in env:
+        return {}
     files = Certificates.of(RunDir(Path(env["TRTDIST_RUN_DIR"])))
     security = {
         "cert-file": str(files.server),

@@ -20,7 +20,7 @@ from trtdist.rundir import RunDir
 from trtdist.services.external import NATS_PORT
 from trtdist.services.http import Unwell, ask, connection, json_object
 from trtdist.services.launch import read_secret
-from trtdist.services.tls import client_context, own_context
+from trtdist.services.tls import own_context
 
 __all__ = ["Health", "probe"]
 
@@ -73,10 +73,10 @@ async def _own_nats(env: Mapping[str, str]) -> None:
 
 
 def _log_in(env: Mapping[str, str]) -> None:
-    """Log in to our own NATS server, which shows its certificate, and have it answer a ping."""
+    """Log in to our own NATS server, which shows its certificate if it has one, and have it answer a ping."""
     run = RunDir(Path(env["TRTDIST_RUN_DIR"]))
     login = {"user": read_secret(run, "nats.user"), "pass": read_secret(run, "nats.password"), "verbose": False}
-    context = client_context(run)
+    context = own_context(run, env, "TRTDIST_NATS_PORT")
     address = env["TRTDIST_HEAD_ADDRESS"], int(env["TRTDIST_NATS_PORT"])
     # Whoever has the port may say little and slowly: the thread must not outlive its question by much.
     end = time.monotonic() + _SECONDS
@@ -87,7 +87,7 @@ def _log_in(env: Mapping[str, str]) -> None:
         name = json_object(greeting[5:], "its greeting").get("server_name")
         if name != env["TRTDIST_RUN_ID"]:
             raise Unwell(f"is another NATS server ({name})")
-        with context.wrap_socket(plain) as secure:
+        with context.wrap_socket(plain) if context is not None else plain as secure:
             secure.sendall(b"CONNECT %s\r\nPING\r\n" % json.dumps(login).encode())
             answer = _line(secure, end)
     if answer != b"PONG":

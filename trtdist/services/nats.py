@@ -8,7 +8,7 @@ from pathlib import Path
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.launch import Launch, read_secret
-from trtdist.services.tls import Certificates
+from trtdist.services.tls import UNPROTECTED, Certificates
 
 __all__ = ["launch", "render_config"]
 
@@ -62,6 +62,8 @@ def launch(run: RunDir, env: Mapping[str, str]) -> Launch:
 
 def _tls(env: Mapping[str, str]) -> str:
     """Both sides show certificates. There is no monitoring: it asks nobody who he is, and shows subjects."""
+    if UNPROTECTED in env:
+        return ""
     files = Certificates.of(RunDir(Path(env["TRTDIST_RUN_DIR"])))
     paths = {"cert_file": files.server, "key_file": files.server_key, "ca_file": files.authority}
     listed = ", ".join(f"{name}: {_quoted(str(path))}" for name, path in paths.items())

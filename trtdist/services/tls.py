@@ -17,7 +17,10 @@ from pathlib import Path
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
 
-__all__ = ["Certificates", "client_context", "own_context"]
+__all__ = ["UNPROTECTED", "Certificates", "client_context", "own_context"]
+
+# In resolved.env of a run whose programs cannot show our certificates: its services do without.
+UNPROTECTED = "TRTDIST_UNPROTECTED"
 
 
 @dataclass(frozen=True)
@@ -79,5 +82,6 @@ def client_context(run: RunDir) -> ssl.SSLContext:
 
 
 def own_context(run: RunDir, env: Mapping[str, str], port: str) -> ssl.SSLContext | None:
-    """The context for a service of the run's own, which has its `port` in resolved.env; None for somebody else's."""
-    return client_context(run) if port in env else None
+    """The context for a service of the run's own, which has its `port` in resolved.env; None for somebody else's, and
+    for one that does without."""
+    return client_context(run) if port in env and UNPROTECTED not in env else None

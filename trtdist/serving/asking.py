@@ -12,11 +12,14 @@ import json
 import os
 import sys
 import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
 from trtdist.engines.base import Sampling
 from trtdist.errors import InputError, TrtdistError
+from trtdist.plan import from_json
+from trtdist.serving.http_asking import stream_over_http
 from trtdist.serving.program import run_program
 from trtdist.serving.requester import Answer, Ask, Requester
 from trtdist.serving.run_config import RunConfig
@@ -83,13 +86,20 @@ async def _relay(path: Path) -> None:
 
 
 async def _answer(path: Path, line: bytes) -> None:
+    plan = from_json((path / "plan.json").read_text(encoding="utf-8"))
+    if plan.over_http:
+        await _print_all(stream_over_http(path, plan.model, decode_ask(line)))
+        return
     async with Requester.open(RunConfig.load(path), "trtdist client") as requester:
-        answers = requester.stream(decode_ask(line))
-        try:
-            async for answer in answers:
-                _print(dataclasses.asdict(answer))
-        finally:
-            await answers.aclose()
+        await _print_all(requester.stream(decode_ask(line)))
+
+
+async def _print_all(answers: AsyncGenerator[Answer, None]) -> None:
+    try:
+        async for answer in answers:
+            _print(dataclasses.asdict(answer))
+    finally:
+        await answers.aclose()
 
 
 def _on_end_of_input(task: asyncio.Future[None]) -> None:

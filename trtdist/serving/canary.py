@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,14 +35,12 @@ from trtdist.serving.program import asked, run_program, run_until_stopped
 from trtdist.serving.requester import Ask, Requester
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import instance_prefix
-from trtdist.serving.waiting import first_of, within
+from trtdist.serving.waiting import first_of, until_passed, within
 from trtdist.supervisor.journal import Journal
 
 __all__ = ["Pair", "Prover", "pairs_of", "prove"]
 
 ANSWER_WITHIN_S = 0.5
-# The router may learn of a server a moment after us: the first try again comes soon.
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 AT_ONCE = 8
 ROUTER, FRONT = "router", "front"
 _FOR_EVER_S = 86_400.0
@@ -111,12 +109,12 @@ class Prover:
         self._journal.write(Rung(server, "canary"))
 
     async def _until_passed(self, pair: Pair) -> None:
-        await _until(lambda: self._try(pair))
+        await until_passed(lambda: self._try(pair))
         for name in pair.servers:
             self._journal.write(Rung(name, "canary"))
 
     async def _until_passed_over_http(self, front: Front) -> None:
-        await _until(lambda: self._try_over_http(front))
+        await until_passed(lambda: self._try_over_http(front))
         self._journal.write(Rung(FRONT, "canary"))
 
     async def _try_over_http(self, front: Front) -> bool:
@@ -156,14 +154,6 @@ class Prover:
         return False
 
 
-async def _until(passed: Callable[[], Awaitable[bool]]) -> None:
-    """Return when a try has passed; the pauses between them grow."""
-    pause = FIRST_PAUSE_S
-    while not await passed():
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_S)
-
-
 async def prove(config: RunConfig, plan: Plan, journal: Journal, stop: asyncio.Event) -> None:
     """Send canaries until all have passed, or for ever where the plan says so, or until `stop`."""
     cut_off = asyncio.Event()
@@ -190,7 +180,7 @@ async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) 
             await _all_registered(watcher, names, journal)
             await _all_answer(nats, watcher, names, journal)
         async with Requester.open(config, "canary") as requester:
-            prover = Prover(requester, plan, journal, Front.of(config, plan))
+            prover = Prover(requester, plan, journal, Front.of(config.run, config.http_url, plan))
             if not proved:
                 await _prove_first(config, plan, etcd, prover)
             if journal.broken:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-__all__ = ["end_task", "first_of", "within"]
+__all__ = ["end_task", "first_of", "until_passed", "within"]
 
 T = TypeVar("T")
+# What is awaited may be there a moment after us: the first try again comes soon.
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 2.0
 
 
 async def end_task(task: asyncio.Task[Any]) -> None:
@@ -43,3 +45,11 @@ async def first_of(*works: Coroutine[Any, Any, T]) -> T:
         for task in tasks:
             await end_task(task)
     return ended.result()
+
+
+async def until_passed(passed: Callable[[], Awaitable[bool]]) -> None:
+    """Return when a try has passed; the pauses between them grow."""
+    pause = _FIRST_PAUSE_S
+    while not await passed():
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_S)

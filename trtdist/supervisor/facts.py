@@ -84,8 +84,9 @@ class Outcome:
 @dataclass(frozen=True)
 class Node:
     """A node of the run by name, the address at which the others reach it, and the seconds that its clock is ahead of
-    the head node's."""
+    the head node's; `ports` were found free there, as many as were asked for."""
 
     name: str
     address: str
     ahead: float = 0.0
+    ports: tuple[int, ...] = ()

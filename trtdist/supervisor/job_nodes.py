@@ -20,6 +20,7 @@ from trtdist.slurm.hostlist import fold
 from trtdist.supervisor import nodeprobe
 from trtdist.supervisor.facts import Node
 from trtdist.supervisor.greeter import Greeter
+from trtdist.supervisor.ports import candidates, range_of
 
 __all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of", "told"]
 
@@ -65,13 +66,19 @@ def mpi_type() -> str:
 
 
 def look_at_nodes(
-    run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path, listener: socket.socket | None
+    run: RunDir,
+    nodes: Sequence[str],
+    given: Mapping[str, str],
+    local: Path,
+    listener: socket.socket | None,
+    ports: Sequence[int] = (),
 ) -> list[Node]:
     """What was found of each node, in order; the node-local folder is made on each.
 
-    `given` may have TRTDIST_INTERFACE or TRTDIST_SUBNET, and TRTDIST_SRUN_IMAGE and TRTDIST_SRUN_MOUNTS, which
-    containers that srun starts need on the node. `listener` is where the nodes must reach the head node, None when it
-    has no address. TrtdistError tells each thing that is wrong once, with the nodes where it is.
+    `given` may have TRTDIST_INTERFACE, TRTDIST_SUBNET or TRTDIST_PORT_RANGE, and TRTDIST_SRUN_IMAGE and
+    TRTDIST_SRUN_MOUNTS, which containers that srun starts need on the node. `listener` is where the nodes must reach
+    the head node, None when it has no address. `ports` are how many free ones each node is asked for. TrtdistError
+    tells each thing that is wrong once, with the nodes where it is.
     """
     asked: dict[str, Any] = {
         "interface": given.get("TRTDIST_INTERFACE", ""),
@@ -81,6 +88,8 @@ def look_at_nodes(
         "run": str(run.path),
         "image": given.get("TRTDIST_SRUN_IMAGE", ""),
         "mount": list(filter(None, given.get("TRTDIST_SRUN_MOUNTS", "").split(":"))),
+        "wanted": dict(zip(nodes, ports)),
+        "range": _ends(range_of(given) or candidates()),
     }
     with ExitStack() as stack:
         if listener is not None:
@@ -90,13 +99,21 @@ def look_at_nodes(
     problems = told({node: problems_of(reports.get(node), said) for node in nodes})
     if problems:
         raise TrtdistError("; ".join(problems))
-    found = [Node(node, str(reports[node]["address"]), clock_ahead(reports[node])) for node in nodes]
+    found = [_node(node, reports[node]) for node in nodes]
     for node in found:
         if node.ahead:
             way = "ahead of" if node.ahead > 0 else "behind"
             skew = f"the clock of node {node.name} is {abs(node.ahead):.1f} s {way} that of the head node"
             print(f"trtdist: {skew}, whose time this run tells", file=sys.stderr, flush=True)
     return found
+
+
+def _node(name: str, report: Mapping[str, Any]) -> Node:
+    return Node(name, str(report["address"]), clock_ahead(report), tuple(report["ports"]))
+
+
+def _ends(ports: Sequence[int]) -> tuple[int, int]:
+    return ports[0], ports[-1]
 
 
 def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:

@@ -11,7 +11,7 @@ from trtdist.rundir import RunDir
 from trtdist.services.health import probe
 from trtdist.services.withdrawal import withdraw
 from trtdist.supervisor.ports import PortClaims, taken
-from trtdist.supervisor.resolve import resolve, service_ports
+from trtdist.supervisor.resolve import external_services, resolve, service_ports
 
 __all__ = ["LocalHead"]
 
@@ -28,11 +28,10 @@ class LocalHead:
         """Write resolved.env. TrtdistError when something is not found, or an external service does not answer."""
         # Looking at the nodes of a job takes seconds in which signals and requests must be heard.
         self._env = await asyncio.to_thread(resolve, self._run, os.environ, service, self._claims)
-        for name in ("nats", "etcd"):
-            if not service_ports(name, self._env):
-                health = await probe(name, self._env)
-                if not health.healthy:
-                    raise TrtdistError(f"services.{name}.external {health.url} {health.detail}: start or correct it")
+        for name in external_services(self._env):
+            health = await probe(name, self._env)
+            if not health.healthy:
+                raise TrtdistError(f"services.{name}.external {health.url} {health.detail}: start or correct it")
 
     async def healthy(self, service: str) -> str | None:
         """The URL of a service that answers and names this run, else None."""

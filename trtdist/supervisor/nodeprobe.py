@@ -10,6 +10,7 @@ import fcntl
 import ipaddress
 import json
 import os
+import random
 import re
 import socket
 import stat
@@ -19,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Union
 
-__all__ = ["Unusable", "choose", "interfaces", "look", "mounted", "private_folder", "reach"]
+__all__ = ["Unusable", "choose", "free_ports", "interfaces", "look", "mounted", "private_folder", "reach"]
 
 _SIOCGIFADDR, _SIOCGIFNETMASK = 0x8915, 0x891B  # netdevice(7)
 _OCTAL = re.compile(r"\\([0-7]{3})")
@@ -165,15 +166,16 @@ def mounted(path: str, mountinfo: str) -> str:
 
 def look(asked: dict[str, Any]) -> dict[str, Any]:
     """The report of this node: `address`, `interface`, `skew` (seconds that its clock is ahead of the head's), `python`
-    (major and minor version), and `problems`, each the end of a sentence that begins with the node's name.
+    (major and minor version), `ports`, and `problems`, each the end of a sentence that begins with the node's name.
 
     `asked` has `interface`, `subnet` and `peers` for `choose`, `local` (the node-local folder), `run` (the run
-    directory), if the head node is to be reached its `head` (address and port) and `nonce`, what it says there, and of
-    containers that srun starts the `image` ("" when it is no path) and what they `mount`.
+    directory), if the head node is to be reached its `head` (address and port) and `nonce`, what it says there, of
+    containers that srun starts the `image` ("" when it is no path) and what they `mount`, and `wanted`, how many free
+    ports each node is to name, with `range`, the first and the last that may be taken.
     """
     node = os.environ.get("SLURMD_NODENAME", "")
-    report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": []}
-    for check in (_address, _folders, _head, _container):
+    report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": [], "ports": []}
+    for check in (_address, _folders, _head, _container, _ports):
         try:
             report.update(check({**asked, **report}))
         except Unusable as problem:
@@ -238,6 +240,35 @@ def _head(asked: dict[str, Any]) -> dict[str, Any]:
     here = f" from {asked['address']} on {asked['interface']}" if "address" in asked else ""
     skew, round_trip = reach("the head node", address, port, asked["nonce"], here)
     return {"skew": skew, "round_trip": round_trip}
+
+
+def _ports(asked: dict[str, Any]) -> dict[str, Any]:
+    count = asked.get("wanted", {}).get(os.environ.get("SLURMD_NODENAME", ""), 0)
+    return {"ports": free_ports(asked["address"], count, *asked["range"])} if count and "address" in asked else {}
+
+
+def free_ports(address: str, count: int, low: int, high: int) -> list[int]:
+    """So many ports from `low` to `high` that nobody uses now, at random; Unusable when there are fewer."""
+    choice = list(range(low, high + 1))
+    random.shuffle(choice)
+    held: list[socket.socket] = []
+    try:
+        for port in choice:
+            if len(held) == count:
+                break
+            one = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+            try:
+                one.bind((address, port))
+            except OSError:
+                one.close()
+            else:
+                held.append(one)
+        if len(held) < count:
+            raise Unusable(f"has no {count} free ports from {low} to {high}: widen network.port_range")
+        return [one.getsockname()[1] for one in held]
+    finally:
+        for one in held:
+            one.close()
 
 
 def reach(whom: str, address: str, port: int, nonce: str, here: str = "") -> tuple[float, float]:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import random
 import socket
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from trtdist.errors import TrtdistError
 
-__all__ = ["PortClaims", "candidates", "taken"]
+__all__ = ["PortClaims", "candidates", "range_of", "taken"]
 
 # Below the ports that systems hand out to outgoing connections, which come and go by the second, and below those that
 # Kubernetes gives away (30000-32767).
@@ -80,6 +80,12 @@ def candidates() -> Sequence[int]:
         return _PREFERRED
     outside = [port for port in _PREFERRED if not low <= port <= high]
     return outside or [port for port in _ALL if not low <= port <= high] or _ALL
+
+
+def range_of(values: Mapping[str, str]) -> Sequence[int] | None:
+    """The ports of network.port_range, as given.env and resolved.env have it; None for any."""
+    low, _, high = values.get("TRTDIST_PORT_RANGE", "").partition("-")
+    return range(int(low), int(high) + 1) if low else None
 
 
 def taken(address: str, port: int) -> bool:

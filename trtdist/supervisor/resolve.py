@@ -13,20 +13,22 @@ import secrets
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trtdist.errors import InputError, TrtdistError
-from trtdist.plan import from_json
+from trtdist.plan import Plan, from_json
 from trtdist.rundir import RunDir, local_dir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
+from trtdist.services.tls import UNPROTECTED
 from trtdist.supervisor.facts import Node
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
-from trtdist.supervisor.ports import PortClaims
+from trtdist.supervisor.ports import PortClaims, range_of
+from trtdist.supervisor.server_ports import ports_asked, server_addresses
 
-__all__ = ["main", "resolve", "service_ports"]
+__all__ = ["external_services", "main", "resolve", "service_ports"]
 
 _LOOPBACK = "127.0.0.1"
 _EVERYWHERE = ("0.0.0.0", "::")
@@ -40,11 +42,14 @@ class _Service:
     binary: str
     client: str
     scheme: str
+    plain: str
 
 
 _SERVICES = {
-    "nats": _Service(("TRTDIST_NATS_PORT",), "TRTDIST_NATS_BINARY", "NATS_SERVER", "tls"),
-    "etcd": _Service(("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "https"),
+    "nats": _Service(("TRTDIST_NATS_PORT",), "TRTDIST_NATS_BINARY", "NATS_SERVER", "tls", "nats"),
+    "etcd": _Service(
+        ("TRTDIST_ETCD_PORT", "TRTDIST_ETCD_PEER_PORT"), "TRTDIST_ETCD_BINARY", "ETCD_ENDPOINTS", "https", "http"
+    ),
 }
 
 
@@ -77,12 +82,19 @@ def service_ports(service: str, values: Mapping[str, str]) -> list[int]:
     return [int(values[name]) for name in _SERVICES[service].ports if name in values]
 
 
+def external_services(values: Mapping[str, str]) -> list[str]:
+    """The services of a run that are somebody else's."""
+    return [name for name, service in _SERVICES.items() if service.client in values and service.ports[0] not in values]
+
+
 def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[str, str]:
     given = read_env(run.given_env) if run.given_env.exists() else {}
     local = local_dir(run.run_id)
     _make_folder(local)
     slurm = given.get("TRTDIST_LAUNCHER") == "slurm"
-    nodes, launching = _in_job(run, given, environ, local, claims) if slurm else _here(given, environ)
+    # A run on one machine with programs of our own starts sooner without its plan.
+    plan = _plan(run) if slurm or "TRTDIST_RUNTIME" in given else None
+    nodes, launching = _in_job(run, plan, given, environ, local, claims) if plan and slurm else _here(given, environ)
     values = {
         "TRTDIST_RUN_ID": run.run_id,
         "TRTDIST_RUN_DIR": str(run.path),
@@ -93,15 +105,25 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
         "TRTDIST_HEAD_ADDRESS": nodes[0].address,
         **({"TRTDIST_PORT_RANGE": given["TRTDIST_PORT_RANGE"]} if "TRTDIST_PORT_RANGE" in given else {}),
         **launching,
+        **({UNPROTECTED: "1"} if plan and plan.over_http else {}),
         "TRTDIST_STAMP": secrets.token_hex(8),
     }
+    own = list(_SERVICES) if plan is None else [step.name for step in plan.steps if step.kind == "service"]
     for name, service in _SERVICES.items():
         if service.client in given:
             values[service.client] = given[service.client]
-            continue
-        values[service.binary] = _binary(name, given, environ)
-        values.update(_ports(name, values, claims))
-    return {**values, **_http(given, nodes[0].address, claims)}
+        elif name in own:
+            values[service.binary] = _binary(name, given, environ)
+            values.update(_ports(name, values, claims))
+    values.update(_http(given, nodes[0].address, claims))
+    return {**values, **server_addresses(plan, nodes, values, claims)} if plan and plan.over_http else values
+
+
+def _plan(run: RunDir) -> Plan:
+    try:
+        return from_json(run.plan.read_text(encoding="utf-8"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrtdistError(f"{run.plan} cannot be read ({error}): bring the run up again") from error
 
 
 def _mpiexec(given: Mapping[str, str], environ: Mapping[str, str]) -> str:
@@ -130,7 +152,7 @@ def _http(given: Mapping[str, str], head: str, claims: PortClaims) -> dict[str, 
             raise TrtdistError(
                 f"port {wanted} of {host} is in other hands: end what uses it, or set router.http.port to another"
             ) from None
-    port = wanted or claims.claim(host, 1, _range(given))[0]
+    port = wanted or claims.claim(host, 1, range_of(given))[0]
     named = head if host in _EVERYWHERE else host
     url = f"{'https' if 'TRTDIST_HTTP_TLS' in given else 'http'}://{host_port(named, port)}"
     return {"TRTDIST_HTTP_HOST": host, "TRTDIST_HTTP_PORT": str(port), "TRTDIST_HTTP_URL": url}
@@ -151,15 +173,10 @@ def _with_new_ports(run: RunDir, name: str, claims: PortClaims) -> dict[str, str
 def _ports(name: str, values: Mapping[str, str], claims: PortClaims) -> dict[str, str]:
     service = _SERVICES[name]
     address = values["TRTDIST_HEAD_ADDRESS"]
-    ports = claims.claim(address, len(service.ports), _range(values))
+    ports = claims.claim(address, len(service.ports), range_of(values))
     found = {name: str(port) for name, port in zip(service.ports, ports)}
-    return {**found, service.client: f"{service.scheme}://{host_port(address, ports[0])}"}
-
-
-def _range(values: Mapping[str, str]) -> Sequence[int] | None:
-    """The ports of network.port_range, None for any."""
-    low, _, high = values.get("TRTDIST_PORT_RANGE", "").partition("-")
-    return range(int(low), int(high) + 1) if low else None
+    scheme = service.plain if UNPROTECTED in values else service.scheme
+    return {**found, service.client: f"{scheme}://{host_port(address, ports[0])}"}
 
 
 def _here(given: Mapping[str, str], environ: Mapping[str, str]) -> tuple[list[Node], dict[str, str]]:
@@ -168,7 +185,12 @@ def _here(given: Mapping[str, str], environ: Mapping[str, str]) -> tuple[list[No
 
 
 def _in_job(
-    run: RunDir, given: Mapping[str, str], environ: Mapping[str, str], local: Path, claims: PortClaims
+    run: RunDir,
+    plan: Plan,
+    given: Mapping[str, str],
+    environ: Mapping[str, str],
+    local: Path,
+    claims: PortClaims,
 ) -> tuple[list[Node], dict[str, str]]:
     """The nodes of the job that the run needs, the head first, and the variables that launching takes there.
 
@@ -177,22 +199,22 @@ def _in_job(
     # A run on one machine starts sooner without what speaks to Slurm.
     from trtdist.supervisor.job_nodes import job_nodes, look_at_nodes, mpi_type
 
-    names = job_nodes(environ, from_json(run.plan.read_text(encoding="utf-8")).allocation.nodes)
+    names = job_nodes(environ, plan.allocation.nodes)
     try:
         _, head = choose(given.get("TRTDIST_INTERFACE", ""), given.get("TRTDIST_SUBNET", ""), names[1:2])
     except Unusable as problem:
         # What the head node lacks the others may lack as well, which is told at once.
         look_at_nodes(run, names, given, local, None)
         raise TrtdistError(f"node {names[0]} {problem}") from None
-    port = claims.claim(head, 1, _range(given))[0]
+    port = claims.claim(head, 1, range_of(given))[0]
     family = socket.AF_INET6 if ":" in head else socket.AF_INET
     listener = socket.create_server((head, port), family=family, backlog=1024)
-    found = look_at_nodes(run, names, given, local, listener)
+    found = look_at_nodes(run, names, given, local, listener, ports_asked(plan))
     claims.release([port])
     if not run.slurm_job.exists() and not run.borrowed_job.exists():
         # Whoever starts the files by hand finds the run's steps and nodes by their job.
         write_atomic(run.borrowed_job, environ["SLURM_JOB_ID"] + "\n")
-    nodes = [Node(names[0], head), *found[1:]]
+    nodes = [replace(found[0], address=head), *found[1:]]
     clocks = " ".join(f"{node.ahead:.3f}" for node in nodes)
     return nodes, {"TRTDIST_CLOCKS": clocks, "TRTDIST_MPI_TYPE": mpi_type()}
 

@@ -35,6 +35,7 @@ from trtdist.events import (
     TaskRefused,
     TaskSeen,
     TaskStarted,
+    TaskUnwell,
     WrittenOff,
 )
 from trtdist.plan import Plan, Step
@@ -169,7 +170,7 @@ class Supervisor:
         if isinstance(event, TaskExited):
             self._told.add((event.name, event.pid))
             return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
-        if isinstance(event, TaskRefused):
+        if isinstance(event, (TaskRefused, TaskUnwell)):
             return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
         if isinstance(event, TaskSeen):
             return [messages.Seen(event.name, event.working, event.doing)]

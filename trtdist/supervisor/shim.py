@@ -38,7 +38,6 @@ _CHUNK = 1 << 16
 _LITTLE, _REST_MS = 1 << 12, 20
 _INDEX_S = _REST_MS / 1000
 _LEFTOVERS_S, _PARENT_CHECK_MS, _LOOK_S = 2.0, 1000, 5.0
-_SHORT = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\f": "\\f", "\b": "\\b"}
 
 
 class UsageError(Exception):
@@ -449,10 +448,9 @@ def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the third (state) on, proc(5); none when the process is gone."""
     try:
         with open(f"/proc/{pid}/stat", errors="replace") as file:
-            text = file.read()
+            return file.read().rpartition(")")[2].split()
     except OSError:
         return []
-    return text[text.rindex(")") + 2 :].split()
 
 
 def _start_ticks(pid: int) -> int:
@@ -482,7 +480,7 @@ def _say(text: str) -> None:
 
 
 def _json(value: object) -> str:
-    """A value as `json.dumps` writes it; importing json would double the time to start."""
+    """A value as JSON; importing json would double the time to start."""
     if isinstance(value, str):
         return '"' + "".join(map(_character, value)) + '"'
     return "null" if value is None else repr(value)
@@ -490,9 +488,7 @@ def _json(value: object) -> str:
 
 def _character(character: str) -> str:
     code = ord(character)
-    if character in _SHORT:
-        return _SHORT[character]
-    if 32 <= code < 127:
+    if 32 <= code < 127 and character not in '"\\':
         return character
     if code < 0x10000:
         return f"\\u{code:04x}"

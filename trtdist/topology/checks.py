@@ -16,6 +16,11 @@ __all__ = ["REFERENCE_TP", "cross_checks"]
 
 _SERVERS = ("context_servers", "generation_servers", "servers")
 
+# The runtimes whose programs are not ours, and what of `router` and `router.http` only ours read.
+_FOREIGN = ("trtllm-serve", "dynamo")
+_OF_ROUTER = ("weights", "direct_below")
+_OF_FRONT = ("keys", "certificate", "certificate_key", "processes", "max_requests")
+
 # The reference engine shares its eight heads among the ranks of a server, and nothing else.
 REFERENCE_TP = (1, 2, 4, 8)
 
@@ -24,6 +29,7 @@ def cross_checks(data: Mapping[str, Any], root: Section, problems: Problems) -> 
     """Note what does not go together."""
     _roles(data, root, problems)
     _runtime(data, root, problems)
+    _one_door(data, root, problems)
     _container(data, root, problems)
     _one_of(data, root, problems)
     _reference(data, root, problems)
@@ -54,13 +60,41 @@ def _roles(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
 
 def _runtime(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
     runtime = data.get("runtime", "trtdist")
-    if runtime == "dynamo" and data.get("launch", "mpi_world") == "mpi_world":
+    if runtime in _FOREIGN and data.get("launch", "mpi_world") == "mpi_world":
         where = at(root, ("launch",)) if "launch" in data else at(root, ("runtime",))
-        problems.error("TRT022", "runtime dynamo has no common MPI world; write `launch: per_server`", where)
-    if data.get("engine") == "reference" and runtime in ("trtllm-serve", "dynamo"):
+        problems.error("TRT022", f"runtime {runtime} has no common MPI world; write `launch: per_server`", where)
+    if data.get("engine") == "reference" and runtime in _FOREIGN:
         problems.error(
             "TRT023", f"runtime {runtime} serves TensorRT-LLM only; write `runtime: trtdist`", at(root, ("engine",))
         )
+    router = _part(data, "router")
+    if runtime in _FOREIGN:
+        _of_trtdist_alone(str(runtime), router, root, problems)
+    if runtime != "trtllm-serve" and router.get("discovery", "static") != "static":
+        problems.error(
+            "TRT030",
+            "router.discovery is read by `runtime: trtllm-serve` only; leave it out",
+            at(root, ("router", "discovery")),
+        )
+
+
+def _one_door(data: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    """The router of TensorRT-LLM is for disaggregated servers; a monolithic one is asked itself."""
+    if data.get("runtime") == "trtllm-serve" and _count(_part(data, "servers"), "num_instances") > 1:
+        problems.error(
+            "TRT030",
+            "runtime trtllm-serve has no router for monolithic servers; write num_instances: 1, or"
+            " take `runtime: dynamo` or `runtime: trtdist`",
+            at(root, ("servers", "num_instances")),
+        )
+
+
+def _of_trtdist_alone(runtime: str, router: Mapping[str, Any], root: Section, problems: Problems) -> None:
+    """Keys of the router and front end that programs of others have no word for."""
+    given: list[tuple[str, ...]] = [("router", key) for key in _OF_ROUTER if key in router]
+    given += [("router", "http", key) for key in _OF_FRONT if key in _part(router, "http")]
+    for path in given:
+        problems.error("TRT030", f"runtime {runtime} has no {'.'.join(path)}; leave it out", at(root, path))
 
 
 def _container(data: Mapping[str, Any], root: Section, problems: Problems) -> None:

@@ -165,7 +165,7 @@ _LIST = (
     Code(
         "TRT022",
         "a launch mode that the runtime does not have",
-        "Dynamo starts each server by itself; there is no MPI world that holds them all.",
+        "trtllm-serve and Dynamo start each server by itself; there is no MPI world that holds them all.",
         "name: demo\nmodel: org/model\nruntime: dynamo\nservers: {}\n",
         "name: demo\nmodel: org/model\nruntime: dynamo\nlaunch: per_server\nservers: {}\n",
     ),
@@ -225,6 +225,16 @@ _LIST = (
         " has. The smallest changes that help are named; `trtdist plan` shows the map.",
         "$ trtdist validate cluster.yaml --set slurm.nodes=1 --set servers.tp_size=16",
         "$ trtdist validate cluster.yaml --set slurm.nodes=2 --set servers.tp_size=16",
+    ),
+    Code(
+        "TRT030",
+        "something that the runtime does not have",
+        "With `runtime: trtllm-serve` and `runtime: dynamo` the router and the HTTP front end are programs of"
+        " TensorRT-LLM and Dynamo, which have no API keys, weights or certificates to set here. The router of"
+        " trtllm-serve is for"
+        " disaggregated deployments alone: a monolithic one has a single server there, which users ask themselves.",
+        "name: demo\nmodel: org/model\nruntime: dynamo\nlaunch: per_server\nservers: {}\nrouter: {direct_below: 5}\n",
+        "name: demo\nmodel: org/model\nruntime: dynamo\nlaunch: per_server\nservers: {}\n",
     ),
     Code(
         "TRT101",

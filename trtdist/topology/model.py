@@ -243,6 +243,10 @@ class RouterSection(Section):
     restart: Annotated[RestartSection, Field(description="What is done about a router or front end that died.")] = (
         RestartSection.model_construct()
     )
+    discovery: Annotated[
+        Literal["static", "etcd"],
+        Field(description="How the router of trtllm-serve finds its servers: it is told their addresses, or in etcd."),
+    ] = "static"
     http: Annotated[HttpSection | None, Field(description="The HTTP front end, null for none.")] = (
         HttpSection.model_construct()
     )
@@ -305,6 +309,12 @@ class ServicesSection(Section):
 
     nats: Annotated[NatsSection, Field(description="Messages.")] = NatsSection.model_construct()
     etcd: Annotated[EtcdSection, Field(description="Discovery.")] = EtcdSection.model_construct()
+
+    @property
+    def external(self) -> dict[str, str]:
+        """The addresses of those that run already, by `nats` and `etcd`."""
+        given = {"nats": self.nats.external, "etcd": self.etcd.external}
+        return {name: url for name, url in given.items() if url is not None}
 
 
 class SlurmSection(Section):

@@ -9,7 +9,7 @@ from typing import Any
 
 from trtdist.topology.diagnostics import Origin
 from trtdist.topology.lint.model_facts import ModelFacts
-from trtdist.topology.lint.versions import Version, of_image, parse
+from trtdist.topology.lint.versions import Version, release_of
 from trtdist.topology.model import ServerSection, Topology
 from trtdist.topology.nodes import Section, at
 from trtdist.topology.problems import Problems
@@ -31,8 +31,7 @@ class Case:
     @cached_property
     def version(self) -> Version | None:
         """The release of TensorRT-LLM, as the topology says it or as the tag of its image does."""
-        said = self.topology.tensorrt_llm
-        return parse(said) if said is not None else of_image(self.topology.container.image)
+        return release_of(self.topology.tensorrt_llm, self.topology.container.image)
 
     def sections(self) -> Iterator[tuple[str, ServerSection]]:
         """The server sections with their keys."""

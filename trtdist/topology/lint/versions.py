@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-__all__ = ["NEWEST", "OLDEST", "Version", "of_image", "parse"]
+__all__ = ["NEWEST", "OLDEST", "Version", "of_image", "parse", "release_of"]
 
 Minor = tuple[int, int]
 
@@ -44,3 +44,8 @@ def of_image(image: str | None) -> Version | None:
     """The release in an image of NVIDIA's, by its tag; None when the tag does not tell."""
     match = _IMAGE.search(image or "")
     return parse(match[1]) if match is not None else None
+
+
+def release_of(said: str | None, image: str | None) -> Version | None:
+    """The release of TensorRT-LLM, as a topology says it or as the tag of its image does."""
+    return parse(said) if said is not None else of_image(image)

@@ -19,6 +19,8 @@ export TRTDIST_STEP=etcd
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
+TRTDIST_COMMAND=("$TRTDIST_PYTHON" -m trtdist.services etcd "$TRTDIST_RUN_DIR")
+
 exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
     --run-dir "$TRTDIST_RUN_DIR" --step etcd --name etcd --ignore-first-term \
-    -- "$TRTDIST_PYTHON" -m trtdist.services etcd "$TRTDIST_RUN_DIR"
+    -- "${TRTDIST_COMMAND[@]}"

@@ -35,6 +35,8 @@ export TRTDIST_STEP=canary
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
+TRTDIST_COMMAND=("$TRTDIST_PYTHON" -m trtdist.serving.canary "$TRTDIST_RUN_DIR")
+
 exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
     --run-dir "$TRTDIST_RUN_DIR" --step canary --name canary \
-    -- "$TRTDIST_PYTHON" -m trtdist.serving.canary "$TRTDIST_RUN_DIR"
+    -- "${TRTDIST_COMMAND[@]}"

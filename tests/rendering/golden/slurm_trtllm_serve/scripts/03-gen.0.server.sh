@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# test, step 03-gen.0: the server, which the launcher starts beside the first rank.
+set -euo pipefail
+
+# Where servers and services are was found in the allocation.
+fill() {
+    local text pair
+    text=$(<"$1")
+    for pair in $TRTDIST_ENDPOINTS; do
+        text=${text//"@${pair%%=*}@"/"${pair#*=}"}
+    done
+    text=${text//@host@/"$TRTDIST_HTTP_HOST"}
+    text=${text//\'@port@\'/"$TRTDIST_HTTP_PORT"}
+    text=${text//@run@/"$TRTDIST_RUN_ID"}
+    pair=${ETCD_ENDPOINTS:-}
+    text=${text//@etcd@/"${pair//http:/etcd:}"}
+    (umask 077 && printf '%s\n' "$text" >"$2")
+}
+
+OPTIONS=$TRTDIST_LOCAL_DIR/$TRTDIST_SERVER.extra_llm_api_options.yaml
+fill "$TRTDIST_RUN_DIR/scripts/"03-gen.0.extra_llm_api_options.yaml "$OPTIONS"
+
+COMMAND=(
+    trtllm-serve some/model --host "${TRTDIST_LISTEN%:*}" --port "${TRTDIST_LISTEN##*:}" --backend pytorch
+    --tp_size 8 --pp_size 1
+    --server_role GENERATION
+    --extra_llm_api_options "$OPTIONS"
+)
+
+# Python imports from the working folder first; it must not find anything else there.
+cd -- "$TRTDIST_RUN_DIR/site"
+
+# The launcher hides how this ends, so it is told.
+"${COMMAND[@]}" &
+echo "pid $!" >&"$TRTDIST_TOLD"
+CODE=0
+wait "$!" || CODE=$?
+echo "exit $CODE" >&"$TRTDIST_TOLD"
+exit "$CODE"

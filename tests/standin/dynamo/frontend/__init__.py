@@ -1,0 +1,1 @@
+"""components/src/dynamo/frontend of ai-dynamo/dynamo."""

@@ -1,0 +1,1 @@
+"""components/src/dynamo/trtllm of ai-dynamo/dynamo."""

@@ -1,0 +1,126 @@
+"""What stays with a launcher that hides the end of its server, with real processes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.runs import wait_for
+from trtdist.supervisor import launched
+
+PROGRAM = launched.__file__
+END_S = 30.0
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Path:
+    folder = tmp_path / "user" / "run"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def start(script: str, local: Path, rank: str = "0") -> subprocess.Popen[bytes]:
+    """`launched.py` with a launcher that is this bash script, in a process group of its own."""
+    environ = {**os.environ, "TRTDIST_RANK": rank, "TRTDIST_LOCAL_DIR": str(local)}
+    words = [sys.executable, "-I", "-S", PROGRAM, "bash", "-c", script]
+    return subprocess.Popen(words, env=environ, start_new_session=True)
+
+
+@pytest.fixture
+def started(local: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Whatever is put in has ended afterwards, with its group, as the shim would have it."""
+    found: list[subprocess.Popen[bytes]] = []
+    yield found
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(END_S)
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("exit 7", 7),
+        ("kill -KILL $$", 137),
+        ("echo exit 3 >&$TRTDIST_TOLD; exit 0", 3),
+        ("echo exit 0 >&$TRTDIST_TOLD; exit 5", 5),
+        pytest.param("echo exit 3 >&$TRTDIST_TOLD; exec sleep 600", 3, marks=pytest.mark.long),
+        ("exec {TRTDIST_TOLD}>&-; exit 0", 0),
+    ],
+)
+def test_the_end_of_the_server_counts(
+    script: str, code: int, local: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    started.append(start(script, local))
+    assert started[0].wait(END_S) == code
+
+
+def test_term_reaches_the_server_alone(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    mark = local / "served"
+    server = f"trap 'echo ended >{mark}; exit 0' TERM; echo pid $BASHPID >&$TRTDIST_TOLD; touch {local}/up"
+    started.append(start(f"({server}; while :; do sleep 0.1; done); echo exit 0 >&$TRTDIST_TOLD", local))
+    wait_for((local / "up").exists, END_S, "the server")
+    started[0].send_signal(signal.SIGTERM)
+    assert started[0].wait(END_S) == 0
+    assert mark.read_text() == "ended\n"
+
+
+@pytest.mark.long
+def test_a_rank_without_server_leaves_a_moment_after_term(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    started.append(start(f"touch {local}/up; exec sleep 600", local, rank="1"))
+    wait_for((local / "up").exists, END_S, "the launcher")
+    began = time.monotonic()
+    started[0].send_signal(signal.SIGTERM)
+    assert started[0].wait(END_S) == 0
+    assert time.monotonic() - began >= launched.LEAVE_S
+
+
+def test_launchers_of_a_node_take_turns(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    """Until the port is in use that the launcher has told its processes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    there = "TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR=tcp://127.0.0.1:"
+    started.append(start(f"touch {local}/one; export {there}{port}; sleep 600 & wait", local))
+    wait_for((local / "one").exists, END_S, "the first")
+    other = local.parent / "another"
+    other.mkdir()
+    started.append(start(f"touch {local}/two; export {there}{port}; sleep 600 & wait", other))
+    folder = os.open(local.parent, os.O_RDONLY)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        assert not (local / "two").exists()
+        with socket.create_server(("127.0.0.1", port)):
+            wait_for((local / "two").exists, END_S, "the second")
+    finally:
+        os.close(folder)
+
+
+def test_other_ranks_wait_for_nobody(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    folder = os.open(local, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        started.append(start("exit 4", local, rank="1"))
+        assert started[0].wait(END_S) == 4
+    finally:
+        os.close(folder)
+
+
+def test_a_launcher_that_is_not_there(local: Path) -> None:
+    environ = {**os.environ, "TRTDIST_RANK": "1", "TRTDIST_LOCAL_DIR": str(local)}
+    words = [sys.executable, "-I", "-S", PROGRAM, "no-such-launcher"]
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (
+        127,
+        "trtdist: cannot start no-such-launcher: No such file or directory\n",
+    )

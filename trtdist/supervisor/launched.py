@@ -1,0 +1,178 @@
+"""Ends when the server ends that a launcher was to start, since the launcher may not.
+
+    launched.py PROGRAM [ARG ...]
+
+`trtllm-llmapi-launch` starts what it is given beside the ranks' own programs and stays with those. Up to 1.0 it waits
+for ever once the server has ended, and the server's exit code is lost (tensorrt_llm/llmapi/trtllm-llmapi-launch
+020c89e6, cbe4c0ae). So the server's script tells both: it inherits a pipe, whose descriptor $TRTDIST_TOLD names, and
+writes "pid N" at its start and "exit CODE" at its end.
+
+The same launchers look for a free port from 10012 on, which rank 0 binds a minute later. Two on a node would find the
+same, so those of a user take turns, until the port of each is in use.
+
+Exits with the server's code when that is not 0, else with the launcher's. TERM goes to the server alone, which then
+ends the ranks; who is not gone a moment later is left to the shim, which kills whatever this program leaves behind.
+
+Runs as `python -I -S launched.py` in images, so it imports nothing of ours. Standard library, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+
+__all__ = ["Launched", "Turn", "main"]
+
+# How long a launcher may take to end after its server, and the server and its ranks to end after TERM.
+LEAVE_S = 3.0
+# How long a launcher may have its turn, and how often it is looked at meanwhile.
+TURN_S, LOOK_S = 180.0, 0.2
+_ADDRESS = b"TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR="
+_LISTENING = "0A"  # proc_net(5), tcp_states.h
+
+
+class Turn:
+    """The right to launch on this node; only the first rank of a server needs it."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self._locks: list[int] = []
+        if environ.get("TRTDIST_RANK") == "0":
+            local = environ["TRTDIST_LOCAL_DIR"]
+            # The folder above is that of all runs of this user; in a container there may be only the first.
+            for folder in (local, os.path.dirname(local)):
+                self._locks.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
+                fcntl.flock(self._locks[-1], fcntl.LOCK_EX)
+        self._until = time.monotonic() + TURN_S
+
+    @property
+    def taken(self) -> bool:
+        """Whether others still have to wait for us."""
+        return bool(self._locks)
+
+    def look(self) -> None:
+        """Give the turn on when the port of what was launched is in use, or it needs none."""
+        if self._locks and (time.monotonic() > self._until or _is_bound(_address())):
+            while self._locks:
+                os.close(self._locks.pop())
+
+
+class Launched:
+    """A launcher, and what is known of the server that it starts."""
+
+    def __init__(self, argv: list[str], turn: Turn) -> None:
+        self._turn = turn
+        self._told, inherited = os.pipe()
+        os.set_blocking(self._told, False)
+        self._wake = _wake_on_signals()
+        environ = {**os.environ, "TRTDIST_TOLD": str(inherited)}
+        self._launcher = subprocess.Popen(argv, env=environ, pass_fds=(inherited,))
+        os.close(inherited)
+        # Nobody may hold the other end any more, and then it is ready for ever.
+        self._open = [self._told]
+        self._text = b""
+        self._server = 0
+        self._code: int | None = None
+        self._deadline: float | None = None
+
+    def wait(self) -> int:
+        """Stay until the launcher has ended, or its server has and the launcher stays; returns the exit code."""
+        while self._launcher.poll() is None and (self._deadline is None or time.monotonic() < self._deadline):
+            ready = select.select([*self._open, self._wake], [], [], self._patience())[0]
+            if self._told in ready:
+                self._listen()
+            if self._wake in ready and signal.SIGTERM in os.read(self._wake, 1024):
+                self._stop()
+            self._turn.look()
+        self._listen()
+        return self._exit_code()
+
+    def _patience(self) -> float | None:
+        if self._turn.taken:
+            return LOOK_S
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
+    def _listen(self) -> None:
+        """Take what the server's script has told."""
+        try:
+            data = os.read(self._told, 1024)
+        except BlockingIOError:
+            return
+        if not data:
+            self._open = []
+        *lines, self._text = (self._text + data).split(b"\n")
+        for line in lines:
+            word, _, number = line.partition(b" ")
+            if word == b"pid":
+                self._server = int(number)
+            elif word == b"exit":
+                self._code, self._server = int(number), 0
+                self._leave_soon()
+
+    def _stop(self) -> None:
+        if self._server:
+            os.kill(self._server, signal.SIGTERM)
+        self._leave_soon()
+
+    def _leave_soon(self) -> None:
+        if self._deadline is None:
+            self._deadline = time.monotonic() + LEAVE_S
+
+    def _exit_code(self) -> int:
+        of_launcher = self._launcher.poll() or 0
+        if self._code:
+            return self._code
+        return 128 - of_launcher if of_launcher < 0 else of_launcher
+
+
+def main(argv: list[str]) -> int:
+    """Run the launcher that the arguments are; returns the exit code."""
+    try:
+        return Launched(argv, Turn(dict(os.environ))).wait()
+    except OSError as error:
+        print(f"trtdist: cannot start {argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        return 127
+
+
+def _address() -> str:
+    """Where rank 0 is to listen, as the processes of our group were told; "" until one was."""
+    group = os.getpgid(0)
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.getpgid(int(name)) == group:
+                with open(f"/proc/{name}/environ", "rb") as file:
+                    found = [word for word in file.read().split(b"\0") if word.startswith(_ADDRESS)]
+                if found:
+                    return found[0][len(_ADDRESS) :].decode()
+        except OSError:
+            continue  # it has just ended
+    return ""
+
+
+def _is_bound(address: str) -> bool:
+    """Whether somebody listens on a `tcp://` address; true for one that is no port."""
+    if not address.startswith("tcp://"):
+        return bool(address)
+    port = f"{int(address.rpartition(':')[2]):04X}"
+    with open("/proc/net/tcp") as file:
+        rows = [line.split() for line in file]
+    return any(row[1].endswith(f":{port}") and row[3] == _LISTENING for row in rows[1:])
+
+
+def _wake_on_signals() -> int:
+    """Have TERM and the ends of children put a byte into a pipe; returns the end to read."""
+    wake, woken = os.pipe()
+    os.set_blocking(wake, False)
+    os.set_blocking(woken, False)
+    signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGCHLD):
+        signal.signal(number, lambda *_: None)
+    return wake
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
