@@ -36,12 +36,13 @@ for TRTDIST_NAME in UCX_TLS "${!OMPI_MCA_@}"; do
         unset "$TRTDIST_NAME"
     fi
 done
-if [[ -n $TRTDIST_REMOVED ]]; then
-    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."ctx.0.txt
-fi
 
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 TRTDIST_LIST=${TRTDIST_PLACES[0]}
+
+if [[ -n $TRTDIST_REMOVED ]]; then
+    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."ctx.0.txt
+fi
 
 # Steps share CPUs, memory and GPUs; the task file decides who uses which GPU. One dead rank ends the step.
 exec srun --job-name=ctx.0 --nodes=1 --ntasks=2 \

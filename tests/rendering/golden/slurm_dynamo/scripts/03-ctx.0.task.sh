@@ -30,7 +30,7 @@ done
 # On a shared file system, what the launch line has read on another node may show up here seconds later.
 TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
 SECONDS=0
-until grep -qsx "TRTDIST_STAMP=${TRTDIST_STAMP:-}" "$TRTDIST_FOUND"; do
+until [[ $'\n'$(cat -- "$TRTDIST_FOUND" 2>/dev/null)$'\n' == *$'\n'"TRTDIST_STAMP=${TRTDIST_STAMP:-}"$'\n'* ]]; do
     if ((SECONDS >= 60)); then
         echo "$0: $TRTDIST_FOUND on ${SLURMD_NODENAME:-this node} is not what the launch line has read" >&2
         exit 1
@@ -83,7 +83,7 @@ export CUDA_VISIBLE_DEVICES
 # As nvidia-smi and Slurm count them; CUDA itself begins with the fastest.
 export CUDA_DEVICE_ORDER=PCI_BUS_ID
 
-export TRTDIST_STEP=ctx.0
+export TRTDIST_STEP=ctx.0 TRTDIST_ENTERS=$1.$2
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 

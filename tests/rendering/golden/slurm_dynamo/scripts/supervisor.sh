@@ -14,4 +14,4 @@ export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFE
 cd -- "$TRTDIST_RUN_DIR/site"
 
 exec "$TRTDIST_PYTHON" -m trtdist.supervisor "$TRTDIST_RUN_DIR" --slurm \
-    --ready-timeout=1800 --service-timeout=30 --grace=10 --warning=130
+    --ready-timeout=1800 --service-timeout=30 --stall-timeout=300 --grace=10 --warning=130

@@ -36,9 +36,6 @@ for TRTDIST_NAME in UCX_TLS "${!OMPI_MCA_@}"; do
         unset "$TRTDIST_NAME"
     fi
 done
-if [[ -n $TRTDIST_REMOVED ]]; then
-    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."ctx.0.txt
-fi
 
 read -r -a TRTDIST_PLACES <<<"$TRTDIST_NODES"
 TRTDIST_LIST=${TRTDIST_PLACES[0]}
@@ -63,10 +60,27 @@ fi
 if [[ $TRTDIST_HELP == *--container-env* ]]; then
     TRTDIST_CONTAINER+=(--container-env=NVIDIA_VISIBLE_DEVICES)
 fi
+# Inside, nothing tells the variables of the site from those of the image: only what is named here crosses.
+TRTDIST_EXPORT=PATH
+for TRTDIST_NAME in $(compgen -e); do
+    case $TRTDIST_NAME in
+        HOME | USER | LOGNAME | TERM | TRTDIST_* | CUDA_VISIBLE_DEVICES | CUDA_DEVICE_ORDER | ENROOT_* | XDG_*)
+            TRTDIST_EXPORT+=,$TRTDIST_NAME
+            ;;
+        NVIDIA_VISIBLE_DEVICES) TRTDIST_EXPORT+=,$TRTDIST_NAME ;;
+        PATH | _ | PWD | OLDPWD | SHLVL | SLURM_*) ;;
+        *) TRTDIST_REMOVED+="$TRTDIST_NAME " ;;
+    esac
+done
+TRTDIST_CONTAINER+=(--export="$TRTDIST_EXPORT")
+
+if [[ -n $TRTDIST_REMOVED ]]; then
+    echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed."ctx.0.txt
+fi
 
 # Steps share CPUs, memory and GPUs; the task file decides who uses which GPU. One dead rank ends the step.
 exec srun --job-name=ctx.0 --nodes=1 --ntasks=2 \
     --ntasks-per-node=2 --nodelist="$TRTDIST_LIST" --distribution=block \
-    --overlap --mem=0 --cpu-bind=none --mpi="$TRTDIST_MPI_TYPE" --kill-on-bad-exit=1 --export=ALL --input=none \
+    --overlap --mem=0 --cpu-bind=none --mpi="$TRTDIST_MPI_TYPE" --kill-on-bad-exit=1 --input=none \
     "${TRTDIST_CONTAINER[@]}" \
     bash "$TRTDIST_RUN_DIR/scripts/"02-ctx.0.task.sh </dev/null

@@ -52,8 +52,21 @@ fi
 if [[ $TRTDIST_HELP == *--container-env* ]]; then
     TRTDIST_CONTAINER+=(--container-env=NVIDIA_VISIBLE_DEVICES)
 fi
+# Inside, nothing tells the variables of the site from those of the image: only what is named here crosses.
+TRTDIST_EXPORT=PATH
+for TRTDIST_NAME in $(compgen -e); do
+    case $TRTDIST_NAME in
+        HOME | USER | LOGNAME | TERM | TRTDIST_* | CUDA_VISIBLE_DEVICES | CUDA_DEVICE_ORDER | ENROOT_* | XDG_*)
+            TRTDIST_EXPORT+=,$TRTDIST_NAME
+            ;;
+        NVIDIA_VISIBLE_DEVICES) TRTDIST_EXPORT+=,$TRTDIST_NAME ;;
+        PATH | _ | PWD | OLDPWD | SHLVL | SLURM_*) ;;
+        *) TRTDIST_REMOVED+="$TRTDIST_NAME " ;;
+    esac
+done
+TRTDIST_CONTAINER+=(--export="$TRTDIST_EXPORT")
 
 exec srun --job-name=router --nodes=1 --ntasks=1 --nodelist="$TRTDIST_LIST" \
-    --overlap --mem=0 --cpu-bind=none --mpi="$TRTDIST_MPI_TYPE" --export=ALL --input=none \
+    --overlap --mem=0 --cpu-bind=none --mpi="$TRTDIST_MPI_TYPE" --input=none \
     "${TRTDIST_CONTAINER[@]}" \
     bash "$TRTDIST_RUN_DIR/scripts/"04-router.task.sh </dev/null
