@@ -63,7 +63,9 @@ export CUDA_DEVICE_ORDER=PCI_BUS_ID
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 
+TRTDIST_COMMAND=("$TRTDIST_PYTHON" -m trtdist.serving.worker "$TRTDIST_RUN_DIR")
+
 exec "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/shim.py" \
     --run-dir "$TRTDIST_RUN_DIR" --step "$TRTDIST_STEP" --name "$TRTDIST_SERVER.$TRTDIST_RANK" \
     --server "$TRTDIST_SERVER" --rank "$TRTDIST_RANK" \
-    -- "$TRTDIST_PYTHON" -m trtdist.serving.worker "$TRTDIST_RUN_DIR"
+    -- "${TRTDIST_COMMAND[@]}"
