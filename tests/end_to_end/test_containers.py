@@ -90,6 +90,7 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
     assert done.returncode == 1
     told = f"node node2 has no {name} to mount: make it there"
     assert f"cannot enter its container: {told}" in done.stderr.partition("the end of")[0], done.stderr
+    assert "the end of logs/launch.workers.log:" in done.stderr
     # As progress, as the state, as the reason and in the log, however many ranks the node has.
     assert done.stderr.count(told) <= 4, done.stderr
     assert "node node1 has" not in done.stderr

@@ -126,6 +126,22 @@ def test_an_interface_that_no_node_has_ends_the_run(user: User) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("wait", [0.0, 0.3, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("first", ["down", "job"])
+def test_down_while_the_job_starts(user: User, first: str, wait: float) -> None:
+    """Whatever the job does at that moment, nothing of it is left on its nodes."""
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--json", "--set", "slurm.extra_sbatch=[--hold]")
+    job = json.loads(done.stdout)["job_id"]
+    both = {"job": f"scontrol release {job}", "down": shlex.join(user.words("down", job))}
+    begin, (other,) = both.pop(first), both.values()
+    script = f"{begin} & sleep {wait}; {other} & wait"
+    told = user.cluster.run("bash", "-c", script, timeout=READY_S).stderr
+    assert user.state(job)["state"] == "STOPPED", told
+    assert user.job_state(job) not in ("PENDING", "RUNNING"), told
+    assert user.left() == [], told
+
+
+@pytest.mark.long
 def test_a_run_directory_that_one_node_does_not_see_is_named(user: User) -> None:
     """Runs under /tmp of the head node, which no other node sees."""
     wish = "--set slurm.mem=500 --set slurm.gpus_per_node=4"

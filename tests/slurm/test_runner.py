@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from trtdist.errors import SlurmDownError, SlurmError, SlurmGoneError
+from trtdist.errors import MissingError, SlurmDownError, SlurmError, SlurmGoneError, TrtdistError
 from trtdist.slurm.runner import run
 
 NO_SOURCE = """\
@@ -19,26 +19,33 @@ NO_FILE = "sinfo: error: s_p_parse_file: cannot stat file /no: No such file or d
 REMEDY = "set SLURM_CONF to the configuration of the cluster, or run this on one of its login nodes"
 
 
-def said(folder: Path, complaint: str, then: str, timeout: float) -> tuple[type[SlurmError], str]:
+def said(folder: Path, complaint: str, then: str, timeout: float) -> tuple[type[TrtdistError], str]:
     """What is raised for a program that complains and then ends, or does not."""
     (folder / "complaint").write_text(complaint)
     script = folder / "sinfo"
     script.write_text(f"#!/bin/sh\ncat {folder}/complaint >&2\n{then}\n")
     script.chmod(0o755)
-    with pytest.raises(SlurmError) as raised:
+    with pytest.raises(TrtdistError) as raised:
         run([str(script)], timeout=timeout)
     return raised.type, str(raised.value).replace(f"{folder}/", "")
 
 
 def test_a_machine_without_a_configuration(tmp_path: Path) -> None:
     words = f"Slurm is not configured here (sinfo: Could not establish a configuration source): {REMEDY}"
-    assert said(tmp_path, NO_SOURCE, "exit 1", 30) == (SlurmError, words)
+    assert said(tmp_path, NO_SOURCE, "exit 1", 30) == (MissingError, words)
 
 
 def test_a_configuration_that_is_awaited_in_vain(tmp_path: Path) -> None:
     kind, words = said(tmp_path, NO_FILE, "exec sleep 60", 2.0)
-    assert kind is SlurmError
+    assert kind is MissingError
     assert words.startswith("Slurm is not configured here (sinfo: s_p_parse_file: cannot stat file /no: No such file")
+
+
+def test_a_configuration_that_is_not_there_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_CONF", "/no/slurm.conf")
+    kind, words = said(tmp_path, "", f"touch {tmp_path}/ran", 30)
+    assert (kind, (tmp_path / "ran").exists()) == (MissingError, False)
+    assert words == f"Slurm is not configured here (SLURM_CONF names /no/slurm.conf, which is not there): {REMEDY}"
 
 
 def test_a_program_that_hangs_is_quoted(tmp_path: Path) -> None:

@@ -51,8 +51,7 @@ class JobDescent:
             self._end_job()
 
     def _end_run(self) -> None:
-        if self._phase() == states.WAITING:
-            self._cancel()
+        if self._phase() == states.WAITING and self._take_from_queue():
             bury(self._run, Outcome("STOPPED", 0, f"taken down while job {self._job} waited"))
             return
         if self._borrowed and self._steps and supervisor_of(self._run) is None:
@@ -67,6 +66,15 @@ class JobDescent:
             self._wait(self._over, _TO_END)
         if not self._run.verdict.exists():
             bury(self._run, Outcome("STOPPED", 0, f"stopped by `trtdist down`: Slurm ended {self._what()}"))
+
+    def _take_from_queue(self) -> bool:
+        """Whether the job never started; one that did so at this moment goes on, and its supervisor can be asked."""
+        self._call_off(argv.scancel_waiting(self._job))
+        self._next_look = 0.0
+        if self._phase() == states.LIVE:
+            return False
+        self._cancel()  # one that waits for its nodes to boot is no longer in the queue
+        return True
 
     def _end_steps(self) -> None:
         """A run whose steps a person started has no supervisor to ask."""
@@ -98,14 +106,17 @@ class JobDescent:
     def _cancel(self) -> None:
         """End the job, or in one that is not the run's own the steps that its tasks named."""
         targets = sorted(self._steps) if self._borrowed else [self._job]
-        if not targets:
-            return
+        if targets:
+            self._call_off(argv.scancel(*targets))
+
+    def _call_off(self, command: list[str]) -> None:
+        """Run a form of scancel; what has just ended needs none."""
         try:
-            runner.run(argv.scancel(*targets), _PATIENCE)
+            runner.run(command, _PATIENCE)
         except SlurmDownError:
             raise
         except SlurmGoneError:
-            return  # it has just ended
+            return
         except SlurmError as error:
             say(str(error))
 

@@ -22,6 +22,7 @@ __all__ = [
     "sbatch",
     "sbatch_directives",
     "scancel",
+    "scancel_waiting",
     "scontrol_hostnames",
     "scontrol_show",
     "sinfo",
@@ -140,6 +141,11 @@ def sbatch(job: JobOptions) -> list[str]:
 def salloc(job: JobOptions, command: tuple[str, ...] = ()) -> list[str]:
     """The command that gets an allocation and runs `command` on the submit host; without one, no shell either."""
     return ["salloc", *sbatch_directives(job), *(command or ("--no-shell",))]
+
+
+def scancel_waiting(job: str) -> list[str]:
+    """Takes a job from the queue; one that has started goes on."""
+    return ["scancel", "--state=PENDING", job]
 
 
 def scancel(*targets: str, signal: str = "") -> list[str]:

@@ -25,6 +25,7 @@ _DOWN = re.compile(
 )
 # The same when it finds no configuration, or none that names a controller; the last line says it all.
 _UNCONFIGURED = re.compile(r"configuration source|cannot stat file|control machine address", re.IGNORECASE)
+_CONFIGURE = "set SLURM_CONF to the configuration of the cluster, or run this on one of its login nodes"
 # ESLURM_INVALID_JOB_ID, ESLURM_ALREADY_DONE and what is said of steps.
 _GONE = re.compile(r"invalid job id|already completing or completed|invalid job/step", re.IGNORECASE)
 # Users set these to have other columns; --format wins over them, but not all have an option.
@@ -34,10 +35,11 @@ _TASTES = ("SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_")
 class Call:
     """One run of a Slurm program, to be polled; it is killed after `timeout` seconds.
 
-    MissingError when there is no such program.
+    MissingError when there is no such program, or SLURM_CONF names no file.
     """
 
     def __init__(self, argv: Sequence[str], timeout: float = TIMEOUT) -> None:
+        _look_for_configuration(os.environ)
         self._program = argv[0]
         self._until = time.monotonic() + timeout
         # Files in memory, since a pipe that nobody empties would stop a long list.
@@ -64,7 +66,10 @@ class Call:
         return self._process.returncode is not None
 
     def output(self) -> str:
-        """What the program that is done printed (older ones list things on stderr); SlurmError if it failed."""
+        """What the program that is done printed (older ones list things on stderr); SlurmError if it failed.
+
+        MissingError when Slurm is not configured here, which tells nothing of any job.
+        """
         text, words = _content(self._said), _content(self._complained)
         self._close()
         code = self._process.returncode
@@ -72,8 +77,7 @@ class Call:
             return text or words
         lines = [_without_program(line.strip()) for line in words.splitlines() if line.strip()]
         if _UNCONFIGURED.search(words):
-            remedy = "set SLURM_CONF to the configuration of the cluster, or run this on one of its login nodes"
-            raise SlurmError(f"Slurm is not configured here ({self._program}: {lines[-1]}): {remedy}")
+            raise MissingError(f"Slurm is not configured here ({self._program}: {lines[-1]}): {_CONFIGURE}")
         if code < 0:
             said = f" ({lines[-1]})" if lines else ""
             raise SlurmDownError(f"{self._program} did not answer in time{said}: is Slurm's controller up?")
@@ -91,7 +95,7 @@ def run(argv: Sequence[str], patience: float = 0.0, timeout: float = TIMEOUT) ->
     """Run a Slurm program to its end and return what it printed.
 
     A controller that is down is asked again until `patience` seconds have passed, then SlurmDownError. SlurmError
-    with Slurm's own words when it refuses, MissingError without the program.
+    with Slurm's own words when it refuses, MissingError without the program or its configuration.
     """
     until = time.monotonic() + patience
     while True:
@@ -114,6 +118,13 @@ async def ask(argv: Sequence[str], timeout: float = TIMEOUT) -> str:
     while not call.done():
         await asyncio.sleep(_POLL)
     return call.output()
+
+
+def _look_for_configuration(environ: Mapping[str, str]) -> None:
+    """Slurm's programs wait for the file in vain, those of 22.05 for longer than `TIMEOUT`."""
+    named = environ.get("SLURM_CONF", "")
+    if named and not os.path.exists(named):
+        raise MissingError(f"Slurm is not configured here (SLURM_CONF names {named}, which is not there): {_CONFIGURE}")
 
 
 def _content(descriptor: int) -> str:

@@ -58,6 +58,7 @@ __all__ = ["STOP_SIGNALS", "Supervisor", "Tools"]
 TICK = 0.1
 _PROBE_FIRST, _PROBE_LAST = 0.02, 0.25
 _SWEEP_PATIENCE = 2.0
+_LOOK_PATIENCE = 5.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -92,6 +93,7 @@ class Supervisor:
         self._told: set[tuple[str, int]] = set()
         self._lives = Lives()
         self._asked_of: dict[str, asyncio.Task[None]] = {}
+        self._finding: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._broke = False
@@ -236,7 +238,9 @@ class Supervisor:
     # What the machine says, done.
 
     def _resolve(self, action: messages.Resolve) -> None:
-        self._errand(self._find_ports(action.service))
+        finding = self._errand(self._find_ports(action.service))
+        self._finding.add(finding)
+        finding.add_done_callback(self._finding.discard)
 
     async def _find_ports(self, service: str) -> None:
         try:
@@ -379,6 +383,9 @@ class Supervisor:
 
     async def _sweep_up(self, elsewhere: bool) -> None:
         """Kill by exact identity what was recorded and still runs, and whatever else descends from us."""
+        if elsewhere and self._finding:
+            # What looks at the nodes makes folders there, also after they were removed.
+            await asyncio.wait(self._finding, timeout=_LOOK_PATIENCE)
         remains = self._remains()
         until = self._loop.time() + _SWEEP_PATIENCE
         while remains.alive() and self._loop.time() < until:

@@ -29,9 +29,11 @@ _RESERVE_BYTES = 65536
 
 def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None = None) -> dict[str, Any]:
     """The content of verdict.json, with the last lines of whoever died first and a word on a full disk."""
-    reason, lines, first = outcome.reason, [], None
+    reason, first = outcome.reason, None
+    lines: list[str] = []
     if outcome.first is not None:
-        lines, first = _last_words(run, plan, outcome.first), _first(run, plan, outcome.first)
+        log, lines = _last_words(run, plan, outcome.first)
+        first = _first(outcome.first, str(log.relative_to(run.path)))
         if outcome.state == "TIMEOUT" and lines:
             reason += f", and the last line of its log is {lines[-1][:_QUOTED]!r}"
     elif slow is not None:
@@ -86,22 +88,26 @@ def log_name(plan: Plan | None, death: Death) -> str:
     return f"launch.{death.name}" if launcher else death.name
 
 
-def _first(run: RunDir, plan: Plan | None, death: Death) -> dict[str, Any]:
-    log = run.log(log_name(plan, death)).relative_to(run.path)
+def _first(death: Death, log: str) -> dict[str, Any]:
     return {
         "name": death.name,
         "step": death.step,
         "code": death.code,
         "signal": death.signal,
         "time": death.at or None,
-        "log": str(log),
+        "log": log,
     }
 
 
-def _last_words(run: RunDir, plan: Plan | None, death: Death) -> list[str]:
-    """The end of its log, or, when it never got to write one, of what its launch line printed."""
+def _last_words(run: RunDir, plan: Plan | None, death: Death) -> tuple[Path, list[str]]:
+    """The end of its log, or, when it never got to write one, of what its launch line printed; and which log it is."""
+    own, launching = run.log(log_name(plan, death)), run.log(f"launch.{death.step}")
+    lines = tail(own)
+    if lines:
+        return own, lines
     # What every rank of a node says there is told once.
-    return tail(run.log(log_name(plan, death))) or list(dict.fromkeys(tail(run.log(f"launch.{death.step}"))))
+    lines = list(dict.fromkeys(tail(launching)))
+    return (launching, lines) if lines else (own, [])
 
 
 def tail(path: Path, lines: int = LAST_LINES) -> list[str]:
