@@ -143,6 +143,12 @@ def test_nothing_behind_a_key_is_as_if_it_was_not_there(checked: Check) -> None:
     assert topology.slurm.account is None
 
 
+@pytest.mark.parametrize(("written", "there"), [("", True), ("null", False), ("~", False)])
+def test_null_takes_away_what_would_be_there(checked: Check, written: str, there: bool) -> None:
+    topology = good(checked(BASE + f"servers:\nrouter:\n  http: {written}\n"))
+    assert (topology.router.http is not None) is there
+
+
 def test_anchors_and_merge_keys(checked: Check) -> None:
     text = BASE + "context_servers: &c {tp_size: 2, gpu_fraction: 0.5}\ngeneration_servers: {<<: *c, tp_size: 4}\n"
     topology = good(checked(text))

@@ -68,6 +68,12 @@ def test_nothing_takes_a_key_away(checked: Check) -> None:
     assert topology.container.mounts == ()
 
 
+@pytest.mark.parametrize(("override", "there"), [("router.http=", True), ("router.http=null", False)])
+def test_null_takes_away_what_would_be_there(checked: Check, override: str, there: bool) -> None:
+    topology = good(checked(TEXT, override))
+    assert (topology.router.http is not None) is there
+
+
 def test_the_last_one_counts(checked: Check) -> None:
     assert good(checked(TEXT, "name=a", "name=b")).name == "b"
 

@@ -91,7 +91,7 @@ def _has_inside(model: type[BaseModel], key: str) -> bool:
 
 
 def _put(node: Node | None, path: list[str], value: Node, origin: Origin) -> Node:
-    """The node with a value put at a path below it; null takes the key away."""
+    """The node with a value put at a path below it; nothing takes the key away."""
     if not path:
         return value
     step, rest = path[0], path[1:]
@@ -100,7 +100,7 @@ def _put(node: Node | None, path: list[str], value: Node, origin: Origin) -> Nod
     if isinstance(node, Scalar) and node.value is not None:
         raise _UnreachableError(f"there is {shown(node.text)} at this path, which has no {step!r} inside")
     section = node if isinstance(node, Section) else Section((), origin)
-    if not rest and isinstance(value, Scalar) and value.value is None:
+    if not rest and isinstance(value, Scalar) and value.value is None and not value.text:
         return section.without(step)
     old = section.get(step)
     return section.replaced(Entry(step, step, origin, _put(old.value if old else None, rest, value, origin)))

@@ -15,14 +15,17 @@ __all__ = ["plain", "section"]
 
 
 def section(node: Section, model: type[BaseModel], problems: Problems) -> dict[str, Any]:
-    """The data of a section for its model; a key with nothing behind it is as if it was not there."""
+    """The data of a section for its model; a key with nothing behind it is as if it was not there, and null takes away
+    what would be there."""
     data: dict[str, Any] = {}
     for entry in node.entries:
         field = model.model_fields.get(entry.key)
         if field is None:
             data[entry.key] = plain(entry.value, Any, problems)
         elif _nothing(entry.value) and not field.is_required():
-            if _is_section(field.annotation):
+            if _written_null(entry.value) and type(None) in get_args(field.annotation):
+                data[entry.key] = None
+            elif _is_section(field.annotation):
                 data[entry.key] = {}
         else:
             data[entry.key] = plain(entry.value, field.annotation, problems)
@@ -63,6 +66,10 @@ def _is_text(kind: Any) -> bool:
 def _is_section(annotation: Any) -> bool:
     kind = core(annotation)
     return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _written_null(node: Node) -> bool:
+    return isinstance(node, Scalar) and bool(node.text)
 
 
 def _nothing(node: Node) -> bool:
