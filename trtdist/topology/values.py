@@ -24,7 +24,7 @@ def section(node: Section, model: type[BaseModel], problems: Problems) -> dict[s
             data[entry.key] = plain(entry.value, Any, problems)
         elif _nothing(entry.value) and not field.is_required():
             if _written_null(entry.value) and type(None) in get_args(field.annotation):
-                data[entry.key] = None
+                data |= {} if field.default is None else {entry.key: None}
             elif _is_section(field.annotation):
                 data[entry.key] = {}
         else:
