@@ -108,8 +108,8 @@ def test_a_shell_beside_a_rank_has_the_terminal(reached: Reached) -> None:
         terminal.type("[ -t 0 ] && [ -t 1 ] && echo it has $((1 + 1)) ends on $TRTDIST_RUN_ID\r")
         terminal.wait_for("it has 2 ends on run", 30)
         # Ctrl-C is for what runs in there, and not for srun.
-        terminal.type("sleep 1000; echo sleep ended with $?\r")
-        terminal.wait_for("$?", 30)
+        terminal.type("(echo asleep for $((500 + 500)); exec sleep 1000)\r")
+        terminal.wait_for("asleep for 1000", 30)
         prompts = terminal.shown.count("at node")
         terminal.type(CTRL_C)
         # The terminal drops what was typed before the Ctrl-C was read.

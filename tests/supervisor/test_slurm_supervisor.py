@@ -36,7 +36,7 @@ def up(made: SlurmMade, *arguments: str) -> None:
     count = sum(step.tasks for step in made.plan.steps)
     wait_for(lambda: len(made.events(TaskStarted)) == count, 60, "all tasks")
     made.say("canary", Ready(1))
-    wait_for(lambda: "READY" in made.states(), 10, "READY")
+    wait_for(lambda: "READY" in made.states(), 60, "READY")
 
 
 def test_up_and_down(made: SlurmMade) -> None:
