@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.observe.fake_run import FakeRun
-from trtdist.events import RunState, StepExited
+from trtdist.events import RunState, StepExited, TaskExited
 from trtdist.observe.slurm_words import SlurmWord
 from trtdist.observe.why import Report, explain, to_json
 
@@ -67,6 +67,12 @@ def test_a_line_of_who_died_says_why(fake: FakeRun) -> None:
     assert cause.sentence.endswith("ended with exit code 1 since the GPU had not enough free memory")
     kinds = [(each.kind, each.name, each.code) for each in report.evidence]
     assert kinds.index(("line", "ctx.0.1", "gpu-memory")) < kinds.index(("end", "ctx.0.1", ""))
+
+
+def test_a_canary_that_is_done_is_no_part_of_it(fake: FakeRun) -> None:
+    fake.write("task.canary", TaskExited("canary", "canary", 1, 0, None))
+    died(fake, "gen.0.0", None, 9)
+    assert "canary" not in {one.name for one in why(fake).evidence}
 
 
 def test_the_rank_that_it_began_with_is_named_and_not_the_leader(fake: FakeRun) -> None:

@@ -184,7 +184,8 @@ def _over_http(look: Snapshot) -> str:
         return ""
     if job_of(look.run):
         return f"  over HTTP trtdist forward --to http, with a key of {ends.http_keys_file}\n"
-    return f"  over HTTP {ends.http_url}/v1, as OpenAI's clients do\n"
+    key = f", with a key of {ends.http_keys_file}" if ends.http_keys_file else ""
+    return f"  over HTTP {ends.http_url}/v1, as OpenAI's clients do{key}\n"
 
 
 def conclude(following: Following, ready: bool) -> None:

@@ -79,6 +79,9 @@ def read_ends(run: RunDir) -> Ends:
 
 def _end(told: _Told, asked: bool) -> End | None:
     event, at = told.record.event, told.record.time
+    # The canary is done when it has said that the run is ready.
+    if isinstance(event, (TaskExited, StepExited)) and (event.step, event.code) == ("canary", 0):
+        return None
     if isinstance(event, TaskExited):
         how = deaths.in_words(event.code, event.signal)
         return End(event.name, event.step, at, how, asked, told.file, told.line)
