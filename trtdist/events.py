@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Union
+from typing import BinaryIO, Union
 
 __all__ = [
     "RUNGS",
@@ -312,6 +312,10 @@ class Record:
     event: Event
 
 
+# More bytes than the line of any event has.
+_MAX_LINE = 1 << 20
+
+
 def decode(line: str) -> Record | None:
     """The record of one line; None for what another version may have written, or is none for another reason."""
     try:
@@ -378,13 +382,23 @@ class EventReader:
                 return
             with open(path, "rb") as file:
                 file.seek(offset)
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    offset += len(line)
+                for line, length in _lines(file):
+                    offset += length
                     record = None if self._skip and self._skip(line) else decode(line.decode("utf-8", "replace"))
                     if record is not None:
                         yield record
         except FileNotFoundError:
             return
         self._offsets[name] = offset
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Each line that ends, with its length; a longer one than any event has is given as nothing."""
+    length = 0
+    piece = file.readline(_MAX_LINE)
+    while piece:
+        length += len(piece)
+        if piece.endswith(b"\n"):
+            yield (piece if len(piece) == length else b""), length
+            length = 0
+        piece = file.readline(_MAX_LINE)

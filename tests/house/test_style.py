@@ -74,10 +74,10 @@ def test_no_command_goes_through_a_shell() -> None:
 
 
 def test_nothing_that_was_received_is_run() -> None:
-    """No evaluation and no unpickling. Ranks of one MPI job do pickle among themselves, see docs/security.md."""
+    """No evaluation and no unpickling, which the methods of mpi4py in small letters do too."""
     modules_of_code = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml.UnsafeLoader"}
     calls = {"eval", "exec", "__import__", "unsafe_load", "full_load", "allow_pickle"}
-    pickling = {"isend", "irecv", "improbe", "bcast", "gather_object", "scatter_object"}
+    pickling = {"isend", "irecv", "issend", "improbe", "mprobe", "bcast", "allgather", "alltoall"}
     found = set()
     for path in modules():
         for node in ast.walk(parse(path)):
@@ -95,8 +95,7 @@ def test_nothing_that_was_received_is_run() -> None:
             elif isinstance(node, ast.keyword):
                 names = {str(node.arg)} & calls
             found |= {f"{name_of(path)} {name}" for name in names}
-    mpi = "trtdist/engines/reference/mpi.py"
-    assert found <= {f"{mpi} {name}" for name in pickling}, found
+    assert found == set()
 
 
 def test_nothing_names_the_machine_it_was_written_on() -> None:

@@ -23,8 +23,10 @@ engine: reference
 launch: per_server
 context_servers: {}
 generation_servers: {reference: {step_delay: 0.005}}
+container: {runtime: none, env: {HF_TOKEN: %s}}
 slurm: {gpus_per_node: 1, nodes: 2, gpu_directive: none, mem: 600}
 """
+TOKEN = "hf_nobody_else_sees_this"
 
 
 @dataclass
@@ -47,7 +49,7 @@ class Reached:
 @pytest.fixture
 def reached(cluster: Cluster) -> Iterator[Reached]:
     """The reference deployment over two nodes of the mini cluster."""
-    (cluster.folder / "cluster.yaml").write_text(TOPOLOGY)
+    (cluster.folder / "cluster.yaml").write_text(TOPOLOGY % TOKEN)
     run = cluster.folder / "run"
     found = Reached(cluster, run, "")
     found.trtdist("render", "cluster.yaml", str(run))

@@ -10,10 +10,21 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import MINICLUSTER, USER
-from tests.slurm.test_reaching import Reached, reached
+from tests.slurm.test_reaching import TOKEN, Reached, reached
 from tests.strangers import GREETING, LISTENING, answered
 
 __all__ = ["reached"]
+
+
+# What anybody may see of every process.
+PROCESSES = """
+import pathlib
+for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    try:
+        print(path.read_bytes().replace(bytes(1), b" ").decode("utf-8", "replace"))
+    except OSError:
+        pass
+"""
 
 
 def on_node(node: str, user: str, *words: str) -> str:
@@ -46,3 +57,26 @@ def test_another_user_can_neither_read_nor_send(reached: Reached) -> None:
     assert reached.state() == "READY"
     asked = reached.trtdist("client", "--run", f"{reached.run}/", "--max-tokens", "4")
     assert asked.stdout.strip()
+
+
+@pytest.mark.long
+def test_slurm_and_the_process_list_show_no_secret(reached: Reached) -> None:
+    kept = [path.read_bytes().decode("latin-1").strip() for path in (reached.run / "secrets").iterdir()]
+    assert any(TOKEN in text for text in kept)
+    hidden = [TOKEN, *(line for text in kept for line in text.splitlines() if len(line) >= 16 and "-----" not in line)]
+    shown = {
+        "job": reached.cluster.output("scontrol", "show", "job", "--details", reached.job),
+        "steps": reached.cluster.output("scontrol", "show", "step", reached.job),
+        "queue": reached.cluster.output(
+            "squeue", "--jobs", reached.job, "--Format", "Name:200,Command:2000,Comment:2000"
+        ),
+        "batch script": reached.cluster.output("scontrol", "write", "batch_script", reached.job, "-"),
+    }
+    nodes = dict(line.split("=", 1) for line in (reached.run / "resolved.env").read_text().splitlines())[
+        "TRTDIST_NODES"
+    ]
+    for node in nodes.strip("'").split():
+        shown[node] = on_node(node, "nobody", PROCESSES)
+        assert "trtdist" in shown[node]
+    assert reached.job in shown["job"] and "StepId" in shown["steps"] and "#SBATCH" in shown["batch script"]
+    assert [(name, text) for name, text in shown.items() for secret in hidden if secret in text] == []

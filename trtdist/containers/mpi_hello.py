@@ -12,6 +12,9 @@ from typing import Any
 
 __all__ = ["greet"]
 
+# Longer than any host name of Linux, which has up to 64 bytes.
+_NAME = 128
+
 
 def greet() -> dict[str, Any]:
     """What this rank finds; it does not return when MPI cannot be started."""
@@ -27,9 +30,16 @@ def greet() -> dict[str, Any]:
         "problem": "",
         "rank": world.Get_rank(),
         "size": world.Get_size(),
-        "nodes": world.allgather(node),
+        "nodes": _nodes(world, node),
         "library": library,
     }
+
+
+def _nodes(world: Any, node: str) -> list[str]:
+    """The node of every rank, in order."""
+    names = bytearray(_NAME * world.Get_size())
+    world.Allgather(node.encode()[:_NAME].ljust(_NAME, b"\0"), names)
+    return [names[at : at + _NAME].rstrip(b"\0").decode("utf-8", "replace") for at in range(0, len(names), _NAME)]
 
 
 if __name__ == "__main__":

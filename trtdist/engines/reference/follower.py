@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 from trtdist.engines.base import EngineConfig, EngineError
 from trtdist.engines.reference.knobs import knobs_of
 from trtdist.engines.reference.links import Links
-from trtdist.engines.reference.messages import Failed, Stop
+from trtdist.engines.reference.messages import Failed, Message, Round, Stop
 from trtdist.engines.reference.rank import Pace, RankWork, say
 from trtdist.engines.reference.store import Store
 
@@ -40,8 +39,8 @@ def _work(links: Links, work: RankWork, pace: Pace) -> None:
             links.server.send(0, report)
         if isinstance(told, Stop):
             return
-        if told is not None:
-            work.execute(told)
+        if isinstance(told, Round):
+            work.execute(told.actions)
             work.exit_if_told()
         if told is not None or reports or work.moving():
             pace.worked()
@@ -49,7 +48,7 @@ def _work(links: Links, work: RankWork, pace: Pace) -> None:
             pace.rest()
 
 
-def _told(links: Links) -> Any:
+def _told(links: Links) -> Message | None:
     """What the leader says next, None for nothing."""
     message = links.server.receive()
     if isinstance(message, Failed):

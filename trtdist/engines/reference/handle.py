@@ -10,7 +10,7 @@ from typing import Any, Union
 from trtdist.engines.base import EngineError
 from trtdist.engines.reference.shape import HEADS, POSITIONS
 
-__all__ = ["Address", "Handle", "Place", "parse"]
+__all__ = ["Address", "Handle", "Place", "parse", "read_place"]
 
 _VERSION = 1
 _MAX_BYTES = 16384
@@ -55,7 +55,7 @@ def parse(state: bytes) -> Handle:
     names = {"version", *Handle.__dataclass_fields__}
     if not isinstance(raw, dict) or set(raw) != names or raw["version"] != _VERSION:
         raise EngineError("the state of the context server is not from this version of the reference engine")
-    places = _list(raw, "places", _place)
+    places = _list(raw, "places", read_place)
     if len(places) not in (1, 2, 4, 8) or len({type(place) for place in places}) != 1:
         raise _damaged("places")
     digests = _list(raw, "digests", _digest)
@@ -100,7 +100,8 @@ def _digest(value: Any, name: str) -> str:
     return str(value)
 
 
-def _place(value: Any, name: str) -> Place:
+def read_place(value: Any, name: str) -> Place:
+    """A place as JSON has it; EngineError, with the name of the field, when it is none."""
     if isinstance(value, list) and len(value) == 2:
         return _text(value[0], name, 256), _integer(value[1], name, 1, 65535)
     return _integer(value, name, 0, 2**31 - 1)

@@ -24,15 +24,18 @@ from trtdist.engines.reference.messages import (
     Drop,
     Failed,
     Fetch,
+    Fetched,
     Forward,
     Keep,
     Kept,
+    Message,
     Ready,
     Refused,
     Release,
     Remember,
     Report,
     Reuse,
+    Round,
     Stop,
 )
 from trtdist.engines.reference.rank import Pace, RankWork
@@ -149,9 +152,9 @@ class Leader:
         # First, so that nothing is forgotten between the look and the reuse.
         reuses = [*self._reuse(work)] if self._knobs.reuse else []
         forwards = [_forward(number, each.todo) for number, each in self._sequences.items() if each.todo]
-        actions = [*reuses, *self._actions, *forwards]
+        actions = (*reuses, *self._actions, *forwards)
         self._actions = []
-        self._tell(links, actions)
+        self._tell(links, Round(actions))
         logits = work.execute(actions)
         for forward in forwards:
             sequence = self._sequences[forward.sequence]
@@ -215,7 +218,8 @@ class Leader:
         reports: list[Report] = work.poll()
         message = links.server.receive()
         while message is not None:
-            reports.append(message)
+            if isinstance(message, (Ready, Kept, Fetched, Refused, Failed)):
+                reports.append(message)
             message = links.server.receive()
         for report in reports:
             self._hear(report)
@@ -256,7 +260,7 @@ class Leader:
                 self._listen(links, work)
             self._pace.rest()
 
-    def _tell(self, links: Links, message: object) -> None:
+    def _tell(self, links: Links, message: Message) -> None:
         for follower in self._followers:
             links.server.send(follower, message)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from trtdist.engines.reference.messages import Message
 
 if TYPE_CHECKING:
     from trtdist.engines.reference.arithmetic import Array
@@ -13,11 +15,11 @@ __all__ = ["Links", "Mailbox"]
 class Mailbox(Protocol):
     """Messages between ranks; no call of it waits."""
 
-    def send(self, to: int, message: Any) -> None:
-        """Send an object to a rank; it arrives while the sender goes on calling `receive` or its like."""
+    def send(self, to: int, message: Message) -> None:
+        """Send a message to a rank; it arrives while the sender goes on calling `receive` or its like."""
         ...
 
-    def receive(self) -> Any | None:
+    def receive(self) -> Message | None:
         """The next message that has arrived as a whole, None when there is none."""
         ...
 

@@ -1,4 +1,4 @@
-"""What the leader tells all ranks to do, and what ranks tell the leader."""
+"""What ranks tell each other: the leader what to do, they what came of it, and context ranks where KV caches go."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from trtdist.engines.reference.handle import Handle, Place
 
 __all__ = [
     "Action",
+    "Answer",
+    "Ask",
     "Drop",
     "Failed",
     "Fetch",
@@ -17,12 +19,14 @@ __all__ = [
     "Forward",
     "Keep",
     "Kept",
+    "Message",
     "Ready",
     "Refused",
     "Release",
     "Remember",
     "Report",
     "Reuse",
+    "Round",
     "Stop",
 ]
 
@@ -82,12 +86,19 @@ class Release:
     number: int
 
 
+Action = Union[Forward, Reuse, Remember, Keep, Fetch, Drop, Release]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What all ranks do next, in order."""
+
+    actions: tuple[Action, ...]
+
+
 @dataclass(frozen=True)
 class Stop:
     """Leave."""
-
-
-Action = Union[Forward, Reuse, Remember, Keep, Fetch, Drop, Release]
 
 
 @dataclass(frozen=True)
@@ -134,3 +145,26 @@ class Failed:
 
 
 Report = Union[Ready, Kept, Fetched, Refused, Failed]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """The rank `sender` wants these heads of context request `number`, for its own `sequence`."""
+
+    number: int
+    server: str
+    heads: tuple[int, ...]
+    sequence: int
+    sender: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The heads that were asked for, or why there are none."""
+
+    sequence: int
+    heads: Mapping[int, bytes]
+    problem: str
+
+
+Message = Union[Round, Stop, Report, Ask, Answer]

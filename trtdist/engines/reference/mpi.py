@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from trtdist.engines.base import EngineConfig, EngineError
 from trtdist.engines.reference.links import Mailbox
+from trtdist.engines.reference.messages import Message
+from trtdist.engines.reference.wire import MAX_BYTES, decode, encode
 from trtdist.engines.world import check_place, color
 
 if TYPE_CHECKING:
@@ -28,29 +30,30 @@ _SETTLE_S = 0.5
 
 
 class MpiMailbox:
-    """Messages over a communicator. They are pickled: all ranks are processes of one job."""
+    """Messages over a communicator."""
 
-    def __init__(self, communicator: Any) -> None:
+    def __init__(self, communicator: Any, status: Any) -> None:
         self._communicator = communicator
+        self._status = status
         self._leaving: list[Any] = []
-        self._arriving: list[Any] = []
+        self._arriving: list[tuple[Any, bytearray]] = []
 
-    def send(self, to: int, message: Any) -> None:
-        """Send an object to a rank of the communicator."""
-        self._leaving.append(self._communicator.isend(message, dest=to, tag=_MAIL))
+    def send(self, to: int, message: Message) -> None:
+        """Send a message to a rank of the communicator."""
+        self._leaving.append(self._communicator.Isend(encode(message), dest=to, tag=_MAIL))
 
-    def receive(self) -> Any | None:
-        """The next message that has arrived as a whole, None when there is none."""
+    def receive(self) -> Message | None:
+        """The next message that has arrived as a whole, None when there is none; EngineError when it is none."""
         if self._leaving:
-            self._leaving = [request for request in self._leaving if not request.test()[0]]
-        found = self._communicator.improbe(tag=_MAIL)
+            self._leaving = [request for request in self._leaving if not request.Test()]
+        found = self._communicator.Improbe(tag=_MAIL, status=self._status)
         if found is not None:
-            self._arriving.append(found.irecv())
+            self._arriving.append(_receiving(found, self._status.Get_count()))
         # A short message may be complete before a long one that was sent first.
-        complete, message = self._arriving[0].test() if self._arriving else (False, None)
-        if complete:
-            del self._arriving[0]
-        return message
+        if not self._arriving or not self._arriving[0][0].Test():
+            return None
+        _, data = self._arriving.pop(0)
+        return decode(data)
 
     def moving(self) -> bool:
         """Whether messages are on their way."""
@@ -63,8 +66,8 @@ class MpiLinks:
     def __init__(self, mpi: Any, server: Any) -> None:
         self._mpi = mpi
         self._ranks = server
-        self.server: Mailbox = MpiMailbox(server)
-        self.world: Mailbox = MpiMailbox(mpi.COMM_WORLD)
+        self.server: Mailbox = MpiMailbox(server, mpi.Status())
+        self.world: Mailbox = MpiMailbox(mpi.COMM_WORLD, mpi.Status())
         self._left: Any = None
 
     def allreduce(self, values: Array) -> None:
@@ -93,6 +96,13 @@ def connect(config: EngineConfig) -> MpiLinks:
     found = mpi.COMM_WORLD
     check_place(config, found.rank, found.size)
     return MpiLinks(mpi, found.Split(color(config), config.rank))
+
+
+def _receiving(found: Any, size: int) -> tuple[Any, bytearray]:
+    if size > MAX_BYTES:
+        raise EngineError(f"a rank of the MPI world sent a message of {size} bytes, more than {MAX_BYTES}")
+    data = bytearray(size)
+    return found.Irecv(data), data
 
 
 def _mpi() -> Any:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from trtdist.engines.reference.handle import Handle, Place
 from trtdist.engines.reference.links import Mailbox
+from trtdist.engines.reference.messages import Answer, Ask
 from trtdist.engines.reference.shape import heads_of
 from trtdist.engines.reference.store import Store
 
@@ -57,22 +58,6 @@ def gone(handle_number: int, server: str) -> str:
     return f"{server} has no KV cache for context request {handle_number}: it was fetched, released or kept too long"
 
 
-@dataclass(frozen=True)
-class _Ask:
-    number: int
-    server: str
-    heads: tuple[int, ...]
-    sequence: int
-    sender: int
-
-
-@dataclass(frozen=True)
-class _Answer:
-    sequence: int
-    heads: Mapping[int, bytes]
-    problem: str
-
-
 @dataclass
 class _Fetch:
     waiting: int
@@ -97,15 +82,15 @@ class MpiTransport:
         self._fetches[sequence] = _Fetch(len(asked), time.monotonic() + FETCH_S)
         for place, some in asked:
             assert isinstance(place, int)
-            self._mailbox.send(place, _Ask(handle.number, handle.server, some, sequence, self._rank))
+            self._mailbox.send(place, Ask(handle.number, handle.server, some, sequence, self._rank))
 
     def poll(self) -> list[Arrival]:
         """Take what arrived: questions are answered, answers collected."""
         message = self._mailbox.receive()
         while message is not None:
-            if isinstance(message, _Ask):
+            if isinstance(message, Ask):
                 self._serve(message)
-            else:
+            elif isinstance(message, Answer):
                 self._take(message)
             message = self._mailbox.receive()
         for sequence in [key for key, fetch in self._fetches.items() if fetch.until < time.monotonic()]:
@@ -116,13 +101,13 @@ class MpiTransport:
     def close(self) -> None:
         """Nothing to close: the mailbox is the links'."""
 
-    def _serve(self, ask: _Ask) -> None:
+    def _serve(self, ask: Ask) -> None:
         heads = self._store.get(ask.number, ask.heads)
         problem = gone(ask.number, ask.server) if heads is None else ""
-        self._mailbox.send(ask.sender, _Answer(ask.sequence, heads or {}, problem))
+        self._mailbox.send(ask.sender, Answer(ask.sequence, heads or {}, problem))
         self._store.sent(ask.number, ask.heads if heads else ())
 
-    def _take(self, answer: _Answer) -> None:
+    def _take(self, answer: Answer) -> None:
         fetch = self._fetches.get(answer.sequence)
         if fetch is None:
             return
