@@ -95,13 +95,12 @@ class _Life:
 
     def _topology(self) -> Path:
         launch, again = DEPLOYMENTS[self.cell.deployment]
-        hangs = self.cell.fault == "STOP" and self.cell.moment in ("starts", "loaded")
         text = TOPOLOGY.format(
             launch=launch,
             again=f", {AGAIN}" if again else "",
             one=AGAIN if again else "",
             step=0.2 if self.cell.moment == "stops" else 0.01,
-            ready=READY_S if hangs else UP_S,
+            ready=READY_S if self.want.outcome == "TIMEOUT" else UP_S,
             stop=STOP_S,
         )
         return self.place.topology(text)
