@@ -45,6 +45,7 @@ class Load:
     def __post_init__(self) -> None:
         self._stop = threading.Event()
         self._flowing = threading.Event()
+        self._whole = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._work()))
 
     def start(self) -> None:
@@ -53,9 +54,10 @@ class Load:
         assert self._flowing.wait(60), "no answer came"
 
     def stop(self) -> None:
-        """Ask no more and wait for what is open."""
+        """Ask no more and wait for what is open, which must all end in an answer or an error."""
         self._stop.set()
         self._thread.join(120)
+        assert self._whole.is_set(), "requests were lost without an error"
 
     def failed(self) -> list[Outcome]:
         """The requests that failed."""
@@ -73,6 +75,7 @@ class Load:
     async def _work(self) -> None:
         async with Requester.open(RunConfig.load(self.folder), "load") as requester:
             await asyncio.gather(*(self._stream(requester) for _ in range(self.streams)))
+        self._whole.set()
 
     async def _stream(self, requester: Requester) -> None:
         sampling = Sampling(max_tokens=self.tokens, temperature=0.0)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,16 @@ generation_servers: {{num_instances: 1, tensor_parallel_size: 2}}
 
 @dataclass
 class Workplace:
-    """Folders and environment of a few runs; `processes` finds whatever a run of it left behind."""
+    """Folders and environment of a few runs; `processes` finds whatever a run of it left behind.
+
+    `inside` is what enters the namespaces in which commands run, `root` the root folder that is seen there.
+    """
 
     folder: Path
     environ: dict[str, str] = field(default_factory=dict)
     fronts: list[subprocess.Popen[str]] = field(default_factory=list)
+    inside: tuple[str, ...] = ()
+    root: str = ""
 
     def __post_init__(self) -> None:
         for name in ("runs", "tmp", "home"):
@@ -61,7 +66,7 @@ class Workplace:
     def trtdist(self, *arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run one command to its end, which must be with this exit code."""
         done = subprocess.run(
-            [TRTDIST, *map(str, arguments)],
+            [*self.inside, TRTDIST, *map(str, arguments)],
             env=self.environ,
             cwd=self.folder,
             capture_output=True,
@@ -77,7 +82,7 @@ class Workplace:
     def start(self, *arguments: object, **environ: str) -> subprocess.Popen[str]:
         """Start one command in a process group of its own, as a shell does."""
         front = subprocess.Popen(
-            [TRTDIST, *map(str, arguments)],
+            [*self.inside, TRTDIST, *map(str, arguments)],
             env={**self.environ, **environ},
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
@@ -116,7 +121,9 @@ class Workplace:
 
     def runs(self) -> list[Path]:
         """The run directories, the newest last."""
-        found = (path for path in (self.folder / "runs").iterdir() if path.is_dir() and not path.is_symlink())
+        found = (
+            path for path in Path(f"{self.root}{self.folder}/runs").iterdir() if path.is_dir() and not path.is_symlink()
+        )
         return sorted(path for path in found if path.name[0] != ".")
 
     def told(self, text: str) -> bool:
@@ -148,7 +155,7 @@ class Workplace:
     def nothing_left(self) -> None:
         """Fail if a process, or a file outside the run directories, is left."""
         wait_for(lambda: not self.processes(), 3, f"the end of {[_command(pid) for pid in self.processes()]}")
-        assert list((self.folder / "tmp").rglob("*")) == []
+        assert list(Path(f"{self.root}{self.folder}/tmp").rglob("*")) == []
 
     def clean(self) -> None:
         """End what a failed test left."""
@@ -156,7 +163,8 @@ class Workplace:
             front.kill()
             front.communicate()
         for pid in self.processes():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder)
 
 

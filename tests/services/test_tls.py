@@ -100,6 +100,26 @@ def test_a_server_that_closes_a_connection_is_no_reason_for_asyncio_to_complain(
     assert "eof_received" not in caplog.text
 
 
+def test_a_connection_whose_server_was_killed_ends_quietly_with_what_is_pending(tmp_path: Path) -> None:
+    services = Services(RunDir(tmp_path / "tiny-20260101-000000-abcd"))
+    server = services.up("nats")
+
+    async def use() -> None:
+        config = RunConfig.load(services.run.path)
+        login = config.nats_user, config.nats_password
+        said: list[str] = []
+        async with connection(config.nats_url, *login, "test", said.append, tls=config.nats_tls) as nats:
+            server.kill()
+            await until(lambda: bool(said), 20)
+            await nats.publish("x", b"y")
+        assert nats.is_closed
+
+    try:
+        asyncio.run(use())
+    finally:
+        services.end()
+
+
 def test_health_is_that_of_the_run(secure: Services, stranger: RunConfig) -> None:
     for service in ("nats", "etcd"):
         assert secure.health(service).healthy

@@ -182,7 +182,7 @@ async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) 
         async with Requester.open(config, "canary") as requester:
             prover = Prover(requester, plan, journal, Front.of(config.run, config.http_url, plan))
             if not proved:
-                await _prove_first(config, plan, etcd, prover)
+                await _prove_first(config, plan, etcd, watcher, prover)
             if journal.broken:
                 raise RunFailedError(journal.broken)
             if newcomers.expected(plan):
@@ -193,13 +193,16 @@ async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) 
     return ""
 
 
-async def _prove_first(config: RunConfig, plan: Plan, etcd: EtcdClient, prover: Prover) -> None:
-    """The canaries that make the run ready; whoever registers later has to be proved."""
-    if newcomers.expected(plan):
-        await newcomers.announce(etcd, config.namespace, ready=False)
-    await prover.prove_all(pairs_of(plan))
-    if newcomers.expected(plan):
-        await newcomers.announce(etcd, config.namespace, ready=True)
+async def _prove_first(config: RunConfig, plan: Plan, etcd: EtcdClient, watcher: Watcher, prover: Prover) -> None:
+    """The canaries that make the run ready; whoever registers later has to be proved, also while they are under way."""
+    if not newcomers.expected(plan):
+        await prover.prove_all(pairs_of(plan))
+        return
+    await newcomers.announce(etcd, config.namespace, ready=False)
+    # A server that is started again before READY gets no request over HTTP until it is proven.
+    proving = newcomers.Newcomers(etcd, watcher, prover.attempt, prover.proven)
+    await first_of(proving.prove(), prover.prove_all(pairs_of(plan)))
+    await newcomers.announce(etcd, config.namespace, ready=True)
 
 
 async def _all_registered(watcher: Watcher, names: Sequence[str], journal: Journal) -> None:

@@ -75,7 +75,8 @@ async def disconnect(client: DirectClient) -> None:
         await within(FLUSH_S, client.flush())
         await client.drain()
     except (errors.Error, OSError, asyncio.TimeoutError):
-        with contextlib.suppress(errors.Error, OSError, asyncio.TimeoutError):
+        # nats-py writes what is pending, and asyncio's TLS stream that the server has ended fails with AttributeError.
+        with contextlib.suppress(errors.Error, OSError, asyncio.TimeoutError, AttributeError):
             await within(CLOSE_S, client.close())
 
 

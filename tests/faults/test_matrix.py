@@ -1,0 +1,74 @@
+"""The matrix of faults: each cell is complete, holds, and would be found if it did not."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.end_to_end.workplace import Workplace
+from tests.faults.__main__ import draw, main
+from tests.faults.inflict import PROCESS_FAULTS
+from tests.faults.runner import run_cell
+from tests.faults.table import DEADLY, DEPLOYMENTS, FAULTS, MOMENTS, PROCESSES, Cell, cells, expected
+
+OUTCOMES = {"FAILED", "TIMEOUT", "INTERRUPTED", "STOPPED", "READY", "AGAIN"}
+ABLE = [cell for cell in cells() if not expected(cell).cannot]
+
+
+def test_each_cell_has_an_expectation_or_a_reason() -> None:
+    every = list(cells())
+    assert len(every) == len(set(every)) == len(DEPLOYMENTS) * len(PROCESSES) * len(MOMENTS) * len(FAULTS)
+    for cell in every:
+        want = expected(cell)
+        assert bool(want.cannot) != (want.outcome in OUTCOMES), cell
+        assert want.seconds > 0
+
+
+def test_each_process_moment_and_fault_is_hit() -> None:
+    for part in (PROCESSES, MOMENTS, FAULTS, DEPLOYMENTS):
+        counted = Counter(word for cell in ABLE for word in (cell.deployment, cell.process, cell.moment, cell.fault))
+        assert all(counted[word] > 0 for word in part)
+
+
+def test_a_seed_draws_the_same_cells() -> None:
+    assert draw(7, 20) == draw(7, 20) != draw(8, 20)
+    assert set(draw(7, 10_000)) == set(ABLE)
+    assert all(cell.fault == "KILL" for cell in draw(7, 30, ["KILL"]))
+
+
+@pytest.mark.parametrize(("fault", "code"), [("KILL", -signal.SIGKILL), ("exit 0", 0), ("exit 1", 1)], ids=str)
+@pytest.mark.parametrize("program", ["import time\ntime.sleep(100)", "while True:\n    pass"], ids=["waits", "works"])
+def test_a_process_ends_as_it_is_made_to(program: str, fault: str, code: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", f"print(1, flush=True)\n{program}"], stdout=subprocess.PIPE) as hit:
+        assert hit.stdout is not None
+        hit.stdout.readline()
+        PROCESS_FAULTS[fault](hit.pid)
+        assert hit.wait(10) == code
+
+
+def test_a_cell_that_is_drawn(place: Workplace) -> None:
+    """One death without a restart, another each time."""
+    seed = secrets.randbelow(1_000_000)
+    print(f"seed {seed}")
+    quick = [cell for cell in draw(seed, 10_000, ["per_server, ", "ready"]) if cell.fault in DEADLY]
+    print(quick[0])
+    run_cell(quick[0], place)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cell", ABLE, ids=str)
+def test_each_cell(place: Workplace, cell: Cell) -> None:
+    run_cell(cell, place)
+
+
+@pytest.mark.long
+def test_cells_are_run_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--seed", "3", "--count", "1", "--only", "router, ready, KILL", "--only", "per_server, "]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("seed 3\nholds  per_server, router, ready, KILL")
+    assert "0 of 1 do not hold; seed 3" in printed
