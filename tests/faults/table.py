@@ -112,6 +112,8 @@ def _canary_cannot(cell: Cell) -> str:
 
 
 def _machine_cannot(cell: Cell) -> str:
+    if cell.moment == "serves":
+        return "the load runs outside of that machine's network: its runs are asked once afterwards"
     if cell.moment == "stops" and cell.fault in ("disk full", "network cut"):
         return "no request can hold the stop open while nothing can be written or sent"
     return ""
