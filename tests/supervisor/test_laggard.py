@@ -9,7 +9,7 @@ import pytest
 from tests.supervisor.simulation import make_plan
 from trtdist.rundir import RunDir
 from trtdist.supervisor import verdict
-from trtdist.supervisor.facts import Outcome
+from trtdist.supervisor.facts import Death, Outcome
 from trtdist.supervisor.laggard import laggard
 
 DEVICE = "12:00:00 tensorrt_llm engine: ctx.0.0 takes device 0 of the 2 it sees\n"
@@ -53,3 +53,18 @@ def test_the_verdict_has_its_name_and_its_last_line(tmp_path: Path) -> None:
     assert found["reason"].endswith(f"'process'; behind is ctx.0.1, whose log ends with {DEVICE.strip()!r}")
     assert (found["first"]["name"], found["first"]["log"]) == ("ctx.0.1", "logs/ctx.0.1.log")
     assert found["last_lines"] == [DEVICE.strip()]
+
+
+def test_stacks_that_it_was_asked_for_are_not_its_last_line(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    run.logs.mkdir()
+    stacks = (
+        'Current thread 0x00007fb004458c40 (most recent call first):\n  File "<frozen runpy>", line 198 in _run_code\n'
+    )
+    run.log("ctx.0.1").write_text(DEVICE + 30 * stacks)
+    first = Death("ctx.0.1", "ctx.0", None, 9, 0.0, "was killed", 0)
+    late = verdict.compose(Outcome("TIMEOUT", 3, "late", first=first), run, PLAN)
+    assert late["reason"] == f"late, and the last line of its log is {DEVICE.strip()!r}"
+    assert late["last_lines"] == [DEVICE.strip()]
+    died = verdict.compose(Outcome("FAILED", 1, "died", first=first), run, PLAN)
+    assert "_run_code" in died["last_lines"][-1]

@@ -148,6 +148,10 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("servers: {}\nengine: tensorrt-llm", "4:9: error[TRT015]: engine must be one of tensorrt_llm, reference"),
         ("servers: {}\nslurm: {time: soon}", "4:15: error[TRT017]: time in slurm: 'soon' is no time limit"),
         ("servers: {}\nslurm: {nodes: many}", "4:16: error[TRT013]: nodes in slurm: needs 'auto' or a number"),
+        (
+            "servers: {restart: {backoff: 5 weeks}}",
+            "3:30: error[TRT013]: backoff in servers.restart: needs seconds such as 5, or",
+        ),
         ("servers: {}\nslurm: {nodes: 0}", "4:16: error[TRT016]"),
         ("servers: {}\nslurm: {mem: lots}", "4:14: error[TRT017]"),
         ("servers: {}\nslurm: {extra_sbatch: --x}", "4:23: error[TRT013]: extra_sbatch in slurm needs a list"),

@@ -55,7 +55,7 @@ def explain(run: RunDir, ask: Callable[[str], Iterable[SlurmWord]] = ask_slurm) 
     words = tuple(ask(look.job_id)) if look.job_id else ()
     cause = decide(_facts(look, ends, found, words))
     suspects = tuple(_of_hit(hit, found) for hit in _firsts(found.hits) if hit.signature.kind == "suspect")
-    return Report(look, cause, _evidence(ends, found, words, cause), suspects, _stacks(run))
+    return Report(look, cause, _evidence(ends, found, words, cause), suspects, _stacks(run, cause.name))
 
 
 def to_json(report: Report) -> dict[str, Any]:
@@ -135,6 +135,7 @@ def _of_hit(hit: Hit, found: Found) -> Evidence:
     )
 
 
-def _stacks(run: RunDir) -> tuple[str, ...]:
+def _stacks(run: RunDir, name: str | None) -> tuple[str, ...]:
     """Files with what the programs of a stalled run were doing, relative to the run directory."""
-    return tuple(f"stacks/{path.name}" for path in sorted(run.path.glob("stacks/*.txt")))
+    files = sorted(run.path.glob("stacks/*.txt"), key=lambda path: (path.stem != name, path.name))
+    return tuple(f"stacks/{path.name}" for path in files)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ LAST_LINES = 20
 _TAIL_BYTES = 16384
 _QUOTED = 200
 _RESERVE_BYTES = 65536
+# As Python's faulthandler writes stacks, which the supervisor asks for shortly before it gives a run up.
+_STACK = re.compile(r'(Current thread|Thread) 0x[0-9a-f]+ .*\(most recent call first\):$| +File ".*", line \d+ in ')
 
 
 def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None = None) -> dict[str, Any]:
@@ -34,8 +37,9 @@ def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None 
     if outcome.first is not None:
         log, lines = _last_words(run, plan, outcome.first)
         first = _first(outcome.first, str(log.relative_to(run.path)))
-        if outcome.state == "TIMEOUT" and lines:
-            reason += f", and the last line of its log is {lines[-1][:_QUOTED]!r}"
+        if outcome.state == "TIMEOUT":
+            lines = _unasked(log)
+            reason += f", and the last line of its log is {lines[-1][:_QUOTED]!r}" if lines else ""
     elif slow is not None:
         lines, first = list(slow.lines), slow.first
         reason += slow.said
@@ -78,7 +82,7 @@ def slowest(run: RunDir, plan: Plan, servers: Sequence[str]) -> Slow | None:
     if found is None:
         return None
     log = run.log(found.log)
-    return Slow(found.name, str(log.relative_to(run.path)), tuple(tail(log)))
+    return Slow(found.name, str(log.relative_to(run.path)), tuple(_unasked(log)))
 
 
 def log_name(plan: Plan | None, death: Death) -> str:
@@ -122,6 +126,11 @@ def tail(path: Path, lines: int = LAST_LINES) -> list[str]:
     found = data.decode("utf-8", "replace").splitlines()
     cut = found[1:] if size > _TAIL_BYTES and len(found) > 1 else found
     return [line.rstrip() for line in cut if line.strip()][-lines:]
+
+
+def _unasked(log: Path) -> list[str]:
+    """The last lines that a program wrote of itself, without the stacks that it was asked for."""
+    return [line for line in tail(log, _TAIL_BYTES) if not _STACK.match(line)][-LAST_LINES:]
 
 
 def disk_full(path: Path) -> bool:

@@ -225,7 +225,7 @@ def _span(value: Any) -> Any:
         return _no_bool(value)
     found = re.fullmatch(SPAN, value)
     if found is None:
-        raise ValueError("needs seconds such as 5, or a number with ms, s or m such as `5s`")
+        raise _wrong_type(f"needs seconds such as 5, or a number with ms, s or m such as `5s`, not {value!r}")
     return float(found[1]) * _UNITS[found[3]]
 
 
