@@ -152,6 +152,11 @@ def test_a_run_that_is_up_or_was_stopped_has_no_cause(fake: FakeRun) -> None:
     assert report.evidence == ()
 
 
+def test_a_run_that_goes_on_without_a_server_says_so(fake: FakeRun) -> None:
+    fake.write("supervisor", RunState("READY", "degraded: gen.1 is gone"))
+    assert why(fake).cause.sentence == "the run goes on: it is READY, degraded: gen.1 is gone"
+
+
 def test_json(fake: FakeRun) -> None:
     log(fake, "ctx.0.1", OOM + "\n", ago=1.0)
     died(fake, "ctx.0.1", 1)

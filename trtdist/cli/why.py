@@ -71,7 +71,7 @@ def _told(report: Report, most: int | None) -> Iterator[str]:
 
 def _cause(report: Report) -> Iterator[str]:
     cause, signature = report.cause, report.cause.signature
-    yield f"first cause: {cause.sentence}"
+    yield f"first cause: {cause.sentence}" if cause.name or cause.certain else cause.sentence
     if signature is not None:
         known = f" [{signature.code}]" if cause.certain else ""
         if cause.hit is not None:

@@ -74,6 +74,8 @@ def decide(facts: Facts) -> Cause:
 def _nothing(facts: Facts) -> str:
     if facts.state in ("STOPPED", "INTERRUPTED"):
         return f"Nothing failed: the run was {facts.detail or 'stopped'}"
+    if facts.detail:
+        return f"the run goes on: it is {facts.state}, {facts.detail}"
     return f"Nothing has failed: the run is {facts.state}"
 
 
