@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from trtdist.engines.base import EngineError
 from trtdist.engines.reference import messages
-from trtdist.engines.reference.handle import Handle
+from trtdist.engines.reference.handle import NOWHERE, Handle
 from trtdist.engines.reference.shape import HEADS
 from trtdist.engines.reference.wire import decode, encode
 
@@ -19,7 +19,7 @@ NUMBERS = st.integers(0, 2**63 - 1)
 TOKENS = st.lists(st.integers(0, 300), max_size=200).map(tuple)
 DIGESTS = st.text("0123456789abcdef", min_size=32, max_size=32)
 ADDRESSES = st.tuples(st.text(min_size=1, max_size=20), st.integers(1, 65535))
-PLACES = st.integers(0, 1000) | ADDRESSES
+PLACES = st.integers(0, 1000) | ADDRESSES | st.just(NOWHERE)
 HANDLES = st.builds(
     Handle,
     number=NUMBERS,

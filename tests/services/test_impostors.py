@@ -36,6 +36,17 @@ ODD = {
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
 
+def _listen(port: int) -> socket.socket:
+    """What had the port may take a moment to leave it."""
+    end = time.monotonic() + 10
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            assert time.monotonic() < end, f"port {port} does not become free"
+            time.sleep(0.05)
+
+
 class Impostor:
     """Has a port while in `with`, greets each visitor (a byte at a time with a `pause`), and keeps what he says."""
 
@@ -45,7 +56,7 @@ class Impostor:
         self._greeting = greeting
         self._pause = pause
         self._closing = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", port))
+        self._listener = _listen(port)
         self._threads = [threading.Thread(target=self._accept)]
 
     def __enter__(self) -> Impostor:

@@ -57,7 +57,8 @@ def test_run_from_start_to_end(tmp_path: Path, nats_server: NatsServer, etcd_ser
                 assert climbed == list(RUNGS[1:])
                 assert "Engine loaded and ready to serve..." in programs[name].output.splitlines()
             climbed = [event.rung for event in events if isinstance(event, Rung) and event.name == "router"]
-            assert climbed == ["process", "registered", "answering"]
+            # It tells that it is registered when the canary may have found it already.
+            assert climbed[0] == "process" and set(climbed[1:]) == {"registered", "answering"}
             async with Requester.open(deployed.config, "a test") as requester:
                 texts = [answer.text async for answer in requester.stream(Ask(greedy(), "count 4"))]
             assert "".join(texts) == "0 1 2 3 "

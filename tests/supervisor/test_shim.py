@@ -143,7 +143,7 @@ def test_the_start_names_both_processes(place: Place) -> None:
     assert event.shim_pid == process.pid
     assert event.shim_started == start_ticks(process.pid)
     assert event.started == start_ticks(event.pid)
-    wait_for(lambda: Path(f"/proc/{event.pid}/cmdline").read_bytes() == b"sleep\x0060\0", 10, "the program")
+    wait_for(lambda: Path(f"/proc/{event.pid}/cmdline").read_bytes() == b"sleep\x0060\0", "the program")
     assert (event.step, event.server, event.rank, event.host) == ("workers", "gen.0", 1, os.uname().nodename)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Union
 from trtdist.engines.base import EngineError
 from trtdist.engines.reference.shape import HEADS, POSITIONS
 
-__all__ = ["Address", "Handle", "Place", "parse", "read_place"]
+__all__ = ["NOWHERE", "Address", "Handle", "Place", "parse", "read_place"]
 
 _VERSION = 1
 _MAX_BYTES = 16384
@@ -21,6 +21,8 @@ Address = tuple[str, int]
 
 # How one context rank is reached: its rank in the MPI world, or an address.
 Place = Union[int, Address]
+# Of a rank that lets nobody fetch.
+NOWHERE: Address = ("", 0)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trtdist.engines.base import EngineError
-from trtdist.engines.reference.handle import Address, Handle, Place
+from trtdist.engines.reference.handle import NOWHERE, Address, Handle, Place
 from trtdist.engines.reference.shape import HEADS, head_bytes
 from trtdist.engines.reference.store import Store
 from trtdist.engines.reference.transport import FETCH_S, Arrival, gone, shares
@@ -86,7 +86,7 @@ class TcpTransport:
         self._ended: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._fetchers = 0
         self._listener = _listen(host, ports) if host else None
-        self.place: Place = ("", 0)
+        self.place: Place = NOWHERE
         if self._listener is not None:
             self.place = self._listener.getsockname()[:2]
             threading.Thread(target=self._accept, args=(self._listener,), name="kv-accept", daemon=True).start()

@@ -13,7 +13,7 @@ from typing import Any
 
 from trtdist.engines.base import EngineError
 from trtdist.engines.reference import messages
-from trtdist.engines.reference.handle import Handle, parse, read_place
+from trtdist.engines.reference.handle import NOWHERE, Handle, parse, read_place
 from trtdist.engines.reference.shape import HEADS, POSITIONS, head_bytes
 
 __all__ = ["MAX_BYTES", "decode", "encode"]
@@ -101,7 +101,7 @@ def _handle(value: Any) -> Handle:
 
 
 def _place(value: Any) -> Any:
-    return read_place(value, "place")
+    return NOWHERE if value == list(NOWHERE) else read_place(value, "place")
 
 
 def _texts(value: Any) -> dict[int, str]:
