@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from trtdist.bench import workload
 from trtdist.bench.http_client import HttpClient, HttpFailure
 from trtdist.bench.lengths import Lengths
-from trtdist.bench.sse import EventReader, OpenAiAnswer
+from trtdist.bench.sse import MAX_EVENT, OpenAiAnswer
 from trtdist.bench.workload import Request
+from trtdist.serving.sse import EventReader
 
 __all__: list[str] = []
 
@@ -63,7 +64,7 @@ class _Load:
             await self._one(next(prompts))
 
     async def _one(self, request: Request) -> None:
-        answer, events = OpenAiAnswer(), EventReader()
+        answer, events = OpenAiAnswer(), EventReader(MAX_EVENT)
         begin, end = self._options.begin, self._options.end
 
         def take(data: bytes, now: float) -> None:

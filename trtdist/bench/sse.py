@@ -1,4 +1,4 @@
-"""Streams of OpenAI's API: bytes to events, and events to what counts for a measurement.
+"""Streams of OpenAI's API: events to what counts for a measurement.
 
 Most events only bring text. They are told by three looks at their bytes, so that the client costs little beside the
 servers that it measures; the others are read as JSON.
@@ -10,37 +10,13 @@ import json
 import re
 from typing import Any
 
-__all__ = ["EventReader", "OpenAiAnswer", "error_sentence"]
+__all__ = ["MAX_EVENT", "OpenAiAnswer", "error_sentence"]
 
 MAX_EVENT = 8 * 1024 * 1024
 
 # Within a JSON text the quotes are escaped, so this finds keys only.
 _HAS_TEXT = re.compile(rb'"(?:content|reasoning_content|text)" ?: ?"(?!")').search
 _HAS_MORE = re.compile(rb'"(?:finish_reason" ?: ?"|usage" ?: ?\{|error" ?: ?[{"])').search
-
-
-class EventReader:
-    """Splits a stream of server-sent events, whatever the pieces that it arrives in."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """The data of the events that are complete now; ValueError for one that is too long."""
-        rest = self._rest + data if self._rest else data
-        if b"\r" in rest:
-            rest = rest.replace(b"\r\n", b"\n")
-        *events, self._rest = rest.split(b"\n\n")
-        if len(self._rest) > MAX_EVENT:
-            raise ValueError(f"an event has more than {MAX_EVENT} bytes")
-        return [data for event in events if (data := _data(event))]
-
-
-def _data(event: bytes) -> bytes:
-    if event.startswith(b"data: ") and b"\n" not in event:
-        return event[6:]
-    lines = [line[5:].removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
 
 
 class OpenAiAnswer:

@@ -13,12 +13,13 @@ from urllib.parse import urlsplit
 
 from trtdist.bench.http_client import HttpClient, HttpFailure
 from trtdist.bench.record import Reply
-from trtdist.bench.sse import EventReader, OpenAiAnswer, error_sentence
+from trtdist.bench.sse import MAX_EVENT, OpenAiAnswer, error_sentence
 from trtdist.bench.workload import Request
 from trtdist.engines.base import Sampling
 from trtdist.errors import InputError, TrtdistError
 from trtdist.serving.requester import Ask, Requester, RequestError
 from trtdist.serving.run_config import RunConfig
+from trtdist.serving.sse import EventReader
 
 __all__ = ["Endpoint", "HttpTarget", "RunTarget", "Target", "http_target", "run_target"]
 
@@ -63,7 +64,7 @@ class HttpTarget:
 
     async def ask(self, request: Request) -> Reply:
         """As Target says."""
-        answer, events, body = OpenAiAnswer(), EventReader(), bytearray()
+        answer, events, body = OpenAiAnswer(), EventReader(MAX_EVENT), bytearray()
 
         def take(data: bytes, now: float) -> None:
             if len(body) < MAX_BODY and not answer.pieces:

@@ -14,6 +14,7 @@ from trtdist.services.envfile import read_env
 from trtdist.serving.http1 import Connection, HttpError, parse_url
 from trtdist.serving.http_canary import told_by
 from trtdist.serving.requester import Answer, Ask, RequestError
+from trtdist.serving.sse import EventReader
 from trtdist.serving.waiting import within
 
 __all__ = ["stream_over_http"]
@@ -65,24 +66,30 @@ async def _events(connection: Connection, body: bytes, deadline: float) -> Async
     """The events of a stream up to its [DONE]; asyncio.TimeoutError at the deadline."""
     now = asyncio.get_running_loop().time
     status = await within(deadline - now(), connection.request("POST", "/v1/completions", body))
-    text = b""
-    while piece := await within(deadline - now(), connection.read()):
-        text = (text + piece).replace(b"\r\n", b"\n")
-        if len(text) > _MAX_EVENT:
-            raise HttpError(f"it sent an event longer than {_MAX_EVENT} bytes")
-        if status != _OK:
-            continue
-        *events, text = text.split(b"\n\n")
-        for event in events:
-            data = event.partition(b"data:")[2].strip()
-            if data == b"[DONE]":
-                return
-            if data:
-                yield _read(data)
     if status != _OK:
         code = "bad_request" if _BAD <= status < _SERVER else "engine"
-        raise RequestError(code, f"status {status}: {told_by(_read(text))}")
+        raise RequestError(code, f"status {status}: {told_by(_read(await _whole(connection, deadline)))}")
+    reader = EventReader(_MAX_EVENT)
+    while piece := await within(deadline - now(), connection.read()):
+        try:
+            events = reader.feed(piece)
+        except ValueError:
+            raise HttpError(f"it sent an event longer than {_MAX_EVENT} bytes") from None
+        for data in events:
+            if data == b"[DONE]":
+                return
+            yield _read(data)
     raise HttpError("the stream ended before the answer did")
+
+
+async def _whole(connection: Connection, deadline: float) -> bytes:
+    """A body that is no stream."""
+    body = b""
+    while piece := await within(deadline - asyncio.get_running_loop().time(), connection.read()):
+        body += piece
+        if len(body) > _MAX_EVENT:
+            raise HttpError(f"it sent an answer longer than {_MAX_EVENT} bytes")
+    return body
 
 
 def _read(data: bytes) -> dict[str, Any]:
