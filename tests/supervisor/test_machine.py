@@ -119,6 +119,11 @@ def test_a_rank_with_an_error_of_mpi_that_nobody_else_explains_is_first(other: d
     assert deaths.first_of((death("ctx.0.0", 14, None, 10.0), other)).name == "ctx.0.0"
 
 
+def test_a_task_that_was_seen_to_be_gone_and_tells_its_end_late_is_still_a_death() -> None:
+    gone = deaths.of_gone("workers", "gen.0.0", 10.3)
+    assert deaths.first_of((gone, deaths.of_task("workers", "gen.0.0", 14, None, 10.2))).name == "gen.0.0"
+
+
 @pytest.mark.parametrize("later", [0.05, 0.7])
 def test_a_neighbour_is_waited_for_when_nothing_else_is_known(later: float) -> None:
     cluster = Cluster(make_plan())

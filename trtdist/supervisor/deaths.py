@@ -140,14 +140,18 @@ def lost_peer(death: Death) -> bool:
 
 def first_of(noted: Sequence[Death]) -> Death:
     """Which of one or more deaths came first, those of ranks that lost a neighbour after that neighbour."""
-    kept = {(death.step, death.name): death for death in reversed(noted)}
-    for left in [death for death in noted if lost_peer(death)]:
-        culprits = [death for death in kept.values() if death.step == left.step and _of_itself(death)]
-        for culprit in culprits:
-            kept[culprit.step, culprit.name] = replace(culprit, at=min(culprit.at, left.at))
-        if culprits:
-            kept.pop((left.step, left.name), None)
-    return min(kept.values(), key=lambda death: (death.at, death.order))
+    kept = list({(death.step, death.name): death for death in reversed(noted)}.values())
+    left: dict[str, float] = {}
+    for death in filter(lost_peer, noted):
+        left[death.step] = min(death.at, left.get(death.step, death.at))
+    explained = {death.step for death in kept if death.step in left and _of_itself(death)}
+    causes = [death for death in kept if not (death.step in explained and lost_peer(death))]
+    return min((_no_later(death, left) for death in causes), key=lambda death: (death.at, death.order))
+
+
+def _no_later(death: Death, left: Mapping[str, float]) -> Death:
+    """A culprit counts from when the first neighbour of its step left for it."""
+    return replace(death, at=min(death.at, left[death.step])) if death.step in left and _of_itself(death) else death
 
 
 def _of_itself(death: Death) -> bool:
