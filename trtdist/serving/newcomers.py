@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from trtdist.plan import Plan
 from trtdist.serving.discovery import Instance, Snapshot, Watcher
@@ -82,16 +83,8 @@ class Newcomers:
         return await self._attempt(partner, instance.server)
 
     async def _mark(self, instance: Instance) -> bool:
-        proven = Instance.of(
-            instance.namespace,
-            instance.component,
-            instance.endpoint,
-            instance.lease_id,
-            instance.server,
-            instance.engine,
-        )
         try:
-            return await self._etcd.replace(instance.key, proven.to_value(), instance.lease_id)
+            return await self._etcd.replace(instance.key, replace(instance, proven=True).to_value(), instance.lease_id)
         except EtcdError:
             return False
 
