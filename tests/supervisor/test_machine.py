@@ -119,17 +119,30 @@ def test_a_rank_with_an_error_of_mpi_that_nobody_else_explains_is_first(other: d
     assert deaths.first_of((death("ctx.0.0", 14, None, 10.0), other)).name == "ctx.0.0"
 
 
+@pytest.mark.parametrize("killed", [death("gen.0.0", None, 9, 10.4), deaths.of_gone("workers", "gen.0.0", 10.4)])
+def test_a_rank_that_the_launcher_ended_comes_after_the_one_that_it_saw_killed(killed: deaths.Death) -> None:
+    others = (death("ctx.0.1", None, signal.SIGTERM, 10.0), death("ctx.0.0", 14, None, 10.1))
+    assert deaths.first_of((*others, killed)).name == "gen.0.0"
+    assert deaths.first_of(others).name == "ctx.0.1"
+
+
+def test_what_did_not_listen_to_term_comes_after_what_did() -> None:
+    killed = death("gen.0.0", None, signal.SIGKILL, 15.1)
+    assert deaths.first_of((death("ctx.0.1", None, signal.SIGTERM, 10.0), killed)).name == "ctx.0.1"
+
+
 def test_a_task_that_was_seen_to_be_gone_and_tells_its_end_late_is_still_a_death() -> None:
     gone = deaths.of_gone("workers", "gen.0.0", 10.3)
     assert deaths.first_of((gone, deaths.of_task("workers", "gen.0.0", 14, None, 10.2))).name == "gen.0.0"
 
 
 @pytest.mark.parametrize("later", [0.05, 0.7])
-def test_a_neighbour_is_waited_for_when_nothing_else_is_known(later: float) -> None:
+@pytest.mark.parametrize(("code", "number"), [(14, None), (None, signal.SIGTERM)])
+def test_a_neighbour_is_waited_for_when_nothing_else_is_known(later: float, code: int | None, number: int) -> None:
     cluster = Cluster(make_plan())
     cluster.run([], until=5.0)
     began = cluster.now
-    cluster.feed(messages.TaskEnded("workers", "ctx.0.0", 14, None, EPOCH + cluster.now))
+    cluster.feed(messages.TaskEnded("workers", "ctx.0.0", code, number, EPOCH + cluster.now))
     cluster.later(later, messages.TaskGone("workers", "ctx.0.1", EPOCH + cluster.now + later))
     cluster.run([])
     assert messages.FindKilled("workers") in cluster.actions(messages.FindKilled)

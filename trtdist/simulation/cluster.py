@@ -45,7 +45,7 @@ class Launch:
     """A step that was started for the `number`th time: its first process and its tasks.
 
     `failing` says that it ends its tasks. `code`, `signal`, `fault` and `ended` are of the first end that was told,
-    that of a task or its own.
+    that of a task or its own. `vanished` is what only Slurm knows of its tasks.
     """
 
     step: Step
@@ -58,6 +58,7 @@ class Launch:
     signal: int | None = None
     ended: float = float("inf")
     fault: str = ""
+    vanished: list[News] = field(default_factory=list)
 
     def note_end(self, code: int | None, number: int | None, fault: str, at: float) -> None:
         """An end that is told; the first of them counts."""
@@ -188,6 +189,15 @@ class Cluster:
                 task.alive = task.alive and launch.temper.dies == _NEVER
         self.hear(messages.Swept(tuple(task.name for task in self.tasks.values() if task.alive)))
 
+    def _find_killed(self, action: messages.FindKilled) -> None:
+        launch = self.launches[action.step]
+        while launch.vanished:
+            wait = self.random.uniform(0.0, 0.9 * self.scene.settings.peer_settle)
+            self.line.after(wait, partial(self._found_killed, launch.vanished.pop()))
+
+    def _found_killed(self, news: News) -> None:
+        self.hear(messages.TaskGone(news.step, news.name, EPOCH + self.line.now), news)
+
     # What happens on the nodes.
 
     def _begins(self, task: Task) -> None:
@@ -291,15 +301,17 @@ class Cluster:
         self._strand(launch, fault)
 
     def vanish(self, task: Task, fault: str, itself: bool) -> None:
-        """A shim is gone and its program with it, which is seen at once on one machine and not at all through Slurm."""
+        """A shim is gone and its program with it: seen at once on one machine, and told by Slurm when it is asked."""
         if not task.alive:
             return
         self.end_task(task, None, 9, fault, itself, told=False)
-        if not self.scene.slurm:
-            at = EPOCH + self._last_look()
-            self._look()
-            step = task.launch.step.name
-            self.hear(messages.TaskGone(step, task.name, at), self.news(fault, task.name, step, itself))
+        news = self.news(fault, task.name, task.launch.step.name, itself)
+        if self.scene.slurm:
+            task.launch.vanished.append(news)
+            return
+        at = EPOCH + self._last_look()
+        self._look()
+        self.hear(messages.TaskGone(news.step, news.name, at), news)
 
     def _strand(self, launch: Launch, fault: str) -> None:
         """What talks through a service that died ends a little later."""
@@ -375,6 +387,7 @@ _PERFORM: dict[type, Callable[[Cluster, Any], None]] = {
     messages.Start: Cluster._start,
     messages.Probe: Cluster._probe,
     messages.TestPort: Cluster._test_port,
+    messages.FindKilled: Cluster._find_killed,
     messages.Signal: Cluster._signal,
     messages.SignalTask: Cluster._signal_task,
     messages.Kill: Cluster._kill,

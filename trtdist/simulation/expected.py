@@ -75,9 +75,25 @@ class Expected:
 
     def died(self, event: messages.Input | None, news: News, now: float) -> None:
         """A death came to light; None for the event when no message told it."""
+        followed = self._only_followers()
         self._news.append((event, news))
         if self._settled == float("inf"):
             self._settled = max(now + self._settings.settle, self._doubt)
+        if self._only_followers():
+            self._settled = max(self._settled, now + self._settings.peer_settle)
+        elif followed:
+            self._settled = min(self._settled, max(now + self._settings.settle, self._doubt))
+
+    def _only_followers(self) -> bool:
+        """Whether the first death is a rank's that TERM ended, and no other rank of its step ended by itself."""
+        if not self._news:
+            return False
+        first = min(self._news, key=lambda each: each[1].at)[0]
+        if not isinstance(first, messages.TaskEnded) or self._kinds[first.step] != "workers" or not _by_term(first):
+            return False
+        ranks = [event for event, _ in self._news if isinstance(event, (messages.TaskEnded, messages.TaskGone))]
+        same = [event for event in ranks if event.step == first.step]
+        return all(isinstance(event, messages.TaskEnded) and (_by_term(event) or event.code == 0) for event in same)
 
     # What must come of it.
 
@@ -136,6 +152,10 @@ class Expected:
             plain = how.signal != 15 and how.code not in (0, 143)
         verdicts = {_FAILED} if plain and alone and first.itself else {_FAILED, told}
         return Ending(frozenset(verdicts), _causes(real))
+
+
+def _by_term(event: messages.TaskEnded) -> bool:
+    return event.signal == 15 or event.code == 143
 
 
 def _asked(event: messages.StopAsked | messages.TimeLimit) -> tuple[str, int]:

@@ -246,6 +246,9 @@ class Judge:
             if known.step.tier == tier and known.alive and (known.killed is None or known.killed > waited)
         ]
 
+    def _find_killed(self, action: messages.FindKilled, now: float) -> None:
+        _check(self._ending is None, f"who was killed in {action.step} was asked during a stop")
+
     def _announce(self, action: messages.Announce, now: float) -> None:
         if action.state == "STARTING":
             _check(isinstance(self._event, messages.Begin), "STARTING was said late")
@@ -377,6 +380,7 @@ _SAID: dict[type, Callable[[Judge, Any, float], None]] = {
     messages.Start: Judge._start,
     messages.Probe: Judge._probe,
     messages.TestPort: Judge._test_port,
+    messages.FindKilled: Judge._find_killed,
     messages.Signal: Judge._signal,
     messages.SignalTask: Judge._signal_task,
     messages.Kill: Judge._kill,

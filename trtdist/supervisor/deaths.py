@@ -2,8 +2,8 @@
 
 A launcher that was killed takes its tasks along, and a shim that was killed takes its program along, so what was only
 seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time. A rank
-whose neighbour over MPI has gone ends by that, often before anybody knows of the neighbour: it comes after any rank of
-its step that ended in another way.
+whose neighbour has gone ends by that, or by the TERM of its launcher, often before anybody knows of the neighbour: it
+comes after any rank of its step that ended in another way.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
     "gave_up",
     "how_it_ended",
     "in_words",
-    "lost_peer",
+    "may_follow",
     "never_began",
     "not_back",
     "not_ready",
@@ -52,6 +52,9 @@ _NAMED = 4
 # MPI_ERR_UNKNOWN, which Open MPI 5 exits with when a connection to a neighbour breaks, and what its fault tolerance
 # has for a neighbour that has gone: MPI_ERR_PROC_ABORTED, _PROC_FAILED, _PROC_FAILED_PENDING, _REVOKED (mpi.h).
 _LOST_PEER = frozenset({14, 74, 75, 76, 77})
+# A rank that is known to be killed later than this after others ended has not taken them along: it is one that did not
+# listen to TERM, which Slurm kills KillWait later (slurm.conf: 30 s unless set).
+_FOLLOWS_S = 3.0
 
 
 def of_task(step: str, task: str, code: int | None, number: int | None, at: float) -> Death:
@@ -133,31 +136,35 @@ def in_words(code: int | None, number: int | None) -> str:
     return f"ended with exit code {code}{named}"
 
 
-def lost_peer(death: Death) -> bool:
-    """Whether a rank ended as one does whose neighbour over MPI has gone."""
-    return death.name != death.step and death.signal is None and death.code in _LOST_PEER
+def may_follow(death: Death) -> bool:
+    """Whether a rank ended as one does whose neighbour has gone: by an error of MPI, or by its launcher's TERM."""
+    return death.name != death.step and (_by_term(death) or (death.signal is None and death.code in _LOST_PEER))
 
 
 def first_of(noted: Sequence[Death]) -> Death:
     """Which of one or more deaths came first, those of ranks that lost a neighbour after that neighbour."""
     kept = list({(death.step, death.name): death for death in reversed(noted)}.values())
     left: dict[str, float] = {}
-    for death in filter(lost_peer, noted):
+    for death in filter(may_follow, noted):
         left[death.step] = min(death.at, left.get(death.step, death.at))
-    explained = {death.step for death in kept if death.step in left and _of_itself(death)}
-    causes = [death for death in kept if not (death.step in explained and lost_peer(death))]
+    explained = {death.step for death in kept if _took_along(death, left)}
+    causes = [death for death in kept if not (death.step in explained and may_follow(death))]
     return min((_no_later(death, left) for death in causes), key=lambda death: (death.at, death.order))
 
 
 def _no_later(death: Death, left: Mapping[str, float]) -> Death:
     """A culprit counts from when the first neighbour of its step left for it."""
-    return replace(death, at=min(death.at, left[death.step])) if death.step in left and _of_itself(death) else death
+    return replace(death, at=min(death.at, left[death.step])) if _took_along(death, left) else death
 
 
-def _of_itself(death: Death) -> bool:
-    """Whether a rank ended neither by a neighbour nor by the TERM that follows when another one ends."""
-    by_term = death.signal == signal.SIGTERM or death.code in (0, 128 + signal.SIGTERM)
-    return death.name != death.step and not by_term and not lost_peer(death)
+def _took_along(death: Death, left: Mapping[str, float]) -> bool:
+    """Whether the neighbours of a rank that ended by itself left for it."""
+    of_itself = death.name != death.step and death.code != 0 and not may_follow(death)
+    return of_itself and death.step in left and death.at <= left[death.step] + _FOLLOWS_S
+
+
+def _by_term(death: Death) -> bool:
+    return death.signal == signal.SIGTERM or death.code == 128 + signal.SIGTERM
 
 
 def earlier(one: Death | None, other: Death) -> Death:
@@ -172,9 +179,9 @@ def note(state: State, death: Death, now: float) -> State:
     noted = (*state.noted, death)
     first = first_of(noted)
     until = max(now + state.settings.settle, state.doubt_until) if state.settle_until is None else state.settle_until
-    if lost_peer(first):
+    if may_follow(first):
         until = max(until, now + state.settings.peer_settle)
-    elif state.first is not None and lost_peer(state.first):
+    elif state.first is not None and may_follow(state.first):
         until = min(until, max(now + state.settings.settle, state.doubt_until))
     return replace(state, noted=noted, first=first, settle_until=until)
 

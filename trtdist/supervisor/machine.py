@@ -196,7 +196,7 @@ def _on_task_death(state: State, step: StepState, death: deaths.Death, now: floa
         return restarts.fall(state, step, death, now)
     if step.step.kind == "service" and step.phase != HEALTHY and step.phase != ENDED:
         return state.with_step(replace(step, death=deaths.earlier(step.death, death))), []
-    orphaned = not state.ending and deaths.lost_peer(death)
+    orphaned = not state.ending and deaths.may_follow(death)
     return deaths.note(state, death, now), [FindKilled(death.step)] if orphaned else []
 
 
