@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Iterator
 
 import pytest
 
+from tests.serving.asked import Play, Scene, played
 from tests.serving.servers import EtcdServer, NatsServer
 
 
@@ -30,3 +32,13 @@ def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer
 def namespace() -> str:
     """A run id that no other test uses."""
     return f"test-{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def play(nats_server: NatsServer, etcd_server: EtcdServer, namespace: str) -> Play:
+    """Runs a scene on a stage of its own."""
+
+    def run(scene: Scene) -> None:
+        asyncio.run(played(scene, nats_server, etcd_server, namespace))
+
+    return run
