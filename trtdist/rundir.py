@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LATEST", "RunDir", "local_dir", "runs_root", "write_atomic"]
+__all__ = ["LATEST", "RunDir", "runs_root", "write_atomic"]
 
 LATEST = "latest"
 """The link in the folder of runs that leads to the newest."""
@@ -18,11 +19,6 @@ def runs_root(environ: Mapping[str, str]) -> Path:
     """Where runs are kept: `$TRTDIST_RUNS`, else `~/.local/share/trtdist/runs`."""
     given = environ.get("TRTDIST_RUNS")
     return Path(given) if given else Path.home() / ".local" / "share" / "trtdist" / "runs"
-
-
-def local_dir(run_id: str) -> Path:
-    """The folder of a run on the disk of the node itself: etcd's data, sockets, MPI session files."""
-    return Path(tempfile.gettempdir()) / f"trtdist-{os.getuid()}" / run_id
 
 
 def write_atomic(path: Path, text: str, mode: int = 0o600) -> None:
@@ -47,6 +43,15 @@ class RunDir:
     def run_id(self) -> str:
         """The run's id, which is the folder's name."""
         return self.path.name
+
+    @property
+    def local(self) -> Path:
+        """The folder of the run on the disk of the node itself: etcd's data, sockets, MPI session files.
+
+        Runs of one name in different folders, such as `out`, do not share it.
+        """
+        own = f"{self.run_id}-{binascii.crc32(os.fsencode(self.path)):08x}"
+        return Path(tempfile.gettempdir()) / f"trtdist-{os.getuid()}" / own
 
     @property
     def topology(self) -> Path:

@@ -211,8 +211,7 @@ def test_a_rank_on_another_node_than_planned_ends_the_run(user: User) -> None:
         f"ctx.0.0 (step workers) is task 0 and belongs on {first}, but runs on {second}",
         f"gen.1.0 (step workers) is task 3 and belongs on {second}, but runs on {first}",
     )
-    # Nothing was loaded.
-    assert [path.name for path in (out / "logs").glob("*.?.?.log")] == []
+    assert [path.name for path in (out / "logs").glob("*.?.?.log") if "loaded" in path.read_text()] == []
     assert user.left() == []
 
 
@@ -281,6 +280,23 @@ def test_two_runs_on_the_same_nodes(user: User) -> None:
         assert user.state(run.name)["state"] == "READY"
     for number in range(2):
         assert user.trtdist("down", user.run_dir(number).name).returncode == 0
+    assert user.left() == []
+
+
+@pytest.mark.long
+def test_two_folders_of_one_name_on_the_same_nodes(user: User) -> None:
+    folders = [user.cluster.folder / each / "out" for each in ("one", "other")]
+    user.cluster.output("mkdir", "one", "other")
+    for out in folders:
+        assert user.trtdist("render", EXAMPLE, str(out), *SHARED).returncode == 0
+    jobs = [user.cluster.output("sbatch", "--parsable", f"{out}/job.sbatch") for out in folders]
+    for out in folders:
+        waited = f"until grep -q READY {out}/events/supervisor.jsonl || [ -e {out}/verdict.json ]; do sleep 0.3; done"
+        user.cluster.output("bash", "-c", waited, timeout=READY_S)
+        assert user.state(f"{out}/")["state"] == "READY"
+    assert user.nodes(jobs[0]) == user.nodes(jobs[1])
+    for out in folders:
+        assert user.trtdist("down", f"{out}/").returncode == 0
     assert user.left() == []
 
 

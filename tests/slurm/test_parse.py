@@ -39,7 +39,7 @@ def test_nothing_that_is_printed_breaks_a_parser(text: str) -> None:
     parse.config(text)
     parse.mpi_types(text)
     parse.seconds(text)
-    parse.first_killed(text)
+    parse.first_killed(text, {14})
 
 
 def test_how_steps_ended() -> None:
@@ -62,12 +62,13 @@ def test_how_steps_ended() -> None:
         ("srun: error: node2: task 5: Out Of Memory\n", [5]),
         ("srun: error: node1: task 1: Exited with exit code 14\nsrun: error: node2: task 5: Killed", [5]),
         ("srun: error: node1: task 1: Exited with exit code 14\n", []),
+        ("srun: error: node1: task 1: Exited with exit code 137\nsrun: error: node2: task 5: Killed\n", []),
         ("a rank says srun: error: node2: task 5: Killed\n", []),
         ("srun: error: node2: task -: Killed\n", []),
     ],
 )
 def test_who_was_killed_first(text: str, numbers: list[int]) -> None:
-    assert parse.first_killed(text) == numbers
+    assert parse.first_killed(text, {14}) == numbers
 
 
 @given(st.integers(0, 99), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))

@@ -57,7 +57,7 @@ class HandMade:
 
     def local_folder(self) -> Path:
         """The run's folder on the disk of its node, with something in it."""
-        folder = self.folder / "trtdist-0" / self.run.run_id
+        folder = self.folder / "trtdist-0" / self.run.local.name
         folder.mkdir(parents=True)
         (folder / "data").write_text("x")
         return folder

@@ -126,6 +126,11 @@ def test_a_rank_that_the_launcher_ended_comes_after_the_one_that_it_saw_killed(k
     assert deaths.first_of(others).name == "ctx.0.1"
 
 
+def test_who_told_its_end_comes_before_who_was_killed_with_the_others() -> None:
+    killed, other = death("ctx.0.1", None, 9, 10.01), deaths.of_gone("workers", "gen.1.1", 10.5)
+    assert deaths.first_of((death("ctx.0.0", 14, None, 10.0), other, killed)).name == "ctx.0.1"
+
+
 def test_what_did_not_listen_to_term_comes_after_what_did() -> None:
     killed = death("gen.0.0", None, signal.SIGKILL, 15.1)
     assert deaths.first_of((death("ctx.0.1", None, signal.SIGTERM, 10.0), killed)).name == "ctx.0.1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, replace
 
 __all__ = [
@@ -31,7 +31,11 @@ _NOTHING = ("", "(null)", "N/A", "n/a", "Unknown", "NONE", "None")
 _GPUS = re.compile(r"gpu(?::(?P<type>[^:,(]+))?:(?P<count>\d+)")
 _DURATION = re.compile(r"(?:(?P<days>\d+)-)?(?:(?P<hours>\d+):)?(?P<minutes>\d+):(?P<seconds>\d+)")
 _TYPE = re.compile(r"[a-z][a-z0-9_]*")
-_KILLED = re.compile(r"^srun: error: \S+: tasks? (?P<numbers>[\d,-]+): (?:Killed|Out Of Memory)\s*$", re.MULTILINE)
+_ENDED = re.compile(
+    r"^srun: error: \S+: tasks? (?P<numbers>[\d,-]+): "
+    r"(?:(?P<killed>Killed|Out Of Memory)|Exited with exit code (?P<code>\d+))\s*$",
+    re.MULTILINE,
+)
 _MOST_TASKS = 1 << 16
 _COMPLAINT = re.compile(r"^\w+: ")
 
@@ -178,15 +182,22 @@ def job_id(text: str) -> str:
     return found
 
 
-def first_killed(text: str) -> list[int]:
+def first_killed(text: str, followed: Container[int]) -> list[int]:
     """The numbers of the tasks that srun first says were killed (`srun: error: n2: tasks 4-5: Killed`).
 
-    When one task ends badly srun has the others killed, and tells of these later.
+    When one task ends badly srun has the others killed, and tells of these later: none was killed first when a task had
+    ended by itself before, with an exit code that is not one of those that follow from the end of another.
     """
-    match = _KILLED.search(text)
-    if match is None:
-        return []
-    ends = [part.split("-") for part in match["numbers"].split(",") if part[:1].isdigit() and part[-1:].isdigit()]
+    for match in _ENDED.finditer(text):
+        if match["killed"]:
+            return _numbers(match["numbers"])
+        if int(match["code"]) not in followed:
+            return []
+    return []
+
+
+def _numbers(text: str) -> list[int]:
+    ends = [part.split("-") for part in text.split(",") if part[:1].isdigit() and part[-1:].isdigit()]
     return [number for part in ends for number in range(int(part[0]), int(part[-1]) + 1)[:_MOST_TASKS]]
 
 

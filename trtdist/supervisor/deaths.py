@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from trtdist.supervisor.state import State
 
 __all__ = [
+    "FOLLOWING",
     "Death",
     "due_to_term",
     "earlier",
@@ -52,6 +53,8 @@ _NAMED = 4
 # MPI_ERR_UNKNOWN, which Open MPI 5 exits with when a connection to a neighbour breaks, and what its fault tolerance
 # has for a neighbour that has gone: MPI_ERR_PROC_ABORTED, _PROC_FAILED, _PROC_FAILED_PENDING, _REVOKED (mpi.h).
 _LOST_PEER = frozenset({14, 74, 75, 76, 77})
+FOLLOWING = _LOST_PEER | {128 + signal.SIGTERM}
+"""The exit codes of ranks that end because another one has: of MPI, and of the TERM that its launcher sends then."""
 # A rank that is known to be killed later than this after others ended has not taken them along: it is one that did not
 # listen to TERM, which Slurm kills KillWait later (slurm.conf: 30 s unless set).
 _FOLLOWS_S = 3.0
@@ -138,7 +141,8 @@ def in_words(code: int | None, number: int | None) -> str:
 
 def may_follow(death: Death) -> bool:
     """Whether a rank ended as one does whose neighbour has gone: by an error of MPI, or by its launcher's TERM."""
-    return death.name != death.step and (_by_term(death) or (death.signal is None and death.code in _LOST_PEER))
+    by_signal = death.signal == signal.SIGTERM
+    return death.name != death.step and (by_signal or (death.signal is None and death.code in FOLLOWING))
 
 
 def first_of(noted: Sequence[Death]) -> Death:
@@ -149,7 +153,8 @@ def first_of(noted: Sequence[Death]) -> Death:
         left[death.step] = min(death.at, left.get(death.step, death.at))
     explained = {death.step for death in kept if _took_along(death, left)}
     causes = [death for death in kept if not (death.step in explained and may_follow(death))]
-    return min((_no_later(death, left) for death in causes), key=lambda death: (death.at, death.order))
+    first = min(causes, key=lambda death: (_no_later(death, left).at, death.at, death.order))
+    return _no_later(first, left)
 
 
 def _no_later(death: Death, left: Mapping[str, float]) -> Death:
@@ -161,10 +166,6 @@ def _took_along(death: Death, left: Mapping[str, float]) -> bool:
     """Whether the neighbours of a rank that ended by itself left for it."""
     of_itself = death.name != death.step and death.code != 0 and not may_follow(death)
     return of_itself and death.step in left and death.at <= left[death.step] + _FOLLOWS_S
-
-
-def _by_term(death: Death) -> bool:
-    return death.signal == signal.SIGTERM or death.code == 128 + signal.SIGTERM
 
 
 def earlier(one: Death | None, other: Death) -> Death:

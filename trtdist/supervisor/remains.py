@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trtdist.events import EventReader, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.process import ProcessId
-from trtdist.rundir import RunDir, local_dir
+from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing
 
 __all__ = ["Remains", "local_folder", "recorded_remains", "supervisor_of"]
@@ -64,7 +64,7 @@ def supervisor_of(run: RunDir) -> SupervisorStarted | None:
 def local_folder(run: RunDir) -> Path:
     """The node-local folder: as resolved in the run, else as it would be now."""
     named = read_env_or_nothing(run.resolved_env).get("TRTDIST_LOCAL_DIR")
-    return Path(named) if named else local_dir(run.run_id)
+    return Path(named) if named else run.local
 
 
 def _processes(run: RunDir) -> Iterable[tuple[str, ProcessId]]:

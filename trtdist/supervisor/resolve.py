@@ -18,7 +18,7 @@ from pathlib import Path
 
 from trtdist.errors import InputError, TrtdistError
 from trtdist.plan import Plan, from_json
-from trtdist.rundir import RunDir, local_dir, write_atomic
+from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
@@ -89,7 +89,7 @@ def external_services(values: Mapping[str, str]) -> list[str]:
 
 def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[str, str]:
     given = read_env(run.given_env) if run.given_env.exists() else {}
-    local = local_dir(run.run_id)
+    local = run.local
     _make_folder(local)
     slurm = given.get("TRTDIST_LAUNCHER") == "slurm"
     # A run on one machine with programs of our own starts sooner without its plan.

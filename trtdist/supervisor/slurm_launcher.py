@@ -20,6 +20,7 @@ from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 from trtdist.slurm import argv, parse
 from trtdist.slurm.runner import Call
+from trtdist.supervisor import deaths
 from trtdist.supervisor.launch_lines import LaunchLines, Watched
 from trtdist.supervisor.launcher import Ended, Gone
 from trtdist.supervisor.watch import Watch
@@ -110,7 +111,7 @@ class SlurmLauncher:
 
     def killed(self, step: str) -> list[int]:
         """Those that srun names first, in what it has printed of this step so far."""
-        return parse.first_killed(self._lines.printed(step))
+        return parse.first_killed(self._lines.printed(step), deaths.FOLLOWING)
 
     def recorded(self) -> list[tuple[str, ProcessId]]:
         """Every process of this node that was ever seen."""

@@ -127,7 +127,7 @@ done
 # A hook of enroot gives all servers of a job the same two.
 export MASTER_ADDR=${TRTDIST_AT[1]}
 # Experts that ranks of a node share lie in /dev/shm by this name, which must be that of one server.
-export TRTLLM_EPLB_SHM_NAME=moe_shared_$TRTDIST_RUN_ID.$1
+export TRTLLM_EPLB_SHM_NAME=moe_shared_${TRTDIST_LOCAL_DIR##*/}.$1
 
 # The launcher takes its arguments apart at blanks, so none of these may have any.
 cd -- "$TRTDIST_RUN_DIR"
