@@ -24,7 +24,8 @@ from trtdist.events import (
     TaskStarted,
 )
 from trtdist.process import ProcessId
-from trtdist.supervisor import control
+from trtdist.supervisor import control, verdict
+from trtdist.supervisor.facts import Outcome
 
 EVERYONE = ["ctx.0.0", "ctx.0.1", "gen.0.0", "router", "nats", "etcd", "canary"]
 # Shims are alike: one of a rank and one of a service stand for the others, which the long tests kill too.
@@ -352,3 +353,15 @@ def test_a_run_is_started_once(tmp_path: Path) -> None:
     told = f"trtdist: the run in {fake.run.path} was started before, in job 7, and is left alone"
     assert (done.returncode, done.stderr.partition(": render")[0]) == (2, told)
     assert fake.run.event_file("supervisor").read_bytes() == before
+
+
+@pytest.mark.parametrize(("job", "count", "code"), [("7", "1", 1), ("7", "0", 2), ("8", "1", 2)])
+def test_a_job_that_is_queued_again_may_start_its_run_again(tmp_path: Path, job: str, count: str, code: int) -> None:
+    fake = FakeRun.create(tmp_path)
+    fake.write("supervisor", SupervisorStarted("n1", 1, 1, "7"))
+    verdict.write_once(fake.run, verdict.compose(Outcome("STOPPED", 0, "stopped"), fake.run, None))
+    words = [sys.executable, "-m", "trtdist.supervisor", "--slurm", str(fake.run.path)]
+    environ = {**os.environ, "SLURM_JOB_ID": job, "SLURM_RESTART_COUNT": count}
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    said = done.stdout + done.stderr
+    assert (done.returncode, "has ended already" in said, "is left alone" in said) == (code, code == 1, code == 2), said

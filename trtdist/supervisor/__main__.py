@@ -44,13 +44,14 @@ def main(argv: Sequence[str], head_of: Callable[[RunDir], Head] = LocalHead) -> 
         os.kill(os.getpid(), signal.SIGTERM)
     lineage.adopt_orphans()
     run = RunDir(Path(os.path.abspath(given.run_dir)))
+    job = os.environ.get("SLURM_JOB_ID", "") if given.slurm else ""
+    again = resumption.attempt(os.environ) if job else 0
     before = supervisor_of(run)
-    if before is not None:
+    if before is not None and not (again and before.slurm_job == job):
         print(f"trtdist: {_started_before(run, before)}", file=sys.stderr)
         return 2
     journal = Journal(run.event_file("supervisor"))
-    _introduce(journal, os.environ.get("SLURM_JOB_ID", "") if given.slurm else "")
-    again = resumption.attempt(os.environ) if given.slurm else 0
+    _introduce(journal, job)
     if again and resumption.resume(run, again):
         journal.say(f"{run.run_id} goes on, since Slurm has queued its job again ({again})")
     if run.verdict.exists():
