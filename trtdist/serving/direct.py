@@ -92,7 +92,8 @@ class DirectClient(Client):
         socket = self._free_socket()
         if socket is not None:
             pending, self._pending, self._pending_data_size = self._pending, [], 0
-            socket.writelines(pending)
+            # TLS makes a record of each part that it gets.
+            socket.write(b"".join(pending))
         elif self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
