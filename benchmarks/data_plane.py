@@ -6,6 +6,8 @@
 The engine pretends: it computes nothing, so that the way is all there is. The load client is `trtdist bench`'s, in this
 process. The ways take turns, so that whatever else the machine does meets all of them; figures are medians over the
 rounds. All of it runs in a network namespace that has only the loopback interface, where the kernel allows that.
+NATS and etcd are configured as those of a run are, and all that speaks to them, the limit over NATS as well, does so by
+mutual TLS with the run's certificates. Dynamo's programs speak to each other in clear, as shipped.
 
 nats          this runtime: the router says who serves, the worker publishes straight to the client
 nats-direct   the same without the router: what the router adds is the difference
@@ -13,6 +15,7 @@ http          this runtime over its HTTP front end: chats with a template, each 
 http-2        the same with two processes of the front end
 relay         a router that relays each chunk over NATS, as the runtime that this one replaces does
 raw-nats      a publisher and a subscriber, nothing else: the limit of the ways over NATS
+raw-nats-clear  the same without TLS
 bare-http     an asyncio server that streams bytes made before: the limit of the ways over HTTP
 dynamo        NVIDIA Dynamo's front end and mocker from its wheels, as shipped
 dynamo-nodelay  the same with TCP_NODELAY set by a preloaded shim
@@ -94,16 +97,20 @@ def ways(stack: contextlib.ExitStack, at: Services, options: argparse.Namespace)
     worker = start("worker", python("benchmarks.plane.pretend", str(ours)))
     router = start("router", python("trtdist.serving.router", str(ours)))
     config, relay_config = RunConfig.load(ours), RunConfig.load(relays)
-    yield Way("nats", lambda: run_target(config, "router", 60), {"worker": worker, "router": router})
-    yield Way("nats-direct", lambda: run_target(config, "tensorrt-llm", 60), {"worker": worker})
+    served = {"worker": worker, "nats": at.nats}
+    yield Way("nats", lambda: run_target(config, "router", 60), {**served, "router": router})
+    yield Way("nats-direct", lambda: run_target(config, "tensorrt-llm", 60), served)
     relay = start("relay", python("benchmarks.plane.relay", str(relays), str(ours)))
-    yield Way("relay", lambda: run_target(relay_config, "tensorrt-llm", 60), {"worker": worker, "router": relay})
-    publisher = start("publisher", python("benchmarks.plane.raw", str(ours)))
-    yield Way("raw-nats", lambda: raw_target(config), {"worker": publisher})
+    yield Way("relay", lambda: run_target(relay_config, "tensorrt-llm", 60), {**served, "router": relay})
+    clear = stack.enter_context(services(at.folder / "clear", clear=True))
+    for name, on in (("raw-nats", at), ("raw-nats-clear", clear)):
+        raw = on.run_dir(f"plane-{name}")
+        programs = {"worker": start(name, python("benchmarks.plane.raw", str(raw))), "nats": on.nats}
+        yield Way(name, lambda to=raw: raw_target(RunConfig.load(to)), programs)  # type: ignore[misc]
     for name, processes in FRONTS.items():
         if not options.ways or name in options.ways:
             front = deploy(stack, at, name, TURN, processes)
-            yield Way(name, lambda to=front: _http(to.url, to.model), _by_role(front))  # type: ignore[misc]
+            yield Way(name, lambda to=front: _http(to.url, to.model), {**_by_role(front), "nats": at.nats})  # type: ignore[misc]
     (port,) = free_ports(1)
     bare = start("bare", python("benchmarks.plane.bare_http", str(port)))
     yield Way("bare-http", lambda: _http(f"http://127.0.0.1:{port}/v1", "tiny"), {"front": bare})

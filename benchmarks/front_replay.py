@@ -13,9 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.plane.instructions import instructions
 from benchmarks.plane.services import CHAT_TEMPLATE
 from trtdist.engines.reference.text import FIRST_WORD, word
 from trtdist.serving.direct import DirectClient
@@ -172,19 +170,8 @@ def _plain(folder: Path, options: argparse.Namespace) -> None:
 
 def _instructions(options: argparse.Namespace, *runs: tuple[int, int]) -> Iterator[int]:
     """Of programs that are run at the same time, each with its tokens and rounds."""
-    started = []
-    for tokens, rounds in runs:
-        argv = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", sys.executable]
-        argv += [__file__, "--plain", "--streams", str(options.streams), "--each", str(options.each)]
-        argv += ["--tokens", str(tokens), "--rounds", str(rounds)]
-        environ = {**os.environ, "PYTHONHASHSEED": "0"}
-        started.append(subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    for one in started:
-        _, said = one.communicate()
-        counted = re.search(r"I\s+refs:\s+([\d,]+)", said)
-        if one.returncode or counted is None:
-            raise SystemExit(f"valgrind failed: {said[-2000:]}")
-        yield int(counted[1].replace(",", ""))
+    same = [__file__, "--plain", "--streams", str(options.streams), "--each", str(options.each)]
+    return instructions(*([*same, "--tokens", str(tokens), "--rounds", str(rounds)] for tokens, rounds in runs))
 
 
 def main() -> None:

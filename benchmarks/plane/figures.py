@@ -12,6 +12,7 @@ __all__ = ["draw", "show"]
 
 _COMPARED = (
     ("nats", "raw-nats"),
+    ("raw-nats", "raw-nats-clear"),
     ("nats", "relay"),
     ("http", "bare-http"),
     ("http", "dynamo-nodelay"),
@@ -31,7 +32,8 @@ _PLOTS = (
 def show(found: dict[str, Any]) -> None:
     """Print the tables."""
     columns = ("requests_per_s", "tokens_per_s", "ttft_p50_ms", "ttft_p99_ms", "client_us_per_token")
-    columns += ("worker_us_per_token", "router_us_per_request", "front_us_per_token", "front_mb", "router_mb")
+    columns += ("worker_us_per_token", "router_us_per_request", "front_us_per_token", "nats_us_per_token")
+    columns += ("front_mb", "router_mb")
     print(f"{'way':<16}{'streams':>8}" + "".join(f"{name.replace('_per_', '/'):>20}" for name in columns))
     for row in found["loads"]:
         cells = (f"{row[name]:.2f}" if name in row else "-" for name in columns)

@@ -69,7 +69,8 @@ class RawTarget:
 @contextlib.asynccontextmanager
 async def raw_target(config: RunConfig) -> AsyncIterator[RawTarget]:
     """A subscriber with a connection of its own; TrtdistError while there is no publisher."""
-    async with connection(config.nats_url, config.nats_user, config.nats_password, "raw subscriber") as client:
+    login = config.nats_user, config.nats_password
+    async with connection(config.nats_url, *login, "raw subscriber", tls=config.nats_tls) as client:
         try:
             await client.request(PING, b"", 5)
         except errors.Error:
@@ -80,7 +81,8 @@ async def raw_target(config: RunConfig) -> AsyncIterator[RawTarget]:
 
 
 async def _publish(config: RunConfig, stop: asyncio.Event) -> None:
-    async with connection(config.nats_url, config.nats_user, config.nats_password, "raw publisher") as client:
+    login = config.nats_user, config.nats_password
+    async with connection(config.nats_url, *login, "raw publisher", tls=config.nats_tls) as client:
         tasks: set[asyncio.Task[None]] = set()
 
         async def answer(inbox: str, count: int) -> None:

@@ -57,7 +57,7 @@ class _Relay:
 
 
 async def _serve(config: RunConfig, workers: RunConfig, stop: asyncio.Event) -> None:
-    etcd = EtcdClient(workers.etcd_endpoints)
+    etcd = EtcdClient(workers.etcd_endpoints, workers.etcd_tls)
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(etcd)
         watcher = await stack.enter_async_context(Watcher(etcd, instance_prefix(workers.namespace)))

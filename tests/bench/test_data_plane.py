@@ -14,13 +14,13 @@ PROGRAM = Path(__file__).resolve().parents[2] / "benchmarks" / "data_plane.py"
 
 @pytest.mark.long
 def test_the_ways_can_be_compared_and_the_router_touches_no_token(tmp_path: Path) -> None:
-    ways = ("--ways", "nats,nats-direct,relay,raw-nats,http,http-2,bare-http")
+    ways = ("--ways", "nats,nats-direct,relay,raw-nats,raw-nats-clear,http,http-2,bare-http")
     written = ("--json", str(tmp_path / "found.json"), "--plots", str(tmp_path / "plots"))
     command = [sys.executable, str(PROGRAM), "--rounds", "1", "--share", "0.25", *written, *ways]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())
-    assert len(found["loads"]) == 7 * 3
+    assert len(found["loads"]) == 8 * 3
     cpu = {(row["way"], row["output_tokens"]): row.get("router_us_per_request", 0.0) for row in found["lengths"]}
     # 128 times the tokens: a relay's work grows with them, that of a router which only decides does not.
     assert cpu["relay", 2048] > 3 * cpu["relay", 16]

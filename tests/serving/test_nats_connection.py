@@ -15,7 +15,7 @@ from nats.protocol.parser import Parser
 
 from tests.serving.servers import NatsServer, free_ports
 from trtdist.serving import nats_connection
-from trtdist.serving.direct import DirectClient
+from trtdist.serving.direct import DirectClient, _AtOnce
 from trtdist.serving.nats_connection import NatsError, connect, connection, disconnect
 from trtdist.serving.waiting import within
 
@@ -91,6 +91,43 @@ def test_a_direct_subscription_gets_all_however_the_bytes_come(payloads: list[by
         cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20)))
         for begin, end in zip([0, *cuts], [*cuts, len(whole)]):
             await client._ps.parse(whole[begin:end])
+
+    asyncio.run(main())
+    assert got == payloads
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=12), st.data())
+def test_what_is_taken_where_it_is_received_keeps_its_order(payloads: list[bytes], data: st.DataObject) -> None:
+    """Whatever nats-py's task is doing when bytes come, which wakes up for those that are its own to read."""
+    got: list[bytes] = []
+
+    async def main() -> None:
+        client = DirectClient()
+        client._status = DirectClient.CONNECTED
+        client._takers[7] = lambda subject, taken, status: got.append(taken)
+        reader = asyncio.StreamReader()
+        received = _AtOnce(client, reader, asyncio.StreamReaderProtocol(reader))
+
+        async def read() -> None:
+            while some := await reader.read(data.draw(st.integers(1, 200))):
+                await client._ps.parse(some)
+
+        task = asyncio.ensure_future(read())
+        whole = b""
+        for payload in payloads:
+            other = data.draw(st.sampled_from([b"", b"PONG\r\n", b"MSG other 8 3\r\nabc\r\n"]))
+            if other.startswith(b"PONG"):
+                client._pongs.append(asyncio.get_running_loop().create_future())
+            whole += other + b"MSG direct.1 7 %d\r\n%b\r\n" % (len(payload), payload)
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=20)))
+        for begin, end in zip([0, *cuts], [*cuts, len(whole)]):
+            received.data_received(whole[begin:end])
+            for _ in range(data.draw(st.integers(0, 4))):
+                await asyncio.sleep(0)
+        reader.feed_eof()
+        await task
+        assert not client._pongs
 
     asyncio.run(main())
     assert got == payloads

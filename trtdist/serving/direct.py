@@ -7,7 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from nats import errors
 from nats.aio.client import Client
@@ -32,14 +32,16 @@ class DirectClient(Client):
     """A client whose `subscribe_directly` costs a fifth per message of what `subscribe` does, and whose `publish` sends
     sooner.
 
-    It replaces nats-py's parser, overrides methods and writes to its transport, which are not part of nats-py's
-    interface. With a version that does not use them, messages come through the subscription, as they do for messages
-    with headers. It also logs in to nobody who does not speak TLS where that is asked for.
+    It replaces nats-py's parser, overrides methods, and reads and writes at its transport, which are not part of
+    nats-py's interface. With a version that does not use them, messages come through the subscription, as they do for
+    messages with headers. It also logs in to nobody who does not speak TLS where that is asked for.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._ps = _Parser(self)
+        # Set when nats-py has used that parser.
+        self._take: Callable[[bytes], bytes] | None = None
         self._takers: dict[int, Taker] = {}
         self._after_read: Callable[[], None] = lambda: None
         self._same_turn = False
@@ -92,7 +94,8 @@ class DirectClient(Client):
         socket = self._free_socket()
         if socket is not None:
             pending, self._pending, self._pending_data_size = self._pending, [], 0
-            socket.writelines(pending)
+            # TLS makes a record of each part that it gets.
+            socket.write(b"".join(pending))
         elif self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
@@ -103,9 +106,16 @@ class DirectClient(Client):
             unless_open.callback(self._abandon)
             try:
                 await super()._process_connect_init()
+                self._read_at_once()
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 raise errors.Error(f"nats: what has the port does not greet as a NATS server does ({error})") from None
             unless_open.pop_all()
+
+    def _read_at_once(self) -> None:
+        reader, writer = (getattr(self._transport, name, None) for name in ("_io_reader", "_io_writer"))
+        if reader is not None and writer is not None:
+            socket: asyncio.Transport = writer.transport
+            socket.set_protocol(_AtOnce(self, reader, cast(asyncio.Protocol, socket.get_protocol())))
 
     def _abandon(self) -> None:
         """End a connection that was not made. nats-py would wait for its end, of which asyncio does not tell when TLS
@@ -140,16 +150,18 @@ class _Parser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what came with one read; what is not whole waits for the next."""
-        if self.state == AWAITING_CONTROL_LINE:
-            if self.buf:
-                data = bytes(self.buf) + data
-                self.buf.clear()
-            data = self._take(data)
-        if data:
-            await super().parse(data)
+        self.nc._take = self.take
+        rest = self.take(data)
+        if rest:
+            await super().parse(rest)
 
-    def _take(self, data: bytes) -> bytes:
+    def take(self, data: bytes) -> bytes:
         """What is left for nats-py after the messages in front that have takers."""
+        if self.state != AWAITING_CONTROL_LINE:
+            return data
+        if self.buf:
+            data = bytes(self.buf) + data
+            self.buf.clear()
         takers, at = self.nc._takers, 0
         while (end := data.find(b"\r\n", at)) > 0:
             subject, sid, size = _read_line(data[at:end])
@@ -167,6 +179,38 @@ class _Parser(Parser):
         if at:
             self.nc._after_read()
         return data[at:]
+
+
+class _AtOnce(asyncio.Protocol):
+    """Between a connection and nats-py's stream: has messages taken where they are received.
+
+    What nats-py has to see wakes its task through the stream, as ever, and as long as that is at work all goes there.
+    """
+
+    def __init__(self, client: DirectClient, reader: asyncio.StreamReader, stream: asyncio.Protocol) -> None:
+        self._client = client
+        self._reader = reader
+        self._stream = stream
+
+    def data_received(self, data: bytes) -> None:
+        take = self._client._take
+        # A task that waits has parsed all that came before.
+        if take is not None and self._client.is_connected and getattr(self._reader, "_waiter", None) is not None:
+            data = take(data)
+        if data:
+            self._stream.data_received(data)
+
+    def eof_received(self) -> bool | None:
+        return self._stream.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._stream.connection_lost(error)
+
+    def pause_writing(self) -> None:
+        self._stream.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._stream.resume_writing()
 
 
 def _plain(subject: str, reply: str) -> bool:
