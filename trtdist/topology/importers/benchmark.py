@@ -5,11 +5,12 @@ Keys: that file and `submit.py` beside it (read at 03dd8e4d and c40f1157).
 
 from __future__ import annotations
 
+import math
 import shlex
 from typing import Any
 
 from trtdist.topology.importers.draft import Document, Draft, Fields, name_of
-from trtdist.topology.importers.engine import engine_arguments
+from trtdist.topology.importers.engine import engine_arguments, ranks_of
 
 __all__ = ["FORMAT", "benchmark", "recognises"]
 
@@ -19,12 +20,21 @@ _KNOWN = {
     "accuracy": "it is not part of a topology",
     "benchmark": "`trtdist bench` measures; it is not part of a topology",
     "build_wheel": "nothing is built or installed in a job; build it into the image",
+    "compact_packing": "servers smaller than a node always share nodes",
     "ctx_worker_env_var": "all ranks have one environment; add it to container.env if it may be everywhere",
+    "dataset_file": "`trtdist bench` measures; it is not part of a topology",
+    "eplb_num_slots": "moe_config.load_balancer of the generation servers counts",
     "gen_worker_env_var": "all ranks have one environment; add it to container.env if it may be everywhere",
+    "gpus_per_ctx_server": "it follows from the sizes of a server",
+    "gpus_per_gen_server": "it follows from the sizes of a server",
+    "kvbm": "nothing is built or installed in a job; build it into the image and set kv_connector_config",
     "log_dir": "a run directory holds all; set TRTDIST_RUNS for another place",
+    "metadata": "it is informational",
     "numa_bind": "ranks are not bound to memory; set it with slurm.extra_srun",
     "profiling": "profilers are not started",
     "script_file": "`trtdist render` writes the scripts",
+    "sequence": "`trtdist bench` measures; it is not part of a topology",
+    "service_discovery": "servers register in the etcd of the run and need no such setting",
     "server_env_var": "the router runs in trtdist's own environment",
     "set_segment": "set slurm.segment to a number of nodes",
     "trtllm_repo": "nothing is built or installed in a job; build it into the image",
@@ -73,12 +83,26 @@ def _roles(top: Fields, hardware: Fields, draft: Draft) -> None:
     counts = {role: hardware.number(count, 1) for role, count, _ in _ROLES}
     if counts["ctx"] == 0:
         draft.lose("hardware.num_ctx_servers", hardware.at("num_ctx_servers"), "0 leaves one role, which answers alone")
+    servers: list[tuple[int, int]] = []
     for role, _, section in _ROLES:
         arguments: dict[str, Any] = engine_arguments(workers.inner(role), draft)
         if counts["ctx"] == 0 and role == "ctx":
             continue
         key = "servers" if counts["ctx"] == 0 else section
         draft.put(key, {"num_instances": counts[role], **arguments})
+        servers.append((counts[role], ranks_of(arguments)))
+    _tell_shared_nodes(servers, hardware, draft)
+
+
+def _tell_shared_nodes(servers: list[tuple[int, int]], hardware: Fields, draft: Draft) -> None:
+    """`servers` has number and ranks of each role; some releases of `submit.py` give each server nodes of its own."""
+    per_node = hardware.number("gpus_per_node")
+    if not per_node:
+        return
+    own = sum(number * math.ceil(ranks / per_node) for number, ranks in servers)
+    if own > math.ceil(sum(number * ranks for number, ranks in servers) / per_node):
+        what = f"servers smaller than a node share nodes; with nodes of its own for each there would be {own}"
+        draft.change("hardware.gpus_per_node", hardware.at("gpus_per_node"), what)
 
 
 def _variables(text: str) -> dict[str, str]:

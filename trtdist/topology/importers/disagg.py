@@ -36,6 +36,7 @@ _ROUTER = {
     "gen_tokids_ctxbytes": "tokens travel as they are",
     "disagg_coordinator_url": "routers of a run need no coordinator",
     "server_keep_alive_timeout": "the front end decides itself",
+    "stress_config": "it is for TensorRT-LLM's own stress test and is no engine argument",
 }
 
 
