@@ -189,6 +189,17 @@ def test_arguments_of_a_short_life_become_todays(tmp_path: Path) -> None:
     assert "kv_prefix" in told["generation_servers.router.track_routed_blocks"]
 
 
+@pytest.mark.parametrize("name", ["llm_api_config.yaml", "agg_llm_api_config.yaml"])
+def test_arguments_with_a_model_beside_a_configuration_hold_for_all_servers(name: str, tmp_path: Path) -> None:
+    config = write(tmp_path, "c.yaml", "context_servers: {max_batch_size: 16}\ngeneration_servers: {}\n")
+    shared = write(tmp_path, name, "model_name: a/b\nmax_batch_size: 4\nmax_num_tokens: 8192\n")
+    found = import_files([config, shared], Wishes())
+    sections = [found.topology[side] for side in ("context_servers", "generation_servers")]
+    assert [section["max_batch_size"] for section in sections] == [16, 4]
+    assert [section["max_num_tokens"] for section in sections] == [8192, 8192]
+    assert (found.topology["model"], found.topology["launch"]) == ("a/b", "per_server")
+
+
 def test_servers_that_share_nodes_are_told(tmp_path: Path) -> None:
     text = (
         "metadata: {config_index: 1}\nsequence: {input_length: 1}\nenvironment: {model_path: /m}\n"
@@ -197,7 +208,7 @@ def test_servers_that_share_nodes_are_told(tmp_path: Path) -> None:
     )
     found = import_files([write(tmp_path, "b.yaml", text)], Wishes())
     (remark,) = (remark for remark in found.of_kind(CHANGED) if remark.key == "hardware.gpus_per_node")
-    assert "there would be 2" in remark.why
+    assert "the 2 servers smaller than a node share nodes" in remark.why
     assert plan(topology_of(found), Target.SLURM).allocation.nodes == 1
     assert {"metadata", "sequence"} <= set(lost(found))
 

@@ -20,6 +20,7 @@ _KNOWN = {
     "accuracy": "it is not part of a topology",
     "benchmark": "`trtdist bench` measures; it is not part of a topology",
     "build_wheel": "nothing is built or installed in a job; build it into the image",
+    "cache_transceiver_precheck": "`trtdist doctor` checks before a start; it is not part of a topology",
     "compact_packing": "servers smaller than a node always share nodes",
     "ctx_worker_env_var": "all ranks have one environment; add it to container.env if it may be everywhere",
     "dataset_file": "`trtdist bench` measures; it is not part of a topology",
@@ -97,11 +98,10 @@ def _roles(top: Fields, hardware: Fields, draft: Draft) -> None:
 def _tell_shared_nodes(servers: list[tuple[int, int]], hardware: Fields, draft: Draft) -> None:
     """`servers` has number and ranks of each role; some releases of `submit.py` give each server nodes of its own."""
     per_node = hardware.number("gpus_per_node")
-    if not per_node:
-        return
-    own = sum(number * math.ceil(ranks / per_node) for number, ranks in servers)
-    if own > math.ceil(sum(number * ranks for number, ranks in servers) / per_node):
-        what = f"servers smaller than a node share nodes; with nodes of its own for each there would be {own}"
+    small = [(number, ranks) for number, ranks in servers if ranks < per_node]
+    own = sum(number for number, _ in small)
+    if small and own > math.ceil(sum(number * ranks for number, ranks in small) / per_node):
+        what = f"the {own} servers smaller than a node share nodes, and have none of their own"
         draft.change("hardware.gpus_per_node", hardware.at("gpus_per_node"), what)
 
 

@@ -121,9 +121,10 @@ def _take(kind: str, document: Document, parts: list[tuple[str, Document]], draf
         raise InputError(f"{stray.name} does not belong to {document.name}, which is: {kind}")
     own, original = _engines(engines, draft)
     if kind == disagg.FORMAT:
-        disagg.disagg(document, draft, own, original)
+        # A file for one monolithic server, named beside servers of both roles, counts for what these do not say.
+        disagg.disagg(document, draft, own, own.get("servers") if original is None else original)
         # The original's transfers, and those that say so, need one MPI world.
-        example = original is not None or disagg.of_example(document)
+        example = any(each == options.MODEL for each, _ in engines) or disagg.of_example(document)
         mpi = example or any(_transfer(draft.data.get(side)) == "MPI" for side in disagg.SIDES)
         draft.put("launch", "mpi_world" if mpi else "per_server")
     elif kind == benchmark.FORMAT:
@@ -142,7 +143,7 @@ def _transfer(section: dict[str, Any] | None) -> Any:
 def _engines(
     parts: list[tuple[str, Document]], draft: Draft
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """Engine arguments by server section, and those of the original example, which hold for both."""
+    """Engine arguments by server section, and those of a model.json or llm_api_config.yaml, which hold for both."""
     own: dict[str, dict[str, Any]] = {}
     original: dict[str, Any] | None = None
     for kind, document in parts:
@@ -152,6 +153,8 @@ def _engines(
             original = _of_example(arguments, document, draft)
         elif "agg" in document.words:
             own["servers"] = arguments
+        elif side is None and kind == options.CONFIG:
+            original = arguments
         elif side is None:
             raise InputError(
                 f"{document.name} does not show whether it is for context or generation servers: "
