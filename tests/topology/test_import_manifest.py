@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.topology.test_import import IMPORTS, MODEL, imported, lost, topology_of, write
 from trtdist.errors import InputError
 from trtdist.planning import Target, plan
+from trtdist.topology.diagnostics import InvalidTopologyError
 from trtdist.topology.importers.draft import Wishes
 from trtdist.topology.importers.reading import import_files
 
@@ -88,6 +89,12 @@ def test_flags_count_after_the_file_and_files_may_stand_beside() -> None:
 def test_other_objects_are_refused(text: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=why):
         import_files([write(tmp_path, "a.yaml", text)], Wishes(model=MODEL))
+
+
+def test_a_file_of_separators_is_no_manifest(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "apiVersion: v1\nkind: Pod\n" + "---\n" * 100_000)
+    with pytest.raises(InvalidTopologyError, match="TRT006"):
+        import_files([path], Wishes(model=MODEL))
 
 
 def graph(*arguments: str, **more: Any) -> str:

@@ -26,6 +26,7 @@ __all__ = ["FORMAT", "manifest", "parts", "recognises"]
 FORMAT = "Dynamo manifest for Kubernetes"
 _GRAPH = "DynamoGraphDeployment"
 _MAP = "ConfigMap"
+_MOST_OBJECTS = 200
 _SEPARATOR = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 _SECTIONS = {"prefill": "context_servers", "decode": "generation_servers", "agg": "servers"}
 _ALONE = {"prefill_and_decode": "agg", "aggregated": "agg"}
@@ -64,7 +65,10 @@ def parts(text: str) -> list[str]:
     if not all(re.search(rf"^{key}:", text, re.MULTILINE) for key in ("apiVersion", "kind")):
         return [text]
     found, begin = [], 0
-    for end in [*(match.start() for match in _SEPARATOR.finditer(text)), len(text)]:
+    ends = [*(match.start() for match in _SEPARATOR.finditer(text)), len(text)]
+    if len(ends) > _MOST_OBJECTS:
+        return [text]
+    for end in ends:
         found.append("\n" * text.count("\n", 0, begin) + text[begin:end])
         begin = min(end + len("---"), len(text))
     return found
