@@ -174,6 +174,45 @@ def test_older_keys_become_todays() -> None:
     assert kept["pytorch_backend_config"] == {"use_cuda_graph": False, "enable_overlap_scheduler": True}
 
 
+def test_arguments_of_a_short_life_become_todays(tmp_path: Path) -> None:
+    text = (
+        "model: a/b\nstress_config: {mode: log_only}\n"
+        "context_servers: {use_torch_sampler: true, pytorch_backend_config: {autotuner_enabled: false}}\n"
+        "generation_servers: {router: {type: round_robin, track_routed_blocks: true}}\n"
+    )
+    found = import_files([write(tmp_path, "c.yaml", text)], Wishes())
+    context = found.topology["context_servers"]
+    assert (context["sampler_type"], context["enable_autotuner"]) == ("TorchSampler", False)
+    assert not any("extra_engine_args" in found.topology[side] for side in ("context_servers", "generation_servers"))
+    told = lost(found)
+    assert "own stress test" in told["stress_config"]
+    assert "kv_prefix" in told["generation_servers.router.track_routed_blocks"]
+
+
+@pytest.mark.parametrize("name", ["llm_api_config.yaml", "agg_llm_api_config.yaml"])
+def test_arguments_with_a_model_beside_a_configuration_hold_for_all_servers(name: str, tmp_path: Path) -> None:
+    config = write(tmp_path, "c.yaml", "context_servers: {max_batch_size: 16}\ngeneration_servers: {}\n")
+    shared = write(tmp_path, name, "model_name: a/b\nmax_batch_size: 4\nmax_num_tokens: 8192\n")
+    found = import_files([config, shared], Wishes())
+    sections = [found.topology[side] for side in ("context_servers", "generation_servers")]
+    assert [section["max_batch_size"] for section in sections] == [16, 4]
+    assert [section["max_num_tokens"] for section in sections] == [8192, 8192]
+    assert (found.topology["model"], found.topology["launch"]) == ("a/b", "per_server")
+
+
+def test_servers_that_share_nodes_are_told(tmp_path: Path) -> None:
+    text = (
+        "metadata: {config_index: 1}\nsequence: {input_length: 1}\nenvironment: {model_path: /m}\n"
+        "hardware: {gpus_per_node: 4, num_ctx_servers: 1, num_gen_servers: 1}\n"
+        "worker_config: {ctx: {tensor_parallel_size: 1}, gen: {tensor_parallel_size: 2}}\n"
+    )
+    found = import_files([write(tmp_path, "b.yaml", text)], Wishes())
+    (remark,) = (remark for remark in found.of_kind(CHANGED) if remark.key == "hardware.gpus_per_node")
+    assert "the 2 servers smaller than a node share nodes" in remark.why
+    assert plan(topology_of(found), Target.SLURM).allocation.nodes == 1
+    assert {"metadata", "sequence"} <= set(lost(found))
+
+
 def test_a_transfer_over_mpi_needs_one_world() -> None:
     assert imported("disagg/transfer_over_mpi.yaml").topology["launch"] == "mpi_world"
     assert imported("disagg/mixed.yaml").topology["launch"] == "per_server"
@@ -288,7 +327,7 @@ def test_aiconfigurator_with_and_without_the_files_of_its_engines() -> None:
     ("texts", "why"),
     [
         ({"a.yaml": "name: x\nmodel: y\ncontext_servers: {}\ngeneration_servers: {}\n"}, "is a topology already"),
-        ({"a.yaml": "apiVersion: v1\nkind: Pod\n"}, "has none of the formats"),
+        ({"a.yaml": "version: v1\nkind: Pod\n"}, "has none of the formats"),
         ({"a.yaml": "- 1\n"}, "holds no mapping"),
         ({"a.yaml": ""}, "holds no mapping"),
         ({"a.yaml": "context_servers: {}\ngeneration_servers: {}\n"}, "name no model: give --model"),

@@ -44,9 +44,9 @@ def command(
     """Make a topology from the configuration of another launcher, and say what could not be carried over.
 
     FILE is a disaggregated configuration of TensorRT-LLM, with files of engine arguments or a model.json beside it, a
-    file of engine arguments alone, the configuration of TensorRT-LLM's Slurm benchmark, a recipe of srt-slurm, or what
-    aiconfigurator writes, also as a folder. The exit code is 0 when a topology was made, also when parts are listed as
-    not carried over, and 2 when the files cannot be understood or make no valid topology.
+    file of engine arguments alone, the configuration of TensorRT-LLM's Slurm benchmark, a recipe of srt-slurm, a
+    Dynamo manifest, or what aiconfigurator writes, also as a folder. The exit code is 0 when a topology was made, also
+    when parts are listed as not carried over, and 2 when the files cannot be understood or make no valid topology.
     """
     from trtdist.cli.checking import room_problem
     from trtdist.topology import InvalidTopologyError, check_text

@@ -36,6 +36,7 @@ _ROUTER = {
     "gen_tokids_ctxbytes": "tokens travel as they are",
     "disagg_coordinator_url": "routers of a run need no coordinator",
     "server_keep_alive_timeout": "the front end decides itself",
+    "stress_config": "it is for TensorRT-LLM's own stress test and is no engine argument",
 }
 
 
@@ -56,7 +57,7 @@ def disagg(document: Document, draft: Draft, own: dict[str, dict[str, Any]], ori
     """Take a configuration over.
 
     `own` are arguments of files for one side each, which count before those of the sections, as each engine reads its
-    own file only; `original` those of the original example's model.json, which count least.
+    own file only; `original` those of a model.json or llm_api_config.yaml, which count least.
     """
     top = draft.fields(document)
     draft.put("name", name_of(draft.wishes.name, document.name.rsplit("/", 1)[-1].rpartition(".")[0]))

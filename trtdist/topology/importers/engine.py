@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from trtdist.topology.model import ServerSection
 from trtdist.topology.names import ALIASES
 from trtdist.topology.nodes import Entry
 
-__all__ = ["FRACTION", "engine_arguments", "leave_backend"]
+__all__ = ["FRACTION", "engine_arguments", "leave_backend", "ranks_of"]
 
 FRACTION = "kv_cache_config.free_gpu_memory_fraction"
 _TRANSCEIVER = "cache_transceiver_config"
@@ -20,6 +21,7 @@ _BUILD = ("max_batch_size", "max_beam_width", "max_input_len", "max_num_tokens",
 
 # Older arguments with the path that each has today.
 _MOVED = {
+    "autotuner_enabled": "enable_autotuner",
     "kv_cache_dtype": "kv_cache_config.dtype",
     "cuda_graph_batch_sizes": "cuda_graph_config.batch_sizes",
     "cuda_graph_max_batch_size": "cuda_graph_config.max_batch_size",
@@ -58,6 +60,12 @@ def leave_backend(fields: Fields, draft: Draft) -> None:
         draft.lose(fields.named("backend"), fields.at("backend"), why)
 
 
+def ranks_of(arguments: dict[str, Any]) -> int:
+    """The ranks of one server by its sizes; a size that is no number counts as 1."""
+    sizes = [arguments.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline", "context")]
+    return math.prod(size for size in sizes if isinstance(size, int))
+
+
 class _Arguments:
     """The arguments found so far, by path."""
 
@@ -90,6 +98,7 @@ class _Arguments:
             "enable_overlap_scheduler": self._overlap,
             "enable_cache_transceiver": self._transceiver_switch,
             "num_nextn_predict_layers": self._prediction,
+            "use_torch_sampler": self._sampler,
             _TRANSCEIVER: self._transceiver,
         }
         value = self._value(entry, name)
@@ -166,6 +175,10 @@ class _Arguments:
         self._draft.change(name, entry.origin, "is written within speculative_config today")
         self._set("speculative_config.decoding_type", "MTP", entry, name)
         self._set("speculative_config.num_nextn_predict_layers", value, entry, name)
+
+    def _sampler(self, entry: Entry, name: str, value: Any) -> None:
+        self._draft.change(name, entry.origin, "is written sampler_type today")
+        self._set("sampler_type", "TorchSampler" if value else "auto", entry, name)
 
     def _transceiver_switch(self, entry: Entry, name: str, value: Any) -> None:
         self._draft.lose(

@@ -9,7 +9,7 @@ from typing import Any
 from trtdist.errors import InputError
 from trtdist.topology.diagnostics import InvalidTopologyError
 from trtdist.topology.files import read_text
-from trtdist.topology.importers import aiconfigurator, benchmark, disagg, options, srtslurm
+from trtdist.topology.importers import aiconfigurator, benchmark, disagg, manifest, options, srtslurm
 from trtdist.topology.importers.draft import Document, Draft, Imported, Wishes
 from trtdist.topology.nodes import Section, read
 from trtdist.topology.problems import Problems
@@ -24,6 +24,7 @@ FORMATS = (
     benchmark.FORMAT,
     srtslurm.FORMAT,
     aiconfigurator.FORMAT,
+    manifest.FORMAT,
 )
 _WHOLE = {disagg.FORMAT, benchmark.FORMAT, srtslurm.FORMAT, aiconfigurator.FORMAT}
 _SIZES = ("num_instances", "tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size")
@@ -52,18 +53,19 @@ def import_files(paths: Sequence[Path], wishes: Wishes) -> Imported:
     do not belong together, or when nothing names a model.
     """
     problems = Problems()
-    documents = [_document(path, order, problems) for order, path in enumerate(paths)]
+    documents = [document for order, path in enumerate(paths) for document in _documents(path, order, problems)]
     if problems.errors:
         raise InvalidTopologyError(problems.found)
     return import_documents(documents, wishes)
 
 
-def _document(path: Path, order: int, problems: Problems) -> Document:
+def _documents(path: Path, order: int, problems: Problems) -> list[Document]:
     text, source = read_text(path, order, problems)
-    root = read(text, source, problems)
-    if not isinstance(root, Section):
+    roots = [read(part, source, problems) for part in manifest.parts(text)]
+    found = [Document(str(path), root) for root in roots if isinstance(root, Section)]
+    if not found:
         raise InputError(f"{path} holds no mapping of keys and values, so there is nothing to import")
-    return Document(str(path), root)
+    return found
 
 
 def import_documents(documents: Sequence[Document], wishes: Wishes) -> Imported:
@@ -76,7 +78,11 @@ def import_documents(documents: Sequence[Document], wishes: Wishes) -> Imported:
         )
     draft = Draft(wishes, data={"name": wishes.name, "model": wishes.model, "tensorrt_llm": wishes.tensorrt_llm})
     parts = [(kind, document) for kind, document in kinds if kind not in _WHOLE]
-    if whole:
+    objects = [document for kind, document in parts if kind == manifest.FORMAT]
+    if objects and not whole:
+        manifest.manifest(objects, [part for kind, part in parts if kind != manifest.FORMAT], draft)
+        name = manifest.FORMAT
+    elif whole:
         _take(*whole[0], parts, draft)
         name = whole[0][0]
     else:
@@ -92,6 +98,7 @@ def _format(document: Document) -> str:
         (benchmark.FORMAT, benchmark.recognises),
         (srtslurm.FORMAT, srtslurm.recognises),
         (srtslurm.CLUSTER, srtslurm.is_cluster),
+        (manifest.FORMAT, manifest.recognises),
     ):
         if recognises(document):
             return kind
@@ -114,9 +121,10 @@ def _take(kind: str, document: Document, parts: list[tuple[str, Document]], draf
         raise InputError(f"{stray.name} does not belong to {document.name}, which is: {kind}")
     own, original = _engines(engines, draft)
     if kind == disagg.FORMAT:
-        disagg.disagg(document, draft, own, original)
+        # A file for one monolithic server, named beside servers of both roles, counts for what these do not say.
+        disagg.disagg(document, draft, own, own.get("servers") if original is None else original)
         # The original's transfers, and those that say so, need one MPI world.
-        example = original is not None or disagg.of_example(document)
+        example = any(each == options.MODEL for each, _ in engines) or disagg.of_example(document)
         mpi = example or any(_transfer(draft.data.get(side)) == "MPI" for side in disagg.SIDES)
         draft.put("launch", "mpi_world" if mpi else "per_server")
     elif kind == benchmark.FORMAT:
@@ -135,7 +143,7 @@ def _transfer(section: dict[str, Any] | None) -> Any:
 def _engines(
     parts: list[tuple[str, Document]], draft: Draft
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """Engine arguments by server section, and those of the original example, which hold for both."""
+    """Engine arguments by server section, and those of a model.json or llm_api_config.yaml, which hold for both."""
     own: dict[str, dict[str, Any]] = {}
     original: dict[str, Any] | None = None
     for kind, document in parts:
@@ -145,6 +153,8 @@ def _engines(
             original = _of_example(arguments, document, draft)
         elif "agg" in document.words:
             own["servers"] = arguments
+        elif side is None and kind == options.CONFIG:
+            original = arguments
         elif side is None:
             raise InputError(
                 f"{document.name} does not show whether it is for context or generation servers: "

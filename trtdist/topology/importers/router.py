@@ -15,6 +15,10 @@ _POLICIES = {
     "requests_load_balancing": "least_loaded",
     "tokens_load_balancing": "least_loaded",
 }
+_KNOWN = {
+    "track_routed_blocks": "router.policy: kv_prefix always counts what each server has read",
+    "use_tokens": "loads are counted by requests and tokens",
+}
 
 
 def router_policy(routers: Sequence[tuple[Fields, str]], draft: Draft) -> str:
@@ -28,8 +32,7 @@ def router_policy(routers: Sequence[tuple[Fields, str]], draft: Draft) -> str:
             draft.lose(fields.named("type"), fields.at("type"), f"there is no policy {kind}", f"{near} is the nearest")
         if kind is not None:
             chosen.append(policy or "round_robin")
-        if fields.value("use_tokens") is not None:
-            draft.lose(fields.named("use_tokens"), fields.at("use_tokens"), "loads are counted by requests and tokens")
+        draft.lose_known(fields, _KNOWN)
         draft.lose_rest(fields, {})
     if len(set(chosen)) > 1:
         fields, side = routers[0]

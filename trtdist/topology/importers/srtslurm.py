@@ -11,7 +11,8 @@ from typing import Any
 
 from trtdist.errors import InputError
 from trtdist.topology.importers.draft import Document, Draft, Fields, name_of
-from trtdist.topology.importers.engine import engine_arguments
+from trtdist.topology.importers.engine import engine_arguments, ranks_of
+from trtdist.topology.importers.environment import Table, put_environment
 
 __all__ = ["CLUSTER", "FORMAT", "is_cluster", "recognises", "srtslurm"]
 
@@ -21,12 +22,17 @@ _GPUS_PER_NODE = 4
 _RUNTIMES = {"dynamo": "dynamo", "trtllm_serve": "trtllm-serve"}
 _KNOWN = {
     "benchmark": "`trtdist bench` measures; it is not part of a topology",
+    "backend.publish_events_and_metrics": "set router.policy: kv_prefix to choose servers by what they hold",
     "critical": "the first server that dies fails the run",
     "dynamo": "what an image has is used; nothing is installed in a job",
     "enable_config_dump": "the resolved topology is always kept in the run directory",
     "enable_multiple_frontends": "one front end serves; set router.http.processes for more processes",
     "extra_args": "the HTTP front end has no such option",
+    "frontend.args": "the HTTP front end has its own options; see router.http",
+    "frontend.env": "the HTTP front end runs in trtdist's own environment",
+    "frontend.orchestrator_placement": "the front end runs on the head node",
     "gpu_type": "it is informational; set slurm.constraint if nodes must be chosen",
+    "het_jobs": "one allocation holds all servers",
     "host_setup": "commands on the host of each node are not run; write them in slurm.setup",
     "identity": "it is informational",
     "infra": "NATS and etcd run on the head node beside the servers",
@@ -214,10 +220,7 @@ def _one_role(
 
 
 def _sized(arguments: dict[str, Any], gpus: int, where: Fields, role: _Role, draft: Draft) -> dict[str, Any]:
-    sizes = [arguments.get(f"{kind}_parallel_size", 1) for kind in ("tensor", "pipeline", "context")]
-    ranks = 1
-    for size in sizes:
-        ranks *= size if isinstance(size, int) else 1
+    ranks = ranks_of(arguments)
     if gpus and ranks == 1 and gpus > 1:
         draft.change(where.named(role.new), where.origin, f"{gpus} GPUs per worker become tensor_parallel_size {gpus}")
         return {**arguments, "tensor_parallel_size": gpus}
@@ -276,19 +279,12 @@ def _environment(top: Fields, draft: Draft) -> None:
     tables = [table for table in tables if table.section.entries]
     everywhere = top.inner("environment")
     found = {entry.key: everywhere.text(entry.key) or "" for entry in everywhere.section.entries}
-    values = [{entry.key: table.text(entry.key) or "" for entry in table.section.entries} for table in tables]
-    for table, mine in zip(tables, values):
-        for name, value in mine.items():
-            if all(other.get(name) == value for other in values):
-                found[name] = value
-            else:
-                draft.lose(
-                    table.named(name),
-                    table.at(name),
-                    "is not alike for all servers, and all ranks have one environment",
-                    "add it to container.env if it may be everywhere",
-                )
-    draft.put("container.env", found or None)
+    put_environment([_table(fields) for fields in tables], found, draft)
+
+
+def _table(fields: Fields) -> Table:
+    entries = fields.section.entries
+    return Table(fields.path, {entry.key: (fields.text(entry.key) or "", entry.origin) for entry in entries})
 
 
 def _patience(top: Fields, draft: Draft) -> None:

@@ -1,0 +1,143 @@
+"""Dynamo's manifests become topologies with the workers, GPUs and nodes that they say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.topology.test_import import IMPORTS, MODEL, imported, lost, topology_of, write
+from trtdist.errors import InputError
+from trtdist.planning import Target, plan
+from trtdist.topology.diagnostics import InvalidTopologyError
+from trtdist.topology.importers.draft import Wishes
+from trtdist.topology.importers.reading import import_files
+
+SERVICES = "dynamo/services.yaml"
+COMPONENTS = "dynamo/components.yaml dynamo/decode.yaml"
+
+
+@pytest.mark.parametrize(("names", "ranks", "nodes"), [(SERVICES, 40, 10), (COMPONENTS, 7, 1)])
+def test_manifests_are_imported_valid_and_planned(names: str, ranks: int, nodes: int) -> None:
+    found = imported(names)
+    planned = plan(topology_of(found), Target.SLURM)
+    assert (planned.world_size, len(planned.gpus), planned.allocation.nodes) == (ranks, ranks, nodes)
+    assert (found.topology["runtime"], found.topology["launch"]) == ("dynamo", "per_server")
+
+
+def test_each_worker_has_the_configuration_that_its_pod_mounts() -> None:
+    topology = imported(SERVICES).topology
+    context, generation = topology["context_servers"], topology["generation_servers"]
+    assert (topology["name"], topology["model"]) == ("wide-ep", "/models/deepseek-r1")
+    assert (context["num_instances"], context["tensor_parallel_size"]) == (2, 4)
+    assert (generation["num_instances"], generation["tensor_parallel_size"]) == (1, 32)
+    assert generation["extra_engine_args"] == {"novel_argument": 3}
+    assert topology["router"] == {"http": {"port": 8080}, "policy": "kv_prefix"}
+    assert topology["slurm"] == {"gpus_per_node": 4}
+    assert topology["container"] == {
+        "image": "nvcr.io/nvidia/ai-dynamo/tensorrtllm-runtime:1.0.1",
+        "runtime": "pyxis",
+        "env": {"NCCL_MNNVL_ENABLE": "1", "ENGINE_ARGS": "/config/config.yaml"},
+    }
+
+
+def test_what_is_for_kubernetes_is_told() -> None:
+    told = lost(imported(SERVICES))
+    assert set(told) == {
+        "ComputeDomain", "Frontend --router-reset-states", "Planner", "decode.env.TRITON_CACHE_DIR", "decode.pod",
+        "generation-config.unused.yaml", "prefill --served-model-name", "prefill.env.POD_UID", "prefill.pod",
+        "prefill.sharedMemory", "spec.backendFramework", "spec.pvcs",
+    }  # fmt: skip
+    assert "with tolerations, volumes" in told["prefill.pod"]
+    assert "add it to container.env" in told["decode.env.TRITON_CACHE_DIR"]
+
+
+def test_arguments_of_a_config_map_have_their_place_in_the_manifest() -> None:
+    lines = (IMPORTS / SERVICES).read_text().splitlines()
+    origins = {remark.key: remark.origin for remark in imported(SERVICES).remarks}
+    for key in ("novel_argument", "ComputeDomain", "spec.pvcs"):
+        origin = origins[key]
+        word = {"ComputeDomain": "apiVersion", "spec.pvcs": "pvcs"}.get(key, key)
+        assert lines[origin.line - 1][origin.column - 1 :].startswith(word)
+
+
+def test_flags_count_after_the_file_and_files_may_stand_beside() -> None:
+    found = imported(COMPONENTS)
+    generation = found.topology["generation_servers"]
+    assert generation["max_batch_size"] == 16
+    assert generation["kv_cache_config"] == {"free_gpu_memory_fraction": 0.5}
+    assert found.topology["context_servers"] == {"num_instances": 1, "enable_attention_dp": True}
+    told = lost(found)
+    assert "4 GPUs are not the 2 ranks" in told["decode.resources"]
+    assert "container helper" in told["decode.pod"]
+    alone = lost(imported("dynamo/components.yaml"))
+    assert "name it beside this file" in alone["decode --extra-engine-args"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("apiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Pod\n", "has 0 objects of kind DynamoGraphDeployment"),
+        ("apiVersion: n/v1\nkind: DynamoGraphDeployment\nspec: {services: {a: {replicas: 1}}}\n", "has no worker"),
+    ],
+)
+def test_other_objects_are_refused(text: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=why):
+        import_files([write(tmp_path, "a.yaml", text)], Wishes(model=MODEL))
+
+
+def test_a_file_of_separators_is_no_manifest(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", "apiVersion: v1\nkind: Pod\n" + "---\n" * 100_000)
+    with pytest.raises(InvalidTopologyError, match="TRT006"):
+        import_files([path], Wishes(model=MODEL))
+
+
+def graph(*arguments: str, **more: Any) -> str:
+    container = {"command": ["python3", "-m", "dynamo.trtllm"], "args": list(arguments)}
+    spec = {"services": {"worker": {"extraPodSpec": {"mainContainer": container}, **more}}}
+    return json.dumps({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": spec})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["--disaggregation-mode", "encode"], "worker --disaggregation-mode encode"),
+        (["--override-engine-args", '{"max_batch_size": 1}'], "worker --override-engine-args"),
+        (["--modality=multimodal"], "worker --modality"),
+    ],
+)
+def test_flags_without_a_place_are_told(arguments: list[str], key: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(graph(*arguments))
+    assert key in lost(import_files([path], Wishes(model=MODEL)))
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["--model", "x", "$X", "dynamo.trtllm", "'", "prefill"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["name", "value", "limits", "gpu", "containers", "spec"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+WORKER_KEYS = ["componentType", "env", "extraPodSpec", "multinode", "podTemplate", "replicas", "resources", "type"]
+
+
+@given(data=st.dictionaries(st.sampled_from(WORKER_KEYS), JSON), container=JSON)
+@settings(deadline=None, max_examples=40)
+def test_whatever_a_component_holds_it_ends_in_an_import_or_a_sentence(
+    data: dict[str, Any], container: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    services = {"w": data, "v": {"extraPodSpec": {"mainContainer": {"args": container}}}}
+    text = yaml.safe_dump({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": {"services": services}})
+    path = tmp_path_factory.mktemp("any") / "a.yaml"
+    path.write_text(text)
+    try:
+        import_files([path], Wishes(model=MODEL))
+    except InputError as error:
+        assert "Traceback" not in str(error)

@@ -1,0 +1,179 @@
+"""One component of a DynamoGraphDeployment: the program that its container runs, and with what.
+
+Forms: a service of nvidia.com/v1alpha1, with `extraPodSpec.mainContainer` and `resources` of its own, and a component
+of v1beta1, with a `podTemplate`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trtdist.topology.diagnostics import Origin
+from trtdist.topology.importers.draft import Draft
+
+__all__ = ["FRONTEND", "WORKER", "Component", "component", "variables"]
+
+WORKER = "dynamo.trtllm"
+FRONTEND = "dynamo.frontend"
+_ENDS = {"&", "&&", "||", "|", ";"}
+_SHELLS = {"sh", "bash"}
+_TAKEN = {
+    *("componentType", "env", "envs", "extraPodSpec", "multinode", "name", "podTemplate", "replicas", "resources"),
+    *("subComponentType", "type"),
+}
+_CONTAINER = {"args", "command", "env", "image", "name", "resources"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """`program` is WORKER, FRONTEND or "", `role` what its type says: prefill, decode or agg.
+
+    `flags` are by name without dashes, None for those without a value; `gpus` of each pod, 0 when not said; `maps` are
+    the ConfigMaps that its pod mounts.
+    """
+
+    name: str
+    origin: Origin
+    program: str
+    role: str
+    flags: Mapping[str, str | None]
+    env: Mapping[str, str]
+    image: str | None
+    gpus: int
+    nodes: int
+    replicas: int
+    maps: tuple[str, ...]
+
+
+def component(
+    name: str, data: Mapping[str, Any], origin: Origin, everywhere: Mapping[str, str], draft: Draft
+) -> Component:
+    """Take a component apart, and remark on what is for Kubernetes alone."""
+    pod, container = _pod(data)
+    env = dict(everywhere)
+    for listed in (data.get("envs"), data.get("env"), container.get("env")):
+        env.update(variables(listed))
+        for variable in _without_value(listed):
+            why = "its value comes from Kubernetes"
+            draft.lose(f"{name}.env.{variable}", origin, why, "set it in container.env")
+    program, flags = _command(container, env)
+    kinds = [data.get(key) for key in ("subComponentType", "type", "componentType")]
+    if not program and "frontend" in kinds:
+        program = FRONTEND
+    for key in data:
+        if key not in _TAKEN:
+            draft.lose(f"{name}.{key}", origin, "it is for Kubernetes")
+    ignored = sorted({*(pod.keys() - {"mainContainer", "containers"}), *(container.keys() - _CONTAINER)})
+    ignored += [f"container {each.get('name')}" for each in _containers(pod) if each is not container]
+    if ignored:
+        draft.lose(f"{name}.pod", origin, f"there are no pods, with {', '.join(ignored)}")
+    image = container.get("image")
+    return Component(
+        name=name,
+        origin=origin,
+        program=program,
+        role=next((kind for kind in kinds if kind in ("prefill", "decode")), "agg"),
+        flags=flags,
+        env=env,
+        image=image if isinstance(image, str) else None,
+        gpus=_gpus(data) or _gpus(container),
+        nodes=_number(_mapping(data.get("multinode")).get("nodeCount"), 1),
+        replicas=_number(data.get("replicas"), 1),
+        maps=tuple(_maps(pod)),
+    )
+
+
+def variables(listed: Any) -> dict[str, str]:
+    """Variables of a list of names and values; those that Kubernetes gives have none."""
+    entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
+    return {str(entry["name"]): str(entry["value"]) for entry in entries if "name" in entry and "value" in entry}
+
+
+def _without_value(listed: Any) -> Iterator[str]:
+    for entry in listed if isinstance(listed, list) else []:
+        if isinstance(entry, dict) and "name" in entry and "value" not in entry:
+            yield str(entry["name"])
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _number(value: Any, default: int) -> int:
+    text = str(value)
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else default
+
+
+def _pod(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The specification of the pod and the container in it that matters."""
+    extra = _mapping(data.get("extraPodSpec"))
+    if extra:
+        return extra, _mapping(extra.get("mainContainer"))
+    pod = _mapping(_mapping(data.get("podTemplate")).get("spec"))
+    main = [each for each in _containers(pod) if each.get("name") == "main"] or _containers(pod)
+    return pod, main[0] if main else {}
+
+
+def _containers(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
+    listed = pod.get("containers")
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+
+
+def _gpus(holder: Mapping[str, Any]) -> int:
+    resources = _mapping(holder.get("resources"))
+    limits = _mapping(resources.get("limits")) or _mapping(resources.get("requests"))
+    return _number(limits.get("gpu", limits.get("nvidia.com/gpu")), 0)
+
+
+def _maps(pod: Mapping[str, Any]) -> Iterator[str]:
+    volumes = pod.get("volumes")
+    for volume in volumes if isinstance(volumes, list) else []:
+        name = _mapping(_mapping(volume).get("configMap")).get("name")
+        if name is not None:
+            yield str(name)
+
+
+def _command(container: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, dict[str, str | None]]:
+    """The program of Dynamo that a container runs, directly or through a shell, and its flags."""
+    words: list[str] = []
+    for key in ("command", "args"):
+        value = container.get(key)
+        words += map(str, value) if isinstance(value, list) else [value] if isinstance(value, str) else []
+    through_shell = any(word.rpartition("/")[2] in _SHELLS for word in words[:1]) or len(words) == 1
+    tokens = _tokens(_substituted(" ".join(words) if through_shell else shlex.join(words), env))
+    for program in (WORKER, FRONTEND):
+        if program in tokens:
+            return program, _flags(tokens[tokens.index(program) + 1 :])
+    return "", {}
+
+
+def _substituted(text: str, env: Mapping[str, str]) -> str:
+    return re.sub(
+        r"\$(?:\{(\w+)\}|\((\w+)\)|(\w+))", lambda found: env.get(found[1] or found[2] or found[3], found[0]), text
+    )
+
+
+def _tokens(text: str) -> list[str]:
+    text = text.replace("\\\n", " ")
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return text.split()
+
+
+def _flags(tokens: list[str]) -> dict[str, str | None]:
+    flags: dict[str, str | None] = {}
+    last = None
+    for token in tokens:
+        if token in _ENDS:
+            break
+        if token.startswith("--"):
+            last, mark, value = token[2:].partition("=")
+            flags[last] = value if mark else None
+        elif last is not None and flags[last] is None:
+            flags[last] = token
+    return flags
