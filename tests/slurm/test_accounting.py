@@ -27,6 +27,28 @@ def accounted(own_cluster: Cluster) -> Iterator[Cluster]:
         assert own_cluster.run("sacct").returncode != 0
 
 
+TOKEN = "hf_nobody_reads_this_in_the_accounts"
+
+
+@pytest.mark.long
+def test_accounts_show_no_secret(accounted: Cluster) -> None:
+    runs = accounted.folder / "runs"
+    container = f"container={{runtime: none, env: {{HF_TOKEN: {TOKEN}}}}}"
+    words = ("-m", "trtdist.cli", "submit", str(EXAMPLE), "--wait", "--set", container, "--set", "slurm.mem=600")
+    accounted.output("env", f"TRTDIST_RUNS={runs}", PYTHON, *words, timeout=300)
+    [run] = [path for path in runs.iterdir() if not path.is_symlink()]
+    job = (run / "slurm.job").read_text().strip()
+    accounted.output("scancel", job)
+    wait_for(lambda: "CANCELLED" in accounted.run("sacct", "-n", "-j", job, "-o", "State").stdout, 60, "its record")
+    shown = accounted.output("sacct", "--jobs", job, "--parsable2", "--format=ALL")
+    shown += accounted.run("sacct", "--jobs", job, "--batch-script").stdout
+    shown += accounted.run("sacct", "--jobs", job, "--env-vars").stdout
+    kept = [path.read_bytes().decode("latin-1") for path in (run / "secrets").iterdir()]
+    assert any(TOKEN in text for text in kept) and f"{job}.0" in shown
+    lines = (line for text in kept for line in text.splitlines() if len(line) >= 16 and "-----" not in line)
+    assert [line for line in (TOKEN, *lines) if line in shown] == []
+
+
 @pytest.mark.long
 def test_accounts_and_past_jobs_are_told(accounted: Cluster) -> None:
     site = f"TRTDIST_SITE={accounted.folder}/site.yaml"
