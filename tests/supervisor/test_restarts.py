@@ -86,6 +86,15 @@ def test_a_world_starts_again_as_a_whole() -> None:
     ]
 
 
+def test_what_is_heard_late_of_one_life_does_not_count_for_the_next() -> None:
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), until=5.05)
+    cluster.behaviours["gen.0"] = Behaviour(up_after=NEVER)
+    cluster.feed(messages.Reached("gen.0", "canary"))
+    cluster.run([], until=20.0)
+    assert len(at(cluster, messages.Start, "gen.0")) == 2
+    assert told(cluster)[-1] == ("READY", "degraded: gen.0 is being restarted (1 of 3)")
+
+
 @pytest.mark.parametrize("service", ["nats", "etcd", "router"])
 def test_a_service_starts_again_on_its_port(service: str) -> None:
     cluster = life(Fault(5.0, "kill_task", service), made=plan(also=(service,)))

@@ -281,8 +281,7 @@ def _start_services(state: State, now: float) -> Change | None:
     actions: list[Action] = []
     for step in waiting:
         deadline = now + state.settings.service_timeout if step.deadline is None else step.deadline
-        started = replace(_started(state, step, now), deadline=deadline, death=None)
-        state = state.with_step(started)
+        state = _started(state, replace(step, deadline=deadline, death=None), now)
         actions += [Start(step.step.name), Probe(step.step.name)]
     return state, actions
 
@@ -295,15 +294,17 @@ def _start_programs(state: State, now: float) -> Change | None:
     for step in state.programs():
         if step.phase != WAITING:
             continue
-        state = state.with_step(_started(state, step, now))
+        deadline = now + state.settings.ready_timeout if step.restarts else step.deadline
+        state = _started(state, replace(step, deadline=deadline), now)
         actions.append(Start(step.step.name))
     return state, actions
 
 
-def _started(state: State, step: StepState, now: float) -> StepState:
+def _started(state: State, step: StepState, now: float) -> State:
     start_by = now + state.settings.start_timeout
-    step = replace(step, phase=RUNNING, starts=step.starts + 1, start_by=start_by, fall=None, kill_until=None)
-    return replace(step, deadline=now + state.settings.ready_timeout) if step.restarts else step
+    begun = replace(step, phase=RUNNING, starts=step.starts + 1, start_by=start_by, fall=None, kill_until=None)
+    # What was heard of it since its fall is of the life before.
+    return (restarts.forgotten(state, step) if step.restarts else state).with_step(begun)
 
 
 def _never_began(state: State, now: float) -> Change | None:

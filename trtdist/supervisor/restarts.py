@@ -40,7 +40,7 @@ from trtdist.supervisor.state import (
     StepState,
 )
 
-__all__ = ["RULES", "deadlines", "ended", "fall", "placed", "serves", "survivable", "withdrawn"]
+__all__ = ["RULES", "deadlines", "ended", "fall", "forgotten", "placed", "serves", "survivable", "withdrawn"]
 
 Change = tuple[State, list[Action]]
 Rule = Callable[[State, float], Optional[Change]]
@@ -66,9 +66,14 @@ def fall(state: State, step: StepState, death: Death, now: float) -> Change:
     if step.back is not None and now - step.back >= state.settings.forgive:
         step = replace(step, restarts=0, cause=None)
     fallen = Fall(death, now + state.settings.settle, withdrawn=step.step.kind == "service")
-    rungs = {name: rung for name, rung in state.rungs.items() if name not in (step.step.name, *step.step.servers)}
-    state = replace(state, rungs=Overlay(rungs)).with_step(replace(step, fall=fallen, back=None))
+    state = forgotten(state, step).with_step(replace(step, fall=fallen, back=None))
     return state, [] if fallen.withdrawn else [Withdraw(step.step.name)]
+
+
+def forgotten(state: State, step: StepState) -> State:
+    """The state without how far a step has come."""
+    rungs = {name: rung for name, rung in state.rungs.items() if name not in (step.step.name, *step.step.servers)}
+    return replace(state, rungs=Overlay(rungs))
 
 
 def ended(state: State, step: StepState, event: StepEnded, now: float) -> Change:
