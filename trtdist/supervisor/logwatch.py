@@ -22,6 +22,8 @@ class LogWatch:
         self._paths = {task: str(run.log(task)) for task in tasks}
         self._stacks = run.stacks
         self._sizes: dict[str, int] = {}
+        # What is there by now is of an earlier attempt of the run.
+        self.grown()
 
     def grown(self) -> dict[str, float]:
         """The tasks whose logs grew since the last look, with how many seconds ago the last growth was."""

@@ -71,9 +71,11 @@ def fall(state: State, step: StepState, death: Death, now: float) -> Change:
 
 
 def forgotten(state: State, step: StepState) -> State:
-    """The state without how far a step has come."""
+    """The state without how far a step has come, and when its tasks moved."""
     rungs = {name: rung for name, rung in state.rungs.items() if name not in (step.step.name, *step.step.servers)}
-    return replace(state, rungs=Overlay(rungs))
+    tasks = {task for name in step.step.servers for task in state.tasks.get(name, ())}
+    moved = {task: when for task, when in state.progress.moved.items() if task not in tasks}
+    return replace(state, rungs=Overlay(rungs), progress=replace(state.progress, moved=Overlay(moved)))
 
 
 def ended(state: State, step: StepState, event: StepEnded, now: float) -> Change:

@@ -110,11 +110,16 @@ def _silent(state: State, now: float) -> Mapping[str, float]:
     if timeout <= 0:
         return {}
     found = {}
-    for name in state.servers:
+    for name in _awaited(state):
         times = [state.progress.moved[task] for task in state.tasks.get(name, ()) if task in state.progress.moved]
         if times and state.rungs.get(name) not in _UP and now >= max(times) + timeout:
             found[name] = max(times) + timeout
     return found
+
+
+def _awaited(state: State) -> list[str]:
+    """The servers that may move: not one that waits to be started again."""
+    return [name for step in state.steps.values() if step.alive and step.fall is None for name in step.step.servers]
 
 
 def _answered(state: State, servers: Iterable[str]) -> bool:
