@@ -185,6 +185,24 @@ def test_what_does_not_finish_in_time_is_killed() -> None:
     assert drained.reason.endswith("did not finish its requests in time and was killed")  # type: ignore[union-attr]
 
 
+def test_what_not_even_ends_when_it_is_killed_is_given_up() -> None:
+    stuck = {"gen.0": Behaviour(stops_after=NEVER, killed_after=NEVER)}
+    cluster = life(Fault(5.0, "drain", "gen.0", 3.0), Fault(50.0, "down"), behaviours=stuck)
+    assert at(cluster, messages.Kill, "gen.0") == [8.0]
+    (given_up,) = at(cluster, messages.Drained, "gen.0")
+    assert 8.0 < given_up < 20.0
+    assert cluster.outcome.state == "STOPPED"
+    assert cluster.log[-1][0] < 55.0
+
+
+def test_a_server_that_is_coming_back_may_be_drained() -> None:
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), until=5.05)
+    cluster.behaviours["gen.0"] = Behaviour(up_after=NEVER, stops_after=NEVER, killed_after=NEVER)
+    cluster.run([Fault(10.0, "drain", "gen.0", 3600.0)], until=3000.0)
+    assert len(at(cluster, messages.Start, "gen.0")) == 2
+    assert told(cluster)[-1] == ("READY", "degraded: gen.0 is being drained")
+
+
 @pytest.mark.parametrize(
     ("server", "launch", "when", "reason"),
     [

@@ -29,6 +29,7 @@ from trtdist.supervisor.overlay import Overlay
 from trtdist.supervisor.state import (
     ENDED,
     HEALTHY,
+    KILL_PATIENCE,
     PAUSED,
     PLACING,
     READY,
@@ -46,8 +47,6 @@ Change = tuple[State, list[Action]]
 Rule = Callable[[State, float], Optional[Change]]
 
 _LONGEST_PAUSE = 300.0
-# How often `kill_wait` what does not end after KILL is waited for, before the run fails of it.
-_PATIENCE = 6.0
 _NAMED = 4
 
 
@@ -159,7 +158,7 @@ def _kill(state: State, step: StepState, now: float) -> Change:
     """What is left of a step must not keep its place."""
     if not step.alive:
         return state.with_step(step), []
-    killed = replace(step, kill_until=now + _PATIENCE * state.settings.kill_wait)
+    killed = replace(step, kill_until=now + KILL_PATIENCE * state.settings.kill_wait)
     return state.with_step(killed), [Kill(step.step.name)]
 
 

@@ -15,6 +15,7 @@ __all__ = [
     "ENDED",
     "HEALTHY",
     "KILLED",
+    "KILL_PATIENCE",
     "LOST",
     "NEVER",
     "NEW",
@@ -51,6 +52,8 @@ WAITING, RUNNING, HEALTHY, TESTING, PAUSED, PLACING, DONE, ENDED, LOST = (
 # How far the stop of a step is that is believed to run.
 UNTOLD, TOLD, KILLED = "untold", "told", "killed"
 NEVER = float("inf")
+# How often `Settings.kill_wait` what does not end after KILL is waited for while the run goes on.
+KILL_PATIENCE = 6.0
 
 
 @dataclass(frozen=True)
