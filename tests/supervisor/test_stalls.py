@@ -113,6 +113,19 @@ def test_a_server_that_was_started_again_has_its_time_anew() -> None:
     assert "gen.0" in {stall.server for stall in stalls(cluster)}
 
 
+def test_a_server_that_is_registered_waits_for_the_others() -> None:
+    cluster = coming_up(stall_timeout=60.0)
+    grow(cluster, 20, *TASKS)
+    cluster.feed(messages.Reached("gen.0", "registered"))
+    cluster.feed(messages.Reached("router", "registered"))
+    grow(cluster, 150, answer=True)
+    assert [stall.server for stall in stalls(cluster)] == ["ctx.0"]
+    cluster.feed(messages.Reached("ctx.0", "registered"))
+    cluster.feed(messages.Reached("ctx.0", "answering"))
+    grow(cluster, 150, answer=True)
+    assert [stall.server for stall in stalls(cluster)] == ["ctx.0", "gen.0"], "nobody is left to wait for"
+
+
 def test_zero_is_never() -> None:
     cluster = coming_up(stall_timeout=0.0)
     grow(cluster, 1000)

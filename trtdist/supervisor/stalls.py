@@ -25,6 +25,7 @@ _ANSWERS = 10.0
 _LAST_LOOK = 12.0
 # A rank is behind when the others moved so much later.
 _CLEARLY = 1.0
+_REGISTERED = frozenset(RUNGS[RUNGS.index("registered") :])
 _UP = frozenset(RUNGS[RUNGS.index("answering") :])
 
 Change = tuple[State, list[Action]]
@@ -118,8 +119,18 @@ def _silent(state: State, now: float) -> Mapping[str, float]:
 
 
 def _awaited(state: State) -> list[str]:
-    """The servers that may move: not one that waits to be started again."""
-    return [name for step in state.steps.values() if step.alive and step.fall is None for name in step.step.servers]
+    """The servers that may move: not one that waits to be started again, nor one that is registered as long as it has
+    to wait for others to be so."""
+    there = [step for step in state.steps.values() if step.alive and step.fall is None]
+    names = [name for step in there for name in step.step.servers]
+    routers = [step.step.name for step in state.steps.values() if step.step.kind == "router"]
+    if all(_registered(state, name) for name in (*state.servers, *routers)):
+        return names
+    return [name for name in names if not _registered(state, name)]
+
+
+def _registered(state: State, name: str) -> bool:
+    return state.rungs.get(name) in _REGISTERED
 
 
 def _answered(state: State, servers: Iterable[str]) -> bool:
