@@ -151,6 +151,31 @@ def test_the_ready_timeout_names_the_rank_that_is_behind() -> None:
     assert cluster.outcome.first is not None and cluster.outcome.first.name == "ctx.0.1"
 
 
+def test_the_rank_whose_log_shows_the_fewest_steps_is_behind_although_it_moved_last() -> None:
+    cluster = coming_up(ready_timeout=100.0)
+    for far in ({"ctx.0.0": 1, "ctx.0.1": 1}, {"ctx.0.0": 3}, {"ctx.0.1": 2}):
+        cluster.now += 5.0
+        cluster.feed(messages.Moved(dict.fromkeys(far, 0.0), far))
+    cluster.feed(messages.Reached("gen.0", "engine"))
+    cluster.run([])
+    assert cluster.outcome.reason.endswith("; ctx.0.1 is behind the others")
+
+
+def test_lines_of_a_log_tell_how_far_its_rank_is(made: HandMade) -> None:
+    log = made.run.log("ctx.0.1")
+    log.write_text("Model init total -- 0.10s\n")
+    watch = LogWatch(made.run, TASKS)
+    for text, far in (("Loading wei", {"ctx.0.1": -1}), ("ghts: 100%\nand", {"ctx.0.1": 2}), ("", {"ctx.0.1": -1})):
+        with open(log, "a") as file:
+            file.write(text)
+        watch.grown()
+        assert watch.how_far() == far
+    with open(log, "a") as file:
+        file.write(" more\n")
+    watch.grown()
+    assert (watch.how_far(), watch.how_far()) == ({"ctx.0.1": 0}, {})
+
+
 def test_the_log_of_a_rank_is_watched(made: HandMade) -> None:
     watch = LogWatch(made.run, TASKS)
     assert watch.grown() == {}

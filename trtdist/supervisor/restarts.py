@@ -73,8 +73,9 @@ def forgotten(state: State, step: StepState) -> State:
     """The state without how far a step has come, and when its tasks moved."""
     rungs = {name: rung for name, rung in state.rungs.items() if name not in (step.step.name, *step.step.servers)}
     tasks = {task for name in step.step.servers for task in state.tasks.get(name, ())}
-    moved = {task: when for task, when in state.progress.moved.items() if task not in tasks}
-    return replace(state, rungs=Overlay(rungs), progress=replace(state.progress, moved=Overlay(moved)))
+    moved = Overlay({task: when for task, when in state.progress.moved.items() if task not in tasks})
+    far = {task: steps for task, steps in state.progress.far.items() if task not in tasks}
+    return replace(state, rungs=Overlay(rungs), progress=replace(state.progress, moved=moved, far=far))
 
 
 def ended(state: State, step: StepState, event: StepEnded, now: float) -> Change:

@@ -139,10 +139,11 @@ class Stop:
 
 @dataclass(frozen=True)
 class Progress:
-    """When each task of a server last moved, what it was seen to do, when all were last asked, and which servers were
-    called stalled."""
+    """When each task of a server last moved, how far its log says it is, what it was seen to do, when all were last
+    asked, and which servers were called stalled."""
 
     moved: Overlay[float] = field(default_factory=lambda: Overlay({}))
+    far: Mapping[str, int] = field(default_factory=dict)
     doing: Mapping[str, str] = field(default_factory=dict)
     asked: float | None = None
     told: frozenset[str] = frozenset()
