@@ -76,6 +76,19 @@ def test_pauses_double_and_the_first_cause_is_kept_when_restarts_run_out() -> No
     )
 
 
+def test_a_canary_program_that_ends_with_0_is_started_again_where_it_proves_who_comes_back() -> None:
+    cluster = life(Fault(5.0, "leave", "canary"))
+    assert len(at(cluster, messages.Start, "canary")) == 2
+    assert cluster.state.phase == READY
+
+
+def test_a_canary_program_that_is_to_repeat_its_prompts_may_not_end() -> None:
+    made = make_plan("per_server")
+    made = replace(made, canary=replace(made.canary, interval=30.0))
+    cluster = life(made=made)
+    assert cluster.outcome.reason == "canary ended with exit code 0 and nobody had asked it to"
+
+
 def test_a_world_starts_again_as_a_whole() -> None:
     cluster = life(Fault(5.0, "kill_task", "gen.0.0"), made=plan("mpi_world"))
     assert len(at(cluster, messages.Start, "workers")) == 2

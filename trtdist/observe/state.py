@@ -229,7 +229,7 @@ class _Reconciler:
         """Whether a task ended before anybody asked for it; a canary may end when it has passed."""
         if task.exit is None or self.by_hand:
             return False
-        canary_done = task.start.step == "canary" and task.exit.code == 0
+        canary_done = task.start.step == "canary" and task.exit.code == 0 and not self.plan.canary_stays
         asked = self.history.asked
         return not canary_done and task.start.server not in self.draining and (asked is None or task.exited < asked)
 
@@ -339,13 +339,14 @@ class _Reconciler:
         step = task.start.step
         again = step not in self.history.written_off and task.start.server not in self.draining
         if self._survived(task) and again and self.steps[step].restarts:
-            return "DONE" if step == "canary" and task.exit is not None and task.exit.code == 0 else "RESTARTING"
+            return "RESTARTING"
         return "LOST" if task.exit is None else self._exit_state(task)
 
     def _exit_state(self, task: TaskHistory) -> str:
         assert task.exit is not None
         # It ends with 0 also when it was stopped before it had passed.
-        if task.start.step == "canary" and task.exit.code == 0 and self.history.ready is not None:
+        done = task.start.step == "canary" and task.exit.code == 0 and self.history.ready is not None
+        if done and not self.plan.canary_stays:
             return "DONE"
         if self.first is not None and self.first.name == task.start.name:
             return "FAILED"

@@ -10,24 +10,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
-from trtdist.plan import Plan
 from trtdist.serving.discovery import Instance, Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.slug import CONTEXT, GENERATION, newcomers_key
 from trtdist.serving.waiting import end_task
 
-__all__ = ["Newcomers", "announce", "expected", "proved"]
+__all__ = ["Newcomers", "announce", "proved"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 _READY = b'{"ready": true}'
 
 # Sends one prompt through a context server ("" for none) and a generation server; says whether it was answered.
 Try = Callable[[str, str], Awaitable[bool]]
-
-
-def expected(plan: Plan) -> bool:
-    """Whether servers of this deployment are started again."""
-    return any(step.restarts for step in plan.steps if step.kind == "workers")
 
 
 async def announce(etcd: EtcdClient, namespace: str, ready: bool) -> None:

@@ -153,7 +153,8 @@ def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
     if _unhealthy(step) and not step.restarts and not state.ending:
         state = state.with_step(replace(step, phase=TESTING, death=deaths.earlier(step.death, death)))
         return state, [TestPort(event.step)]
-    if step.step.kind == "canary" and event.code == 0 and state.phase == READY:
+    done = step.step.kind == "canary" and event.code == 0 and state.phase == READY and not state.canary_stays
+    if done:
         return state.with_step(replace(step, phase=DONE)), []
     if step.fall is not None or restarts.survivable(state, step):
         return restarts.ended(state, step, event, now)

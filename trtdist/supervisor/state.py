@@ -153,7 +153,7 @@ class Progress:
 class State:
     """All that decisions rest on.
 
-    `tasks` has those of each of `servers`, `roles` its role; `noted` are the deaths so far, `first` is the one that
+    `tasks` has those of each of `servers`, `roles` its role; `canary_stays` is the plan's. `noted` are the deaths so far, `first` is the one that
     counts as the first. `spares` says whether there are nodes that nothing is placed on; `condition` is the state of a
     ready run that was told last, with its detail.
 
@@ -169,6 +169,7 @@ class State:
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     spares: bool = False
+    canary_stays: bool = False
     phase: str = NEW
     ready_by: float | None = None
     noted: tuple[Death, ...] = ()
@@ -249,7 +250,8 @@ def initial(plan: Plan, settings: Settings) -> State:
         tally = _counted(tally, step, 1)
     tasks = {server.name: tuple(f"{server.name}.{rank.rank}" for rank in server.ranks) for server in plan.servers}
     spares = plan.allocation.nodes > used
-    return State(settings, Overlay(steps), heads, tuple(roles), tasks, roles, spares=spares, tally=tally)
+    known = (Overlay(steps), heads, tuple(roles), tasks, roles, spares, plan.canary_stays)
+    return State(settings, *known, tally=tally)
 
 
 def _counted(tally: Mapping[tuple[int, str], int], step: StepState, more: int) -> Mapping[tuple[int, str], int]:
