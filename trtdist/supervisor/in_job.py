@@ -28,7 +28,6 @@ _LOOK_EVERY = 30.0
 _CLEANING = 10.0
 # The folder above goes with the last run of this user.
 _REMOVE = 'rm -rf -- "$1" && { rmdir -- "${1%/*}" 2>/dev/null || :; }'
-_DOWN_STATES = ("down", "fail", "unk", "powering_down")
 
 
 class InJob:
@@ -72,7 +71,7 @@ class InJob:
             listed = await ask(argv.sinfo_nodes(names), max(0.0, seconds))
         except TrtdistError:
             return []
-        return [node for node, state in parse.node_states(listed) if _is_down(state)]
+        return [node for node, state in parse.node_states(listed) if states.node_is_down(state)]
 
     def _nodes_of_run(self) -> str:
         """The nodes as resolved, since Slurm takes those that are done off the list of a job that ends."""
@@ -147,10 +146,6 @@ def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> messages.E
 
 def _preempted(shown: Mapping[str, str]) -> bool:
     return shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown", "N/A")
-
-
-def _is_down(state: str) -> bool:
-    return state.lower().startswith(_DOWN_STATES) or state.endswith("*")
 
 
 def _resolved(run: RunDir, name: str) -> str:
