@@ -199,8 +199,9 @@ async def _prove_first(config: RunConfig, plan: Plan, etcd: EtcdClient, watcher:
         await prover.prove_all(pairs_of(plan))
         return
     await newcomers.announce(etcd, config.namespace, ready=False)
+    first = [instance.key for instance in watcher.snapshot.instances]
     # A server that is started again before READY gets no request over HTTP until it is proven.
-    proving = newcomers.Newcomers(etcd, watcher, prover.attempt, prover.proven)
+    proving = newcomers.Newcomers(etcd, watcher, prover.attempt, prover.proven, first)
     await first_of(proving.prove(), prover.prove_all(pairs_of(plan)))
     await newcomers.announce(etcd, config.namespace, ready=True)
 
