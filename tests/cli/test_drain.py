@@ -23,6 +23,6 @@ def test_a_server_that_cannot_leave_alone_is_not_said_to_be_asked(
     made: HandMade, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made.up()
-    with pytest.raises(InputError, match="gen.0 cannot leave alone: its MPI world ends with it"):
+    with pytest.raises(InputError, match=r"gen\.0 cannot leave alone: its MPI world ends with it"):
         command.main([str(made.run.path), "gen.0"], standalone_mode=False)
     assert "is asked" not in capsys.readouterr().err

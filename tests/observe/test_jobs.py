@@ -75,7 +75,8 @@ def test_a_job_that_outlives_its_head_node_is_no_ready_run(tmp_path: Path) -> No
     assert [look.state for look in looks] == ["READY", "FAILED"]
     assert looks[1].failure is not None
     assert looks[1].failure.reason == (
-        "node1, where the supervisor ran, is down; Slurm keeps the job with the nodes that are left until `trtdist down`"
+        "node1, where the supervisor ran, is down; "
+        "Slurm keeps the job with the nodes that are left until `trtdist down`"
     )
 
 

@@ -26,7 +26,8 @@ _SECONDS = 1.5
 async def withdraw(env: Mapping[str, str], servers: Collection[str]) -> bool:
     """Revoke the leases of all that is registered under these names of the plan; whether etcd did so in time.
 
-    `env` is what `resolved.env` says; the members of an etcd are asked in turn until one answers. Leases that are left run out by themselves.
+    `env` is what `resolved.env` says; the members of an etcd are asked in turn until one answers. Leases that are left
+    run out by themselves.
     """
     urls = [url for url in env.get("ETCD_ENDPOINTS", "").split(",") if url]
     for url in urls:

@@ -1,4 +1,7 @@
-"""Sees which logs of a run grow, for a status call each, and how far what they grew by says that a rank is. Standard library, Python 3.9."""
+"""Sees which logs of a run grow, for a status call each, and how far what they grew by says that a rank is.
+
+Standard library, Python 3.9.
+"""
 
 from __future__ import annotations
 

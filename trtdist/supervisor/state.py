@@ -153,9 +153,9 @@ class Progress:
 class State:
     """All that decisions rest on.
 
-    `tasks` has those of each of `servers`, `roles` its role; `canary_stays` is the plan's. `noted` are the deaths so far, `first` is the one that
-    counts as the first. `spares` says whether there are nodes that nothing is placed on; `condition` is the state of a
-    ready run that was told last, with its detail.
+    `tasks` has those of each of `servers`, `roles` its role; `noted` are the deaths so far, `first` is the one that
+    counts as the first. `spares` says whether there are nodes that nothing is placed on, `canary_stays` is the plan's;
+    `condition` is the state of a ready run that was told last, with its detail.
 
     So that a decision costs the same with any number of steps, they are counted by tier and standing in `tally`,
     `begin_by` and `kill_by` bound what the steps that are alive say of `start_by` and `kill_until` (none is earlier),
