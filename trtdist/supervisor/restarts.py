@@ -125,7 +125,7 @@ def _decide(state: State, now: float) -> Change | None:
     """Once the deaths of a fall have settled: start it again, go on without it, or fail of it."""
     for step in state.fallen():
         fallen = step.fall
-        if fallen is None or fallen.decided or now < max(fallen.until, state.doubt_until):
+        if state.ending or fallen is None or fallen.decided or now < max(fallen.until, state.doubt_until):
             continue
         if step.restarts < step.step.restarts:
             return _restart_later(state, step, fallen, now)
@@ -247,7 +247,8 @@ def _shown(state: State, step: StepState) -> bool:
 def _not_back(state: State, now: float) -> Change | None:
     """What does not come back in time has died once more."""
     for step in state.fallen():
-        if _coming_back(step) and step.phase == RUNNING and step.deadline is not None and now >= step.deadline:
+        due = step.deadline is not None and now >= step.deadline
+        if due and _coming_back(step) and step.phase == RUNNING and not state.ending:
             return fall(state, step, deaths.not_back(step.step, state.settings), now)
     return None
 
