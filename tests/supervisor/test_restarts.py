@@ -76,6 +76,21 @@ def test_pauses_double_and_the_first_cause_is_kept_when_restarts_run_out() -> No
     )
 
 
+def test_a_server_is_back_although_it_is_heard_late_that_it_has_registered() -> None:
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), made=plan("mpi_world"), until=5.3)
+    for name in SERVERS:
+        for rung in ("canary", "registered"):
+            cluster.feed(messages.Reached(name, rung))
+    assert told(cluster)[-1] == ("READY", "")
+
+
+def test_nothing_is_decided_about_a_death_in_a_stop() -> None:
+    slow = {"gen.1": Behaviour(stops_after=3.0)}
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), Fault(5.1, "down", grace=30.0), behaviours=slow)
+    assert cluster.outcome.state == "STOPPED"
+    assert cluster.actions(messages.Restarting) == [] == cluster.actions(messages.Kill)
+
+
 def test_a_canary_program_that_ends_with_0_is_started_again_where_it_proves_who_comes_back() -> None:
     cluster = life(Fault(5.0, "leave", "canary"))
     assert len(at(cluster, messages.Start, "canary")) == 2

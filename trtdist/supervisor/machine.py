@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from trtdist.events import RUNGS
 from trtdist.supervisor import deaths, draining, restarts, stalls, stopping
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.messages import (
@@ -150,7 +151,7 @@ def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
     death = deaths.of_step(step.step, event)
     if step.drain_until is not None and not state.ending:
         return draining.ended(state, step, event, now)
-    if _unhealthy(step) and not step.restarts and not state.ending:
+    if _unhealthy(step) and step.fall is None and not step.restarts and not state.ending:
         state = state.with_step(replace(step, phase=TESTING, death=deaths.earlier(step.death, death)))
         return state, [TestPort(event.step)]
     done = step.step.kind == "canary" and event.code == 0 and state.phase == READY and not state.canary_stays
@@ -222,6 +223,10 @@ def _on_healthy(state: State, event: Healthy, now: float) -> Change:
 
 def _on_reached(state: State, event: Reached, now: float) -> Change:
     state = stalls.moved(state, state.tasks.get(event.name, ()), now)
+    # What other nodes tell is seen late: a lower rung does not take back a higher one.
+    known = state.rungs.get(event.name, RUNGS[0])
+    if event.rung not in RUNGS or RUNGS.index(known) > RUNGS.index(event.rung):
+        return state, []
     return replace(state, rungs=state.rungs.having(event.name, event.rung)), []
 
 
@@ -331,7 +336,7 @@ def _settle(state: State, now: float) -> Change | None:
 def _service_too_late(state: State, now: float) -> Change | None:
     if state.ending or state.settle_until is not None:
         return None
-    first = [step for step in state.services() if _unhealthy(step) and not step.restarts]
+    first = [step for step in state.services() if _unhealthy(step) and step.fall is None and not step.restarts]
     late = [step.step.name for step in first if step.deadline is not None and now >= step.deadline]
     if not late:
         return None
