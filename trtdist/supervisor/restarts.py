@@ -27,7 +27,6 @@ from trtdist.supervisor.messages import (
 )
 from trtdist.supervisor.overlay import Overlay
 from trtdist.supervisor.state import (
-    ENDED,
     HEALTHY,
     KILL_PATIENCE,
     PAUSED,
@@ -189,14 +188,6 @@ def _going(step: StepState) -> bool:
     return step.drain_until is not None or (fallen is not None and fallen.decided and fallen.restart_at is None)
 
 
-def _leave(state: State, now: float) -> Change | None:
-    """What is not started again has ended for good."""
-    for step in state.fallen():
-        if step.phase == PAUSED and step.fall is not None and step.fall.decided and step.fall.restart_at is None:
-            return state.with_step(replace(step, phase=ENDED)), []
-    return None
-
-
 def _start_again(state: State, now: float) -> Change | None:
     if state.ending or state.settle_until is not None or now < state.doubt_until:
         return None
@@ -298,4 +289,4 @@ def _answers(state: State) -> bool:
     return not wanted
 
 
-RULES: tuple[Rule, ...] = (_decide, _leave, _unkillable, _back, _not_back, _start_again, _tell)
+RULES: tuple[Rule, ...] = (_decide, _unkillable, _back, _not_back, _start_again, _tell)
