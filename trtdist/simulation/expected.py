@@ -38,6 +38,7 @@ class Expected:
         self._settings = scene.settings
         self._kinds = {step.name: step.kind for step in scene.plan.steps}
         self._news: list[tuple[messages.Input | None, News]] = []
+        self._first: tuple[messages.Input | None, float] = (None, float("inf"))
         self._settled = float("inf")
         self._doubt = 0.0
         self._ready_by = float("inf")
@@ -87,6 +88,8 @@ class Expected:
             return
         followed = self._only_followers()
         self._news.append((event, news))
+        if news.at < self._first[1]:
+            self._first = (event, news.at)
         if self._settled == float("inf"):
             self._settled = max(now + self._settings.settle, self._doubt)
         if self._only_followers():
@@ -96,9 +99,7 @@ class Expected:
 
     def _only_followers(self) -> bool:
         """Whether the first death is a rank's that TERM ended, and no other rank of its step ended by itself."""
-        if not self._news:
-            return False
-        first = min(self._news, key=lambda each: each[1].at)[0]
+        first = self._first[0]
         if not isinstance(first, messages.TaskEnded) or self._kinds[first.step] != "workers" or not _by_term(first):
             return False
         ranks = [event for event, _ in self._news if isinstance(event, (messages.TaskEnded, messages.TaskGone))]
