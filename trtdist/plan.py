@@ -155,6 +155,17 @@ class Plan:
         """Whether its servers are programs that are not ours and speak HTTP alone, each at a port of its own."""
         return self.runtime != "trtdist"
 
+    @property
+    def servers_return(self) -> bool:
+        """Whether servers are started again."""
+        return any(step.restarts for step in self.steps if step.kind == "workers")
+
+    @property
+    def canary_stays(self) -> bool:
+        """Whether the canary program goes on once it has passed: to send its prompts again, to prove servers that come
+        back, or to look after programs that are not ours."""
+        return self.canary.interval > 0 or self.servers_return or self.over_http
+
     def server(self, name: str) -> Server:
         """The server of that name; KeyError when there is none."""
         for server in self.servers:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,9 @@ from click.testing import CliRunner
 from tests.observe.fake_run import RUN_ID, FakeRun
 from trtdist.cli.status import command
 from trtdist.errors import InputError
-from trtdist.events import TaskExited
+from trtdist.events import TaskExited, WrittenOff
 from trtdist.observe.living import find_live_run
+from trtdist.plan import to_json
 from trtdist.process import ProcessId
 
 
@@ -46,6 +48,18 @@ def test_for_a_person(fake: FakeRun) -> None:
     run = len(str(fake.run.path))
     assert max(len(line) for line in text.splitlines()) <= max(80, run + 14), "it fits on a terminal"
     assert "\x1b" not in text
+
+
+def test_ranks_that_a_run_has_lost_are_not_counted_as_there(fake: FakeRun) -> None:
+    steps = tuple(replace(step, critical=step.kind != "workers") for step in fake.plan.steps)
+    fake.run.plan.write_text(to_json(replace(fake.plan, steps=steps)))
+    fake.ready()
+    assert "3 ranks, runtime" in status()
+    fake.exit("gen.0.0", 1)
+    fake.write("supervisor", WrittenOff("workers", "gen.0.0 ended with exit code 1"))
+    text = status()
+    assert text.startswith(f"{RUN_ID}  READY")
+    assert "3 ranks of which 1 is gone, runtime" in text
 
 
 def test_a_failure_says_who_and_shows_the_last_lines(fake: FakeRun) -> None:

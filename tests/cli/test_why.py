@@ -49,6 +49,20 @@ def test_a_rank_that_runs_out_of_memory(made: HandMade) -> None:
     assert json.loads(told)["type"] == "task_exited"
 
 
+def test_stacks_of_the_cause_alone_unless_all_are_wanted(made: HandMade) -> None:
+    made.program("workers", SLEEP, "exit 1", SLEEP)
+    made.supervise().wait(20)
+    made.run.stacks.mkdir()
+    for name in ("ctx.0.0", "ctx.0.1", "gen.0.0"):
+        (made.run.stacks / f"{name}.txt").write_text(f"{name} waits\n")
+    text = why(made)
+    assert "  ctx.0.1 waits" in text and "ctx.0.0 waits" not in text and "gen.0.0 waits" not in text
+    assert text.endswith("stacks of 2 other programs; --all shows them\n")
+    everything = why(made, "--all")
+    assert all(f"  {name} waits" in everything for name in ("ctx.0.0", "ctx.0.1", "gen.0.0"))
+    assert len(json.loads(why(made, "--json"))["stacks"]) == 3
+
+
 def test_a_rank_that_was_killed_without_a_word(made: HandMade) -> None:
     made.program("workers", "echo 'Traceback (most recent call last):'; " + SLEEP)
     supervisor = made.up()

@@ -145,9 +145,6 @@ def _of_death(cell: Cell) -> Expected:
         return Expected("FAILED", ("supervisor",))
     if cell.process == "launcher":
         name = "workers" if launch == "mpi_world" else "ctx.0"
-    if cell.process == "canary" and cell.fault == "exit 0" and cell.moment in ("ready", "serves"):
-        # It counts as having done its work, also where it was still needed: docs/reliability.md.
-        return Expected("READY", seconds=UP_S)
     # A service that was never healthy is not started again: its configuration or its port is at fault.
     again = again and not (cell.moment == "starts" and name in ("nats", "etcd"))
     if again:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from tests.observe.fake_run import make_plan, reconciled
+from dataclasses import replace
+from pathlib import Path
+
+from tests.observe.fake_run import FakeRun, make_plan, reconciled
 from trtdist.errors import SlurmDownError, SlurmError
 from trtdist.events import Record, RunState, SupervisorStarted
 from trtdist.observe.jobs import JobWatcher
+from trtdist.observe.snapshot import RunReader
 from trtdist.observe.state import JobLook, Machine, RunStatus
+from trtdist.plan import to_json
 
 NOW = 1000.0
 ELSEWHERE = [
@@ -55,6 +60,24 @@ def test_a_job_that_was_ended_takes_its_run_along() -> None:
     assert status.failure is not None
     assert status.failure.reason == "job 7 is over: a node failed (NodeDown)"
     assert status.supervisor_alive is False
+
+
+def test_a_job_that_outlives_its_head_node_is_no_ready_run(tmp_path: Path) -> None:
+    fake = FakeRun.create(tmp_path)
+    allocation = replace(fake.plan.allocation, nodes=2)
+    fake.run.plan.write_text(to_json(replace(fake.plan, allocation=allocation)))
+    fake.run.resolved_env.write_text("TRTDIST_NODES='node1 node2'\n")
+    fake.write("supervisor", SupervisorStarted("node1", 5, 5, "7"), RunState("READY"))
+    slurm = {"squeue": "7|RUNNING|None|100|900|node[1-2]|me|x", "sinfo": "node1|idle"}
+    looks = [RunReader(fake.run, JobWatcher(lambda words: slurm[words[0]])).look().status]
+    slurm["sinfo"] = "node1|down*"
+    looks += [RunReader(fake.run, JobWatcher(lambda words: slurm[words[0]])).look().status]
+    assert [look.state for look in looks] == ["READY", "FAILED"]
+    assert looks[1].failure is not None
+    assert looks[1].failure.reason == (
+        "node1, where the supervisor ran, is down; "
+        "Slurm keeps the job with the nodes that are left until `trtdist down`"
+    )
 
 
 def test_a_verdict_may_show_up_late() -> None:

@@ -39,6 +39,28 @@ def test_messages_cross_and_the_end_is_quiet(nats_server: NatsServer, capfd: pyt
     assert capfd.readouterr() == ("", "")
 
 
+def test_what_is_pending_goes_out_before_the_question_whether_it_came(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        sent = b""
+
+        def write(data: bytes) -> None:
+            nonlocal sent
+            sent += data
+            socket.write(data)
+
+        async with connection(nats_server.url, nats_server.user, nats_server.password, "a test") as client:
+            socket = client._transport._io_writer.transport
+            monkeypatch.setattr(client._transport, "write", write)
+            monkeypatch.setattr(client._transport, "writelines", lambda lines: write(b"".join(lines)))
+            await client.subscribe("test.flushed")
+            await client.flush()
+            assert sent.startswith(b"SUB test.flushed") and sent.endswith(b"PING\r\n")
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("short", [True, False])
 def test_a_direct_subscription_gets_all_in_order_also_without_the_short_way(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch, short: bool

@@ -12,7 +12,7 @@ from tests.serving.scripted import greedy, until
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.errors import TrtdistError
 from trtdist.serving import newcomers
-from trtdist.serving.etcd import EtcdClient
+from trtdist.serving.etcd import EtcdClient, EtcdUnavailableError
 from trtdist.serving.instance import Instance
 from trtdist.serving.requester import Ask, Requester, RequestError
 
@@ -31,9 +31,12 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
             config, namespace = deployed.config, deployed.config.namespace
             async with EtcdClient(config.etcd_endpoints) as etcd, Requester.open(config, "test") as requester:
                 await deployed.router()
+                known = []
                 if others:
                     for name in ("ctx.0", "gen.0"):
-                        assert (await deployed.worker(name))[1].proven
+                        first = (await deployed.worker(name))[1]
+                        assert first.proven
+                        known.append(first.key)
                 await newcomers.announce(etcd, namespace, ready=True)
                 assert await newcomers.proved(etcd, namespace)
                 late = ["gen.1"] if others else ["ctx.0", "gen.1"]
@@ -57,12 +60,56 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
 
                 told: list[str] = []
                 proving = asyncio.ensure_future(
-                    newcomers.Newcomers(etcd, deployed.watcher, attempt, told.append).prove()
+                    newcomers.Newcomers(etcd, deployed.watcher, attempt, told.append, known).prove()
                 )
                 await until(lambda: sorted(told) == sorted(late), 10)
                 assert set(tried) == {("ctx.0", "gen.1")}
                 await until(lambda: all(one.proven for one in requester.snapshot.instances), 5)
                 assert await answer(requester)
+                proving.cancel()
+                await asyncio.wait({proving})
+
+    asyncio.run(main())
+
+
+class LosesAnswers(EtcdClient):
+    """Etcd does what it is asked to, once, and nobody learns of it."""
+
+    lost = 0
+
+    async def replace(self, key: str, value: bytes, lease: int = 0) -> bool:
+        done = await super().replace(key, value, lease)
+        self.lost += 1
+        if self.lost == 1:
+            raise EtcdUnavailableError("the answer was lost")
+        return done
+
+
+def test_it_is_told_whatever_becomes_of_the_answer_and_of_the_program(
+    tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer
+) -> None:
+    async def passes(context: str, generation: str) -> bool:
+        return True
+
+    async def main() -> None:
+        async with deployment(tmp_path, nats_server, etcd_server, PLAN) as deployed:
+            config, told = deployed.config, list[str]()
+            async with LosesAnswers(config.etcd_endpoints) as etcd:
+                first = [(await deployed.worker(name))[1].key for name in ("ctx.0", "gen.0")]
+                await newcomers.announce(etcd, config.namespace, ready=True)
+                await deployed.worker("gen.1")
+                given = (etcd, deployed.watcher, passes, told.append)
+                proving = asyncio.ensure_future(newcomers.Newcomers(*given, first).prove())
+                await until(lambda: told == ["gen.1"], 30)
+                proving.cancel()
+                await asyncio.wait({proving})
+                # One that is started again does not know what the one before it has told.
+                later = newcomers.Newcomers(*given)
+                proving = asyncio.ensure_future(later.prove())
+                await until(lambda: sorted(told[1:]) == ["ctx.0", "gen.0", "gen.1"], 30)
+                for instance in deployed.watcher.snapshot.instances:
+                    await etcd.delete(instance.key)
+                await until(lambda: not later._tasks, 30)
                 proving.cancel()
                 await asyncio.wait({proving})
 

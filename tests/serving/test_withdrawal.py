@@ -6,6 +6,8 @@ import asyncio
 import json
 import time
 
+import pytest
+
 from tests.serving.servers import EtcdServer
 from trtdist.services.withdrawal import withdraw
 from trtdist.serving.etcd import EtcdClient
@@ -13,8 +15,9 @@ from trtdist.serving.instance import Instance
 from trtdist.serving.slug import CONTEXT, GENERATION
 
 
-def test_the_leases_of_the_named_are_revoked_and_no_others(etcd_server: EtcdServer) -> None:
-    env = {"ETCD_ENDPOINTS": etcd_server.endpoint, "TRTDIST_RUN_ID": "withdrawal-a"}
+@pytest.mark.parametrize("others", ["", "http://127.0.0.1:9,"])
+def test_the_leases_of_the_named_are_revoked_and_no_others(etcd_server: EtcdServer, others: str) -> None:
+    env = {"ETCD_ENDPOINTS": f"{others}{etcd_server.endpoint}", "TRTDIST_RUN_ID": "withdrawal-a"}
 
     async def main() -> None:
         async with EtcdClient((etcd_server.endpoint,)) as client:

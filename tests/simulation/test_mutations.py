@@ -16,19 +16,16 @@ from trtdist.supervisor.state import State
 
 LIVES = 400
 RULES = machine._RULES
-# Simulated deployments have neither restarts nor drained servers, and their servers no logs that stop growing:
-# tests/supervisor/test_restarts.py and test_stalls.py have those.
-ELSEWHERE = ("trtdist.supervisor.restarts", "trtdist.supervisor.draining")
-TRIED = [rule for rule in RULES if rule.__module__ not in ELSEWHERE]
-# Time that goes by leaves no fact behind: the rules read it themselves.
+# Time that goes by leaves no fact behind: the rules read it themselves. Simulated servers have no logs that stop
+# growing: tests/supervisor/test_stalls.py has those.
 UNTRIED = (
-    messages.Tick, messages.DrainAsked, messages.Withdrawn, messages.Placed, messages.Moved, messages.Seen,
-    messages.Unanswered,
+    messages.Tick, messages.Moved, messages.Seen, messages.Unanswered,
 )  # fmt: skip
 HANDLED = [kind for kind in machine._HANDLERS if kind not in UNTRIED]
 ACTIONS = (
     messages.Resolve, messages.Start, messages.Probe, messages.TestPort, messages.Signal, messages.SignalTask,
-    messages.Kill, messages.Announce, messages.Sweep, messages.Conclude, messages.Finish,
+    messages.Kill, messages.Announce, messages.Sweep, messages.Conclude, messages.Finish, messages.Withdraw,
+    messages.Place, messages.Restarting, messages.WrittenOff, messages.Drained, messages.Refuse,
 )  # fmt: skip
 
 
@@ -42,7 +39,7 @@ def found_out(decide: Decide) -> Life | None:
     return next((life for seed in range(LIVES) if (life := live(drawn(seed), decide)).broken), None)
 
 
-@pytest.mark.parametrize("rule", TRIED, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 def test_a_rule_that_is_missing(rule: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_RULES", tuple(other for other in RULES if other is not rule))
     assert found_out(machine.advance)
@@ -82,6 +79,13 @@ def early_ready(actions: list[messages.Action]) -> list[messages.Action]:
     return [*actions, messages.Announce("READY", "")] if messages.Start("canary") in actions else actions
 
 
+def all_is_well(actions: list[messages.Action]) -> list[messages.Action]:
+    return [
+        messages.Announce("READY", "") if isinstance(action, messages.Announce) and action.state == "READY" else action
+        for action in actions
+    ]
+
+
 def twice(actions: list[messages.Action]) -> list[messages.Action]:
     verdicts = [action for action in actions if isinstance(action, messages.Conclude)]
     return [*verdicts, *actions]
@@ -107,6 +111,9 @@ def always_well(actions: list[messages.Action]) -> list[messages.Action]:
         (with_settings(kill_wait=0.0), "before"),
         (with_settings(kill_wait=30.0), "longer than it may"),
         (with_settings(port_attempts=9), "started"),
+        (with_settings(forgive=0.0), "started again otherwise"),
+        (with_settings(forgive=1e9), "nothing calls for it"),
+        (with_actions(all_is_well), "are said to be missing"),
         (with_actions(early_ready), "before the canary"),
         (with_actions(twice), "two verdicts"),
         (with_actions(nobody_to_blame), "is named"),

@@ -203,6 +203,8 @@ class Cluster:
         at = EPOCH + self.now
         if fault.kind == "kill_step" and fault.target in self.running:
             self.end(fault.target, 0.0, None, int(signal.SIGKILL))
+        elif fault.kind == "leave" and fault.target in self.running:
+            self.end(fault.target, 0.0, 0, None)
         elif fault.kind == "kill_task":
             step = next((s.name for s in self.plan.steps if fault.target in self.tasks(s.name)), "")
             if step in self.running:

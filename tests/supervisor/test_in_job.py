@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 
+from trtdist.rundir import RunDir
 from trtdist.slurm import parse
-from trtdist.supervisor import messages
-from trtdist.supervisor.in_job import why_ended
+from trtdist.supervisor import in_job, messages
+from trtdist.supervisor.facts import Settings
+from trtdist.supervisor.in_job import InJob, why_ended
 
 # As `scontrol --oneliner show job` of Slurm 22.05 shows them while processes are left.
 ENDING = "JobId=7 JobState=COMPLETING Reason={reason} Dependency=(null) PreemptTime={preempted} NodeList=node1"
@@ -33,3 +39,18 @@ def test_why_a_job_ends(reason: str, preempted: str, down: list[str], verdict: t
 def test_a_cause_that_slurm_names_is_certain(state: str) -> None:
     assert why_ended("7", {"JobState": state}, []).certain
     assert why_ended("7", {"JobState": "CANCELLED"}, []) == messages.EveryoneTerminated("job 7 was cancelled (scancel)")
+
+
+def test_what_a_signal_means_is_told_while_deaths_are_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given: list[float] = []
+
+    async def slow(argv: Sequence[str], timeout: float) -> str:
+        given.append(timeout)
+        await asyncio.sleep(0.2)
+        return ENDING.format(reason="None", preempted="None") if argv[0] == "scontrol" else "node1|down"
+
+    monkeypatch.setattr(in_job, "ask", slow)
+    found = asyncio.run(InJob(RunDir(tmp_path), "7", 60.0, print).meaning("SIGTERM"))
+    assert found == messages.EveryoneTerminated("job 7 lost node1", "FAILED", 1, certain=True)
+    first, second = given
+    assert second <= first - 0.19 and first < Settings().doubt

@@ -76,6 +76,34 @@ def test_pauses_double_and_the_first_cause_is_kept_when_restarts_run_out() -> No
     )
 
 
+def test_a_server_is_back_although_it_is_heard_late_that_it_has_registered() -> None:
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), made=plan("mpi_world"), until=5.3)
+    for name in SERVERS:
+        for rung in ("canary", "registered"):
+            cluster.feed(messages.Reached(name, rung))
+    assert told(cluster)[-1] == ("READY", "")
+
+
+def test_nothing_is_decided_about_a_death_in_a_stop() -> None:
+    slow = {"gen.1": Behaviour(stops_after=3.0)}
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), Fault(5.1, "down", grace=30.0), behaviours=slow)
+    assert cluster.outcome.state == "STOPPED"
+    assert cluster.actions(messages.Restarting) == [] == cluster.actions(messages.Kill)
+
+
+def test_a_canary_program_that_ends_with_0_is_started_again_where_it_proves_who_comes_back() -> None:
+    cluster = life(Fault(5.0, "leave", "canary"))
+    assert len(at(cluster, messages.Start, "canary")) == 2
+    assert cluster.state.phase == READY
+
+
+def test_a_canary_program_that_is_to_repeat_its_prompts_may_not_end() -> None:
+    made = make_plan("per_server")
+    made = replace(made, canary=replace(made.canary, interval=30.0))
+    cluster = life(made=made)
+    assert cluster.outcome.reason == "canary ended with exit code 0 and nobody had asked it to"
+
+
 def test_a_world_starts_again_as_a_whole() -> None:
     cluster = life(Fault(5.0, "kill_task", "gen.0.0"), made=plan("mpi_world"))
     assert len(at(cluster, messages.Start, "workers")) == 2
@@ -84,6 +112,15 @@ def test_a_world_starts_again_as_a_whole() -> None:
         ("STARTING", "no requests are answered: workers is being restarted (1 of 3)"),
         ("READY", ""),
     ]
+
+
+def test_what_is_heard_late_of_one_life_does_not_count_for_the_next() -> None:
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), until=5.05)
+    cluster.behaviours["gen.0"] = Behaviour(up_after=NEVER)
+    cluster.feed(messages.Reached("gen.0", "canary"))
+    cluster.run([], until=20.0)
+    assert len(at(cluster, messages.Start, "gen.0")) == 2
+    assert told(cluster)[-1] == ("READY", "degraded: gen.0 is being restarted (1 of 3)")
 
 
 @pytest.mark.parametrize("service", ["nats", "etcd", "router"])
@@ -174,6 +211,24 @@ def test_what_does_not_finish_in_time_is_killed() -> None:
     assert at(cluster, messages.Kill, "gen.0") == [9.0]
     (drained,) = cluster.actions(messages.Drained)
     assert drained.reason.endswith("did not finish its requests in time and was killed")  # type: ignore[union-attr]
+
+
+def test_what_not_even_ends_when_it_is_killed_is_given_up() -> None:
+    stuck = {"gen.0": Behaviour(stops_after=NEVER, killed_after=NEVER)}
+    cluster = life(Fault(5.0, "drain", "gen.0", 3.0), Fault(50.0, "down"), behaviours=stuck)
+    assert at(cluster, messages.Kill, "gen.0") == [8.0]
+    (given_up,) = at(cluster, messages.Drained, "gen.0")
+    assert 8.0 < given_up < 20.0
+    assert cluster.outcome.state == "STOPPED"
+    assert cluster.log[-1][0] < 55.0
+
+
+def test_a_server_that_is_coming_back_may_be_drained() -> None:
+    cluster = life(Fault(5.0, "kill_task", "gen.0.0"), until=5.05)
+    cluster.behaviours["gen.0"] = Behaviour(up_after=NEVER, stops_after=NEVER, killed_after=NEVER)
+    cluster.run([Fault(10.0, "drain", "gen.0", 3600.0)], until=3000.0)
+    assert len(at(cluster, messages.Start, "gen.0")) == 2
+    assert told(cluster)[-1] == ("READY", "degraded: gen.0 is being drained")
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.supervisor.runs import SLEEP, HandMade, wait_for
-from tests.supervisor.simulation import NEVER, Behaviour, Cluster, make_plan
+from tests.supervisor.simulation import NEVER, Behaviour, Cluster, Fault, make_plan
 from trtdist.events import Stalled, TaskSeen
 from trtdist.supervisor import facts, messages
 from trtdist.supervisor.logwatch import LogWatch
@@ -81,6 +82,50 @@ def test_one_that_does_not_answer_is_stalled_as_well() -> None:
     assert {stall.server for stall in stalls(cluster)} == {"ctx.0", "gen.0"}
 
 
+def falling(pause: float) -> Cluster:
+    """A run whose generation server dies at 5 s for the second time, and is started again after a pause."""
+    made = make_plan("per_server")
+    steps = tuple(replace(step, restarts=3, backoff=pause) for step in made.steps)
+    cluster = Cluster(replace(made, steps=steps), facts.Settings(stall_timeout=60.0))
+    cluster.behaviours.update({"gen.0": Behaviour(up_after=NEVER), "canary": Behaviour(up_after=NEVER)})
+    cluster.run([Fault(2.0, "kill_task", "gen.0.0"), Fault(5.0, "kill_task", "gen.0.0")], until=6.0)
+    return cluster
+
+
+def test_a_server_that_waits_to_be_started_again_is_not_stalled() -> None:
+    cluster = falling(pause=250.0)
+    grow(cluster, 200)
+    assert {stall.server for stall in stalls(cluster)} == {"ctx.0"}
+
+
+def test_a_server_that_was_started_again_has_its_time_anew() -> None:
+    cluster = falling(pause=100.0)
+    cluster.behaviours["gen.0"] = Behaviour(up_after=NEVER, begins_after=30.0)
+    # Its last words come to light after it fell.
+    cluster.feed(messages.Moved({"gen.0.0": 0.5}))
+    cluster.run([], until=106.0)
+    cluster.now = 110.0
+    grow(cluster, 30)
+    assert len(cluster.actions(messages.Restarting)) == 2
+    assert "gen.0" not in {stall.server for stall in stalls(cluster)}
+    cluster.run([], until=cluster.now + 1.0)
+    grow(cluster, 90)
+    assert "gen.0" in {stall.server for stall in stalls(cluster)}
+
+
+def test_a_server_that_is_registered_waits_for_the_others() -> None:
+    cluster = coming_up(stall_timeout=60.0)
+    grow(cluster, 20, *TASKS)
+    cluster.feed(messages.Reached("gen.0", "registered"))
+    cluster.feed(messages.Reached("router", "registered"))
+    grow(cluster, 150, answer=True)
+    assert [stall.server for stall in stalls(cluster)] == ["ctx.0"]
+    cluster.feed(messages.Reached("ctx.0", "registered"))
+    cluster.feed(messages.Reached("ctx.0", "answering"))
+    grow(cluster, 150, answer=True)
+    assert [stall.server for stall in stalls(cluster)] == ["ctx.0", "gen.0"], "nobody is left to wait for"
+
+
 def test_zero_is_never() -> None:
     cluster = coming_up(stall_timeout=0.0)
     grow(cluster, 1000)
@@ -106,6 +151,31 @@ def test_the_ready_timeout_names_the_rank_that_is_behind() -> None:
     assert cluster.outcome.first is not None and cluster.outcome.first.name == "ctx.0.1"
 
 
+def test_the_rank_whose_log_shows_the_fewest_steps_is_behind_although_it_moved_last() -> None:
+    cluster = coming_up(ready_timeout=100.0)
+    for far in ({"ctx.0.0": 1, "ctx.0.1": 1}, {"ctx.0.0": 3}, {"ctx.0.1": 2}):
+        cluster.now += 5.0
+        cluster.feed(messages.Moved(dict.fromkeys(far, 0.0), far))
+    cluster.feed(messages.Reached("gen.0", "engine"))
+    cluster.run([])
+    assert cluster.outcome.reason.endswith("; ctx.0.1 is behind the others")
+
+
+def test_lines_of_a_log_tell_how_far_its_rank_is(made: HandMade) -> None:
+    log = made.run.log("ctx.0.1")
+    log.write_text("Model init total -- 0.10s\n")
+    watch = LogWatch(made.run, TASKS)
+    for text, far in (("Loading wei", {"ctx.0.1": -1}), ("ghts: 100%\nand", {"ctx.0.1": 2}), ("", {"ctx.0.1": -1})):
+        with open(log, "a") as file:
+            file.write(text)
+        watch.grown()
+        assert watch.how_far() == far
+    with open(log, "a") as file:
+        file.write(" more\n")
+    watch.grown()
+    assert (watch.how_far(), watch.how_far()) == ({"ctx.0.1": 0}, {})
+
+
 def test_the_log_of_a_rank_is_watched(made: HandMade) -> None:
     watch = LogWatch(made.run, TASKS)
     assert watch.grown() == {}
@@ -119,6 +189,15 @@ def test_the_log_of_a_rank_is_watched(made: HandMade) -> None:
     assert watch.grown() == {}
     os.utime(made.run.stacks / "ask", (1, 1))
     made.run.log("gen.0.0").write_text("some more of its own lines, which are longer")
+    assert set(watch.grown()) == {"gen.0.0"}
+
+
+def test_what_an_earlier_attempt_has_logged_is_no_progress(made: HandMade) -> None:
+    made.run.log("gen.0.0").write_text("of the attempt before")
+    watch = LogWatch(made.run, TASKS)
+    assert watch.grown() == {}
+    with open(made.run.log("gen.0.0"), "a") as file:
+        file.write("x")
     assert set(watch.grown()) == {"gen.0.0"}
 
 

@@ -20,6 +20,8 @@ __all__ = ["command"]
 
 _PACE = 0.05
 _TO_REACT = 15.0
+# The two lines of a request that is refused are written one right after the other.
+_TO_REFUSE = 0.2
 _TO_TELL = 30.0
 _GRACE = 600.0
 
@@ -73,10 +75,12 @@ class _Draining:
             self._request = control.ask(self._run, control.DRAIN, self._grace, self._server)
         except OSError as error:
             raise TrtdistError(f"cannot leave a request for {self._run.run_id}: {error.strerror}") from error
-        say(f"{self._server} of {self._run.run_id} is asked to finish its requests and to leave")
         self._wait(_TO_REACT, lambda: self._taken)
         if not self._taken:
             raise TrtdistError(f"the supervisor of {self._run.run_id} does not react: see `trtdist status`")
+        self._wait(_TO_REFUSE, lambda: bool(self._drained or self._refused))
+        if not self._refused:
+            say(f"{self._server} of {self._run.run_id} is asked to finish its requests and to leave")
         self._wait(self._grace + _TO_TELL, lambda: bool(self._drained or self._refused))
         if self._refused:
             raise InputError(self._refused)

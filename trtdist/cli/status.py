@@ -24,6 +24,7 @@ __all__ = ["STATE_COLOURS", "command", "describe", "describe_failure"]
 _WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 STATE_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
+_GONE = ("FAILED", "LOST", "STOPPED")
 _ENGINES = {"reference": "reference (a tiny numpy transformer, not TensorRT-LLM)", "tensorrt_llm": "TensorRT-LLM"}
 
 
@@ -111,12 +112,19 @@ def _head(snapshot: Snapshot) -> str:
     lines += [
         f"  engine      {_engine(snapshot)}",
         f"  model       {plan.model}",
-        f"  launch      {plan.launch}, {plan.world_size} ranks, runtime {plan.runtime}",
+        f"  launch      {plan.launch}, {_ranks(snapshot)}, runtime {plan.runtime}",
         f"  supervisor  {supervisor}",
         f"  run         {snapshot.run.path}",
         "  logs        logs/NAME.log in it, or `trtdist logs NAME`",
     ]
     return "\n".join(lines)
+
+
+def _ranks(snapshot: Snapshot) -> str:
+    """How many ranks were planned, and how many of them a run that goes on has lost or let go."""
+    gone = [rank for rank in snapshot.status.ranks if rank.state in _GONE]
+    lost = f" of which {len(gone)} {'is' if len(gone) == 1 else 'are'} gone" if gone and not snapshot.final else ""
+    return f"{snapshot.plan.world_size} ranks{lost}"
 
 
 def _engine(snapshot: Snapshot) -> str:

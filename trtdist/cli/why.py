@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -64,9 +65,7 @@ def _told(report: Report, most: int | None) -> Iterator[str]:
     if report.suspects:
         yield "\nmay have to do with it:"
         yield from _table(report.suspects, most)
-    for stack in report.stacks:
-        yield f"\n{stack}:"
-        yield from _stack(report, stack, None if most is None else _STACK_LINES)
+    yield from _stacks(report, most)
 
 
 def _cause(report: Report) -> Iterator[str]:
@@ -96,6 +95,17 @@ def _clock(at: float | None) -> str:
     if at is None:
         return " " * 12
     return time.strftime("%H:%M:%S", time.localtime(at)) + f".{int(at * 1000) % 1000:03d}"
+
+
+def _stacks(report: Report, most: int | None) -> Iterator[str]:
+    """What programs were seen to do: unless all is wanted, those with which it began."""
+    cause = report.cause.name
+    shown = [each for each in report.stacks if most is None or f"{Path(each).stem}.".startswith(f"{cause}.")]
+    for stack in shown:
+        yield f"\n{stack}:"
+        yield from _stack(report, stack, None if most is None else _STACK_LINES)
+    if len(shown) < len(report.stacks):
+        yield f"\nstacks of {len(report.stacks) - len(shown)} {'other ' if shown else ''}programs; --all shows them"
 
 
 def _stack(report: Report, stack: str, most: int | None) -> Iterator[str]:

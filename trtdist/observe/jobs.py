@@ -30,6 +30,7 @@ class JobWatcher:
         self._seen: dict[str, JobLook] = {}
         self._past: dict[str, JobLook] = {}
         self._next = 0.0
+        self._nodes: dict[str, tuple[float, bool]] = {}
         self.calls = 0
 
     def expect(self, jobs: Collection[str]) -> None:
@@ -42,6 +43,20 @@ class JobWatcher:
         if time.monotonic() >= self._next:
             self._refresh()
         return self._seen.get(job)
+
+    def down(self, node: str) -> bool:
+        """Whether Slurm knows that a node is down."""
+        until, known = self._nodes.get(node, (0.0, False))
+        if time.monotonic() < until:
+            return known
+        self.calls += 1
+        try:
+            listed = parse.node_states(self._ask(argv.sinfo_nodes([node])))
+        except (MissingError, SlurmError):
+            listed = []
+        found = any(name == node and states.node_is_down(state) for name, state in listed)
+        self._nodes[node] = (time.monotonic() + _EVERY, found)
+        return found
 
     def _refresh(self) -> None:
         self._next = time.monotonic() + _EVERY

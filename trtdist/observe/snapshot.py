@@ -21,6 +21,7 @@ from trtdist.plan import Plan, from_json
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing
+from trtdist.slurm import states
 from trtdist.supervisor import verdict
 
 __all__ = ["JSON_VERSION", "Endpoints", "RunReader", "Snapshot", "job_of", "to_json"]
@@ -102,6 +103,7 @@ class RunReader:
             created=_modified(self.run.plan),
             booted=_boot_time(),
             job=job,
+            lost=self._lost_head(job),
         )
         status = reconcile(self.plan, self._history, verdict.read(self.run), machine)
         ends = _endpoints(self.run, self.plan)
@@ -120,6 +122,14 @@ class RunReader:
         """What Slurm says of the run's job; not asked of a run that has ended."""
         job = self._job_id()
         return self._jobs.look(job) if job and not self.run.verdict.exists() else None
+
+    def _lost_head(self, job: JobLook | None) -> str:
+        """The head node when it is down and Slurm keeps the job all the same, as it does for a run with spare nodes."""
+        used = 1 + max(node for step in self.plan.steps for node in step.nodes)
+        if job is None or job.phase != states.LIVE or self.plan.allocation.nodes <= used:
+            return ""
+        head = next(iter(read_env_or_nothing(self.run.resolved_env).get("TRTDIST_NODES", "").split()), "")
+        return head if head and self._jobs.down(head) else ""
 
     def _job_id(self) -> str:
         """As the supervisor told it, else as it was submitted; "" without one."""

@@ -73,7 +73,7 @@ class Machine:
     """What the reader sees beside the events: times in seconds since the epoch.
 
     `created` is when the run directory was written, `booted` when this machine was started, `job` what Slurm says of
-    the run's job, None without one or without an answer.
+    the run's job, None without one or without an answer. `lost` is the node of the supervisor when that is down.
     """
 
     alive: Alive
@@ -81,6 +81,7 @@ class Machine:
     created: float = 0.0
     booted: float = 0.0
     job: JobLook | None = None
+    lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ class _Reconciler:
         supervisor = self.history.supervisor
         if supervisor is None:
             return None
-        if self._job_over():
+        if self._job_over() or self.machine.lost:
             return False
         return self.machine.alive(supervisor.host, ProcessId(supervisor.pid, supervisor.started))
 
@@ -229,7 +230,7 @@ class _Reconciler:
         """Whether a task ended before anybody asked for it; a canary may end when it has passed."""
         if task.exit is None or self.by_hand:
             return False
-        canary_done = task.start.step == "canary" and task.exit.code == 0
+        canary_done = task.start.step == "canary" and task.exit.code == 0 and not self.plan.canary_stays
         asked = self.history.asked
         return not canary_done and task.start.server not in self.draining and (asked is None or task.exited < asked)
 
@@ -265,6 +266,9 @@ class _Reconciler:
             return None
         if self._job_over() and self.machine.job is not None:
             return Failure(self.machine.job.detail, log="logs/supervisor.log")
+        if self.machine.lost:
+            kept = "Slurm keeps the job with the nodes that are left until `trtdist down`"
+            return Failure(f"{self.machine.lost}, where the supervisor ran, is down; {kept}", log="logs/supervisor.log")
         if self.machine.booted > self.history.last:
             return Failure(f"{supervisor.host} was restarted while the run was up", log="logs/supervisor.log")
         reason = f"the supervisor (pid {supervisor.pid}) died first; `trtdist down` removes what it left"
@@ -339,13 +343,14 @@ class _Reconciler:
         step = task.start.step
         again = step not in self.history.written_off and task.start.server not in self.draining
         if self._survived(task) and again and self.steps[step].restarts:
-            return "DONE" if step == "canary" and task.exit is not None and task.exit.code == 0 else "RESTARTING"
+            return "RESTARTING"
         return "LOST" if task.exit is None else self._exit_state(task)
 
     def _exit_state(self, task: TaskHistory) -> str:
         assert task.exit is not None
         # It ends with 0 also when it was stopped before it had passed.
-        if task.start.step == "canary" and task.exit.code == 0 and self.history.ready is not None:
+        done = task.start.step == "canary" and task.exit.code == 0 and self.history.ready is not None
+        if done and not self.plan.canary_stays:
             return "DONE"
         if self.first is not None and self.first.name == task.start.name:
             return "FAILED"

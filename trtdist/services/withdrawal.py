@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,18 @@ _SECONDS = 1.5
 async def withdraw(env: Mapping[str, str], servers: Collection[str]) -> bool:
     """Revoke the leases of all that is registered under these names of the plan; whether etcd did so in time.
 
-    `env` is what `resolved.env` says. Leases that are left run out by themselves.
+    `env` is what `resolved.env` says; the members of an etcd are asked in turn until one answers. Leases that are left
+    run out by themselves.
     """
-    try:
-        await asyncio.wait_for(_withdraw(env, servers), _SECONDS)
-    except (Unwell, TrtdistError, OSError, ValueError, KeyError, asyncio.TimeoutError, asyncio.IncompleteReadError):
-        return False
-    return True
+    urls = [url for url in env.get("ETCD_ENDPOINTS", "").split(",") if url]
+    for url in urls:
+        with suppress(Unwell, TrtdistError, OSError, ValueError, KeyError, asyncio.TimeoutError, EOFError):
+            await asyncio.wait_for(_withdraw(url, env, servers), _SECONDS / len(urls))
+            return True
+    return False
 
 
-async def _withdraw(env: Mapping[str, str], servers: Collection[str]) -> None:
-    url = env["ETCD_ENDPOINTS"].split(",")[0]
+async def _withdraw(url: str, env: Mapping[str, str], servers: Collection[str]) -> None:
     tls = own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
     prefix = f"{env['TRTDIST_RUN_ID']}/components/".encode()
     found = await ask(url, "POST", "/v3/kv/range", tls, {"key": _coded(prefix), "range_end": _coded(_after(prefix))})

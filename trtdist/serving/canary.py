@@ -185,7 +185,7 @@ async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) 
                 await _prove_first(config, plan, etcd, watcher, prover)
             if journal.broken:
                 raise RunFailedError(journal.broken)
-            if newcomers.expected(plan):
+            if plan.servers_return:
                 proving = newcomers.Newcomers(etcd, watcher, prover.attempt, prover.proven)
                 await first_of(proving.prove(), prover.repeat(pairs_of(plan)))
             if plan.canary.interval > 0:
@@ -195,12 +195,13 @@ async def _prove(config: RunConfig, plan: Plan, journal: Journal, nats: Client) 
 
 async def _prove_first(config: RunConfig, plan: Plan, etcd: EtcdClient, watcher: Watcher, prover: Prover) -> None:
     """The canaries that make the run ready; whoever registers later has to be proved, also while they are under way."""
-    if not newcomers.expected(plan):
+    if not plan.servers_return:
         await prover.prove_all(pairs_of(plan))
         return
     await newcomers.announce(etcd, config.namespace, ready=False)
+    first = [instance.key for instance in watcher.snapshot.instances]
     # A server that is started again before READY gets no request over HTTP until it is proven.
-    proving = newcomers.Newcomers(etcd, watcher, prover.attempt, prover.proven)
+    proving = newcomers.Newcomers(etcd, watcher, prover.attempt, prover.proven, first)
     await first_of(proving.prove(), prover.prove_all(pairs_of(plan)))
     await newcomers.announce(etcd, config.namespace, ready=True)
 

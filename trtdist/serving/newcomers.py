@@ -7,27 +7,21 @@ into etcd as proven, for routers and clients alike.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
-from trtdist.plan import Plan
 from trtdist.serving.discovery import Instance, Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.slug import CONTEXT, GENERATION, newcomers_key
 from trtdist.serving.waiting import end_task
 
-__all__ = ["Newcomers", "announce", "expected", "proved"]
+__all__ = ["Newcomers", "announce", "proved"]
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 _READY = b'{"ready": true}'
 
 # Sends one prompt through a context server ("" for none) and a generation server; says whether it was answered.
 Try = Callable[[str, str], Awaitable[bool]]
-
-
-def expected(plan: Plan) -> bool:
-    """Whether servers of this deployment are started again."""
-    return any(step.restarts for step in plan.steps if step.kind == "workers")
 
 
 async def announce(etcd: EtcdClient, namespace: str, ready: bool) -> None:
@@ -42,35 +36,43 @@ async def proved(etcd: EtcdClient, namespace: str) -> bool:
 
 
 class Newcomers:
-    """Proves each server that is registered and not proven, for as long as it takes; `told` gets the proven one's
-    name."""
+    """Proves each server that is registered and not proven, for as long as it takes; `told` gets the name of each that
+    is proven, without those whose keys are `known` from the start."""
 
-    def __init__(self, etcd: EtcdClient, watcher: Watcher, attempt: Try, told: Callable[[str], None]) -> None:
+    def __init__(
+        self, etcd: EtcdClient, watcher: Watcher, attempt: Try, told: Callable[[str], None], known: Collection[str] = ()
+    ) -> None:
         self._etcd = etcd
         self._watcher = watcher
         self._attempt = attempt
         self._told = told
+        self._known = frozenset(known)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def prove(self) -> None:
         """For ever."""
         try:
             async for snapshot in self._watcher.changes():
-                for instance in snapshot.instances:
-                    if not instance.proven and instance.key not in self._tasks:
-                        self._tasks[instance.key] = asyncio.ensure_future(self._prove(instance))
+                there = {one.key for one in snapshot.instances if one.engine} - self._known
+                self._tasks = {key: task for key, task in self._tasks.items() if key in there or not task.done()}
+                for key in there - self._tasks.keys():
+                    self._tasks[key] = asyncio.ensure_future(self._prove(key))
         finally:
             for task in self._tasks.values():
                 await end_task(task)
 
-    async def _prove(self, instance: Instance) -> None:
+    async def _prove(self, key: str) -> None:
+        """Until it is proven, also by a program before this one, or by a word to etcd whose answer was lost."""
         pause = FIRST_PAUSE_S
-        while instance in self._watcher.snapshot.instances:
-            if await self._passes(instance) and await self._mark(instance):
+        while (instance := self._registered(key)) is not None:
+            if instance.proven or (await self._passes(instance) and await self._mark(instance)):
                 self._told(instance.server)
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _registered(self, key: str) -> Instance | None:
+        return next((one for one in self._watcher.snapshot.instances if one.key == key), None)
 
     async def _passes(self, instance: Instance) -> bool:
         if instance.component not in (CONTEXT, GENERATION):

@@ -83,13 +83,19 @@ class Cluster:
         self.dead: dict[int, str] = {}
         self._steps = {step.name: step for step in scene.plan.steps}
         self._names = _task_names(scene)
+        self._servers = frozenset(server.name for server in scene.plan.servers)
         self._leaders = {f"{server.name}.0": server.name for server in scene.plan.servers}
-        self._not_up = len(scene.plan.servers) + sum(step.kind in ("router", "front") for step in scene.plan.steps)
+        programs = sum(step.kind in ("router", "front") for step in scene.plan.steps)
+        self._wanted = len(scene.plan.servers) + programs
+        self._up: dict[str, Task] = {}
+        self._prover: Task | None = None
+        self._moved: dict[int, int] = {}
+        used = 1 + max(node for step in scene.plan.steps for node in step.nodes)
+        self._spares = list(range(used, scene.plan.allocation.nodes))
         self._order = itertools.count()
-        self._records: list[tuple[float, int, messages.Input, News | None]] = []
+        self._records: list[tuple[float, int, messages.Input, News | None, Launch | None]] = []
         self._looks: set[int] = set()
         self._looked = 0.0
-        self._struck = False
 
     # What the supervisor says, done.
 
@@ -118,13 +124,13 @@ class Cluster:
         self.launches[name] = launch
         wait = temper.begins + (max(0.0, self.away_until - self.line.now) if self.scene.slurm else 0.0)
         for task_name, node in zip(self._names[name], launch.step.nodes):
-            task = self.tasks[task_name] = Task(task_name, node, launch)
+            task = self.tasks[task_name] = Task(task_name, self._moved.get(node, node), launch)
             launch.tasks.append(task)
             self.line.after(wait + self.random.uniform(0.0, 0.05), partial(self._begins, task))
 
     def _probe(self, action: messages.Probe) -> None:
         launch = self.launches.get(action.step)
-        if launch is not None and launch.temper.exits is None and launch.number > launch.temper.taken:
+        if launch is not None and launch.alive and launch.temper.exits is None and launch.number > launch.temper.taken:
             pace = self.random.uniform(0.06, 0.3)
             self.line.after(launch.temper.begins + launch.temper.up + pace, partial(self._answers, launch))
 
@@ -193,10 +199,21 @@ class Cluster:
         launch = self.launches[action.step]
         while launch.vanished:
             wait = self.random.uniform(0.0, 0.9 * self.scene.settings.peer_settle)
-            self.line.after(wait, partial(self._found_killed, launch.vanished.pop()))
+            self.line.after(wait, partial(self._found_killed, launch, launch.vanished.pop()))
 
-    def _found_killed(self, news: News) -> None:
-        self.hear(messages.TaskGone(news.step, news.name, EPOCH + self.line.now), news)
+    def _withdraw(self, action: messages.Withdraw) -> None:
+        self.line.after(self.random.uniform(0.01, 1.6), partial(self.hear, messages.Withdrawn(action.step)))
+
+    def _place(self, action: messages.Place) -> None:
+        """Spares take the numbers of nodes that are down."""
+        self.line.after(self.random.uniform(0.05, 0.7), partial(self.hear, messages.Placed(action.step)))
+        for number in self._steps[action.step].nodes:
+            if self._moved.get(number, number) in self.dead and self._spares:
+                self._moved[number] = self._spares.pop()
+
+    def _found_killed(self, launch: Launch, news: News) -> None:
+        if self.launches[news.step] is launch:
+            self.hear(messages.TaskGone(news.step, news.name, EPOCH + self.line.now), news)
 
     # What happens on the nodes.
 
@@ -211,17 +228,18 @@ class Cluster:
         temper, step = launch.temper, launch.step
         if temper.refusal == "task":
             event = messages.TaskRefused(step.name, task.name, "belongs elsewhere", EPOCH + self.line.now)
-            self.record(task.node, event, self.news(f"temper of {step.name}", task.name, step.name, True))
+            self.record(task.node, event, self.news(f"temper of {step.name}", task.name, step.name, True), launch)
             task.alive = False
             self.fail(launch, f"temper of {step.name}", 3)
             return
-        self.record(task.node, messages.TaskBegan(step.name, task.name))
+        self.record(task.node, messages.TaskBegan(step.name, task.name), launch=launch)
         code = 1 if launch.number <= temper.taken else temper.exits
         if code is not None:
             end = partial(self.end_task, task, code, None, f"temper of {step.name}", itself=True)
             self.line.after(self.random.uniform(0.02, 0.5), end)
         elif step.kind != "service":
-            self.line.after(temper.up, partial(self._serves, task))
+            up = temper.up if launch.number == 1 or temper.later is None else temper.later
+            self.line.after(up, partial(self._serves, task))
 
     def _serves(self, task: Task) -> None:
         if not task.alive:
@@ -234,21 +252,44 @@ class Cluster:
         if name is not None:
             for rung in ("engine", "registered", "answering"):
                 self.record(task.node, messages.Reached(name, rung))
-            self._not_up -= 1
+            self._up[name] = task
+            if self._prover is not None:
+                self.line.after(self.random.uniform(0.05, 1.0), partial(self._proves, name, task))
 
     def _prompts(self, canary: Task) -> None:
-        """Try until every server and program serves; what died does so no more."""
-        if not canary.alive or self._struck:
+        """Try until every server and program serves; one that is started again proves those that came meanwhile."""
+        if not canary.alive:
             return
-        if self._not_up:
+        if self.passed:
+            self._prover = canary
+            for name, task in self._up.items():
+                self._proves(name, task)
+            return
+        if not self._all_up():
             self.line.after(0.5, partial(self._prompts, canary))
             return
         for server in self.scene.plan.servers:
             self.record(canary.node, messages.Reached(server.name, "canary"))
         self.passed = True
         self.record(canary.node, messages.CameReady())
-        if not self.scene.plan.canary.interval:
+        if self.scene.plan.servers_return:
+            self._prover = canary
+        if not self.scene.plan.canary_stays:
             self.line.after(0.01, partial(self.end_task, canary, 0, None, ASKED))
+
+    def _all_up(self) -> bool:
+        if len(self._up) < self._wanted:
+            return False
+        services = [launch for launch in self.launches.values() if launch.step.kind == "service"]
+        return all(map(_well, {task.launch.step.name: task.launch for task in self._up.values()}.values())) and all(
+            map(_well, services)
+        )
+
+    def _proves(self, name: str, task: Task) -> None:
+        """A prompt crosses a server that came back."""
+        canary = self._prover
+        if canary is not None and canary.alive and task.alive and _well(task.launch) and name in self._servers:
+            self.record(canary.node, messages.Reached(name, "canary"))
 
     def end_task(
         self, task: Task, code: int | None, number: int | None, fault: str, itself: bool = False, told: bool = True
@@ -257,13 +298,12 @@ class Cluster:
         if not task.alive:
             return
         task.alive = False
-        self._struck = self._struck or fault not in (ASKED, TERM)
         launch = task.launch
         if told and task.begun:
             at = EPOCH + self.line.now + self.scene.ahead[task.node]
             launch.note_end(code, number, fault, self.line.now)
             event = messages.TaskEnded(launch.step.name, task.name, code, number, at)
-            self.record(task.node, event, self.news(fault, task.name, launch.step.name, itself))
+            self.record(task.node, event, self.news(fault, task.name, launch.step.name, itself), launch)
         if code != 0:
             self.fail(launch, fault, 128 + (number or 0) if code is None else code)
         elif not any(task.alive for task in launch.tasks):
@@ -275,7 +315,6 @@ class Cluster:
         if launch.failing or not launch.alive:
             return
         launch.failing = True
-        self._struck = self._struck or fault not in (ASKED, TERM)
         self.line.after(self.random.uniform(0.03, 0.3), partial(self._ends_others, launch, fault, code))
 
     def _ends_others(self, launch: Launch, fault: str, code: int) -> None:
@@ -311,17 +350,22 @@ class Cluster:
             return
         at = EPOCH + self._last_look()
         self._look()
-        self.hear(messages.TaskGone(news.step, news.name, at), news)
+        if self.launches[news.step] is task.launch:
+            self.hear(messages.TaskGone(news.step, news.name, at), news)
 
     def _strand(self, launch: Launch, fault: str) -> None:
-        """What talks through a service that died ends a little later."""
+        """What talks through a service that died ends a little later, or when that does not come back for a while."""
         if launch.step.kind != "service" or fault in (ASKED, TERM):
             return
         for other in self.launches.values():
             for task in other.tasks if other.step.kind != "service" else ():
                 if task.begun and task.alive:
-                    wait = self.random.uniform(0.3, 3.0)
-                    self.line.after(wait, partial(self.end_task, task, 1, None, fault))
+                    wait = self.random.uniform(0.3, 3.0) + (8.0 if launch.step.restarts else 0.0)
+                    self.line.after(wait, partial(self._stranded, launch, task, fault))
+
+    def _stranded(self, launch: Launch, task: Task, fault: str) -> None:
+        if self.launches[launch.step.name] is launch:
+            self.end_task(task, 1, None, fault)
 
     def end_job(self, told: messages.EveryoneTerminated) -> None:
         """Slurm sends TERM to everything at once, and KILL after a while; services do not heed TERM."""
@@ -355,10 +399,11 @@ class Cluster:
         """What is true of an end at this moment."""
         return News(fault, name, step, self.line.now, itself)
 
-    def record(self, node: int, event: messages.Input, news: News | None = None) -> None:
-        """A line in a file of a node: seen late, and later while the network is cut."""
+    def record(self, node: int, event: messages.Input, news: News | None = None, launch: Launch | None = None) -> None:
+        """A line in a file of a node: seen late, and later while the network is cut; not any more once what it is about
+        was started again."""
         visible = max(self.line.now + self.scene.lags[node], self.cut_until.get(node, 0.0))
-        heapq.heappush(self._records, (visible, next(self._order), event, news))
+        heapq.heappush(self._records, (visible, next(self._order), event, news, launch))
         look = int(visible / _LOOK) + 1
         if look not in self._looks:
             self._looks.add(look)
@@ -367,12 +412,17 @@ class Cluster:
     def _look(self) -> None:
         self._looked = self.line.now
         while self._records and self._records[0][0] <= self.line.now:
-            _, _, event, news = heapq.heappop(self._records)
-            self.hear(event, news)
+            _, _, event, news, launch = heapq.heappop(self._records)
+            if launch is None or self.launches[launch.step.name] is launch:
+                self.hear(event, news)
 
     def _last_look(self) -> float:
         """When the supervisor last looked at processes: ten times a second, and whenever something ended."""
         return max(self._looked, int(self.line.now / _LOOK) * _LOOK)
+
+
+def _well(launch: Launch) -> bool:
+    return launch.alive and not launch.failing and all(task.alive for task in launch.tasks)
 
 
 def _task_names(scene: Scene) -> dict[str, list[str]]:
@@ -392,6 +442,12 @@ _PERFORM: dict[type, Callable[[Cluster, Any], None]] = {
     messages.SignalTask: Cluster._signal_task,
     messages.Kill: Cluster._kill,
     messages.Announce: Cluster._nothing,
+    messages.Withdraw: Cluster._withdraw,
+    messages.Place: Cluster._place,
+    messages.Restarting: Cluster._nothing,
+    messages.WrittenOff: Cluster._nothing,
+    messages.Drained: Cluster._nothing,
+    messages.Refuse: Cluster._nothing,
     messages.Sweep: Cluster._sweep,
     messages.Conclude: Cluster._nothing,
     messages.Finish: Cluster._nothing,

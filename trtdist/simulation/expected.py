@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trtdist.simulation.facts import TERM, News, Scene
+from trtdist.simulation.survival import Survival, causes_among
 from trtdist.supervisor import messages
 
 __all__ = ["Ending", "Expected"]
@@ -31,10 +32,13 @@ class Ending:
 class Expected:
     """What the supervisor was told, and what it must make of it."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, survival: Survival) -> None:
+        self._survival = survival
+        self._numbers = {step.name: step.number for step in scene.plan.steps}
         self._settings = scene.settings
         self._kinds = {step.name: step.kind for step in scene.plan.steps}
         self._news: list[tuple[messages.Input | None, News]] = []
+        self._first: tuple[messages.Input | None, float] = (None, float("inf"))
         self._settled = float("inf")
         self._doubt = 0.0
         self._ready_by = float("inf")
@@ -52,10 +56,10 @@ class Expected:
         """The run became ready."""
         self._ready_by = float("inf")
 
-    def started(self, step: str, now: float) -> None:
+    def started(self, step: str, now: float, restarts: int) -> None:
         """A step was started."""
         self._begin_by[step] = now + self._settings.start_timeout
-        if self._kinds[step] == "service":
+        if self._kinds[step] == "service" and not restarts:
             first = self._first_start.setdefault(step, now)
             self._healthy_by[step] = first + self._settings.service_timeout
 
@@ -75,8 +79,17 @@ class Expected:
 
     def died(self, event: messages.Input | None, news: News, now: float) -> None:
         """A death came to light; None for the event when no message told it."""
+        # What never was healthy and met no taken port has something wrong about it.
+        final = isinstance(event, messages.PortTested)
+        if not final and self._survival.takes(news.step, self.settling()):
+            self._survival.fell(news, now)
+            self.began_to_run(news.step)
+            self.healthy(news.step)
+            return
         followed = self._only_followers()
         self._news.append((event, news))
+        if news.at < self._first[1]:
+            self._first = (event, news.at)
         if self._settled == float("inf"):
             self._settled = max(now + self._settings.settle, self._doubt)
         if self._only_followers():
@@ -86,9 +99,7 @@ class Expected:
 
     def _only_followers(self) -> bool:
         """Whether the first death is a rank's that TERM ended, and no other rank of its step ended by itself."""
-        if not self._news:
-            return False
-        first = min(self._news, key=lambda each: each[1].at)[0]
+        first = self._first[0]
         if not isinstance(first, messages.TaskEnded) or self._kinds[first.step] != "workers" or not _by_term(first):
             return False
         ranks = [event for event, _ in self._news if isinstance(event, (messages.TaskEnded, messages.TaskGone))]
@@ -104,17 +115,21 @@ class Expected:
     def due(self) -> float:
         """When a stop must have begun by itself."""
         if self.settling():
-            return self._settled
-        return min(self._ready_by, *self._healthy_by.values(), float("inf"))
+            return min(self._settled, self._survival.due())
+        return min(self._survival.due(), self._ready_by, *self._healthy_by.values(), float("inf"))
 
     def pass_time(self, now: float) -> None:
         """A step of which no task ever ran counts as dead from its start."""
+        self._survival.pass_time(now)
         while self._begin_by and not self.settling():
             step, by = next(iter(self._begin_by.items()))
             if now < by:
                 return
             started = by - self._settings.start_timeout
-            for late in [name for name, limit in self._begin_by.items() if limit <= by + _CLOSE]:
+            all_late = [name for name, limit in self._begin_by.items() if limit <= by + _CLOSE]
+            for late in sorted(all_late, key=self._numbers.__getitem__):
+                if self.settling() and self._survival.takes(late, False):
+                    continue
                 del self._begin_by[late]
                 self.died(None, News(f"{step} and others never began", late, late, started, True), now)
 
@@ -128,6 +143,9 @@ class Expected:
             if self._news:
                 return Ending(frozenset({_FAILED}), self.causes())
             return Ending(frozenset({_asked(event)}))
+        fatal = self._survival.fatal(now)
+        if fatal is not None:
+            return Ending(frozenset({_FAILED}), fatal | self.causes())
         if self.settling():
             return Ending(frozenset({_FAILED}), self.causes()) if now >= self._settled - _CLOSE else None
         late = frozenset(name for name, limit in self._healthy_by.items() if now >= limit - _CLOSE)
@@ -137,7 +155,7 @@ class Expected:
 
     def causes(self) -> frozenset[str]:
         """Who may be called the first cause by now."""
-        return _causes([news for _, news in self._news])
+        return causes_among([news for _, news in self._news])
 
     def _by_slurm(self, event: messages.EveryoneTerminated) -> Ending:
         """What died of Slurm's own TERM is no cause, and what died as if of it need not be taken for one."""
@@ -151,7 +169,7 @@ class Expected:
         if plain and isinstance(how, messages.TaskEnded):
             plain = how.signal != 15 and how.code not in (0, 143)
         verdicts = {_FAILED} if plain and alone and first.itself else {_FAILED, told}
-        return Ending(frozenset(verdicts), _causes(real))
+        return Ending(frozenset(verdicts), causes_among(real))
 
 
 def _by_term(event: messages.TaskEnded) -> bool:
@@ -162,12 +180,3 @@ def _asked(event: messages.StopAsked | messages.TimeLimit) -> tuple[str, int]:
     if isinstance(event, messages.TimeLimit):
         return ("TIMEOUT", 1)
     return ("INTERRUPTED", 130) if event.interrupt else ("STOPPED", 0)
-
-
-def _causes(news: list[News]) -> frozenset[str]:
-    if not news:
-        return frozenset()
-    earliest = min(each.at for each in news)
-    near = [each for each in news if each.at <= earliest + _RESOLUTION]
-    told = {each.fault for each in news if each.itself}
-    return frozenset(each.name for each in near if each.itself or each.fault not in told)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from trtdist.plan import Plan
 from trtdist.supervisor.facts import Settings
 
-__all__ = ["ASKED", "TERM", "Fault", "News", "Scene", "Temper", "Violation"]
+__all__ = ["ASKED", "TERM", "Fault", "News", "Scene", "Temper", "Violation", "check"]
 
 # What stands for a fault where nothing went wrong: the end was asked for by the supervisor, or by Slurm.
 ASKED, TERM = "asked", "TERM to everything"
@@ -18,10 +18,10 @@ ASKED, TERM = "asked", "TERM to everything"
 class Temper:
     """How the programs of a step behave, in seconds; infinite for what they never do.
 
-    `begins` from the start of the step until its tasks run, `up` from then until they serve, `stops` from a signal
-    until they end, `dies` the same from KILL. `taken` is how many of its ports are taken one after the other,
-    `refusal` why it cannot be started ("launch") or does not run where it is ("task"), `exits` a code with which it
-    ends in place of serving.
+    `begins` from the start of the step until its tasks run, `up` from then until they serve, `later` the same once it
+    was started again (None for as at first), `stops` from a signal until they end, `dies` the same from KILL. `taken`
+    is how many of its ports are taken one after the other, `refusal` why it cannot be started ("launch") or does not
+    run where it is ("task"), `exits` a code with which it ends in place of serving.
     """
 
     begins: float
@@ -31,6 +31,7 @@ class Temper:
     taken: int = 0
     refusal: str = ""
     exits: int | None = None
+    later: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,3 +88,9 @@ class News:
 
 class Violation(Exception):
     """An invariant does not hold; the message is a sentence."""
+
+
+def check(holds: bool, sentence: str) -> None:
+    """Violation with this sentence unless it holds."""
+    if not holds:
+        raise Violation(sentence)

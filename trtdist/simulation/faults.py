@@ -23,7 +23,7 @@ def _task_dies(cluster: Cluster, fault: Fault) -> None:
     task = cluster.tasks.get(fault.target)
     if task is None or not task.begun or not task.launch.alive:
         return
-    if task.launch.step.kind == "canary" and fault.end == 0:
+    if task.launch.step.kind == "canary" and fault.end == 0 and not cluster.scene.plan.canary_stays:
         return
     code, number = (fault.end, None) if fault.end >= 0 else (None, -fault.end)
     cluster.end_task(task, code, number, fault.name, itself=True)
@@ -78,6 +78,11 @@ def _asked(interrupt: bool) -> Callable[[Cluster, Fault], None]:
     return ask
 
 
+def _drain(cluster: Cluster, fault: Fault) -> None:
+    grace = None if fault.length == _NEVER else fault.length
+    cluster.hear(messages.DrainAsked(fault.name, fault.target, grace))
+
+
 def _stray_signal(cluster: Cluster, fault: Fault) -> None:
     cluster.hear(messages.SignalCame())
     meaning = messages.StopAsked(True, None, "interrupted (SIGTERM)")
@@ -108,6 +113,7 @@ FAULTS: dict[str, Callable[[Cluster, Fault], None]] = {
     "network cut": _network_cut,
     "down": _asked(interrupt=False),
     "interrupt": _asked(interrupt=True),
+    "drain": _drain,
     "stray signal": _stray_signal,
     "disk full": _disk_full,
     "scancel": _ends(messages.EveryoneTerminated("the job was cancelled")),

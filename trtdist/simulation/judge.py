@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from trtdist.plan import Step
+from trtdist.events import RUNGS
 from trtdist.simulation.cluster import Cluster
 from trtdist.simulation.expected import Ending, Expected
 from trtdist.simulation.facts import News, Scene, Violation
+from trtdist.simulation.facts import check as _check
+from trtdist.simulation.survival import Known, Survival
 from trtdist.supervisor import messages
 from trtdist.supervisor.facts import Outcome
 
@@ -19,24 +20,11 @@ _CLOSE = 1e-6
 # The sweep has its own patience.
 _SWEEP = 2.5
 _SERVICES_TIER = 2
+# What was killed while the run went on has longer to end.
+_PATIENCE = 6
 _ENDING = (
     messages.StopAsked, messages.TimeLimit, messages.EveryoneTerminated, messages.Broke, messages.Unresolved,
 )  # fmt: skip
-
-
-@dataclass(eq=False)
-class _Known:
-    """What the supervisor was told of a step, and what it said to it."""
-
-    step: Step
-    starts: int = 0
-    alive: bool = False
-    probed: bool = False
-    healthy: bool = False
-    testing: bool = False
-    again: bool = False
-    signalled: bool = False
-    killed: float | None = None
 
 
 class Judge:
@@ -45,15 +33,17 @@ class Judge:
     def __init__(self, scene: Scene, cluster: Cluster) -> None:
         self._settings = scene.settings
         self._cluster = cluster
-        self._expected = Expected(scene)
-        self._known = {step.name: _Known(step) for step in scene.plan.steps}
+        self._known = {step.name: Known(step) for step in scene.plan.steps}
+        self._rungs: dict[str, str] = {}
+        self._owed: dict[str, None] = {}
+        self._survival = Survival(scene, self._known, self._rungs, self._owed)
+        self._expected = Expected(scene, self._survival)
+        self._stays = scene.plan.canary_stays
         self._services = [known for known in self._known.values() if known.step.kind == "service"]
         self._programs = [known for known in self._known.values() if known.step.kind != "service"]
         self._servers = [server.name for server in scene.plan.servers]
-        self._rungs: dict[str, str] = {}
         self._alive = dict.fromkeys(sorted({step.tier for step in scene.plan.steps}), 0)
         self._untold = dict(self._alive)
-        self._owed: dict[str, None] = {}
         self._event: messages.Input = messages.Tick()
         self._fatal = False
         self._answers = 0
@@ -76,6 +66,7 @@ class Judge:
         hear = _HEARD.get(type(event))
         if hear is not None:
             hear(self, event, now)
+        self._survival.heard(event, now)
         if news is not None and self._counts(event):
             self._expected.died(event, news, now)
 
@@ -87,9 +78,9 @@ class Judge:
         if isinstance(event, (messages.PortTested, messages.StartFailed)):
             return True
         if known.step.kind == "service" and not known.healthy:
-            return False
+            return known.fall is not None or known.used > 0
         if known.step.kind == "canary" and getattr(event, "code", None) == 0:
-            return isinstance(event, messages.StepEnded) and not self._ready
+            return isinstance(event, messages.StepEnded) and (self._stays or not self._ready)
         return True
 
     def _began(self, event: messages.Begin, now: float) -> None:
@@ -104,7 +95,7 @@ class Judge:
         elif known.again:
             self._owe_starts([known])
 
-    def _owe_starts(self, steps: list[_Known]) -> None:
+    def _owe_starts(self, steps: list[Known]) -> None:
         if self._ending is None and not self._expected.settling():
             self._owed.update((f"{known.step.name} was not started", None) for known in steps)
 
@@ -124,13 +115,14 @@ class Judge:
     def _step_ended(self, event: messages.StepEnded, now: float) -> None:
         known = self._known[event.step]
         self._dead(known)
-        known.testing = known.step.kind == "service" and not known.healthy and self._ending is None
+        again = known.fall is not None or known.used > 0
+        known.testing = known.step.kind == "service" and not known.healthy and self._ending is None and not again
         if known.testing:
             self._owed[f"the port of {event.step} was not tested"] = None
 
-    def _dead(self, known: _Known) -> None:
+    def _dead(self, known: Known) -> None:
         self._alive[known.step.tier] -= known.alive
-        self._untold[known.step.tier] -= known.alive and not known.signalled
+        self._untold[known.step.tier] -= known.alive and not known.told
         known.alive = False
         self._expected.began_to_run(known.step.name)
         if known.healthy:
@@ -146,10 +138,11 @@ class Judge:
         self._known[event.step].healthy = self._known[event.step].alive
         self._expected.healthy(event.step)
         if all(known.healthy and known.alive for known in self._services):
-            self._owe_starts(self._programs)
+            self._owe_starts([known for known in self._programs if not known.starts and known.fall is None])
 
     def _reached(self, event: messages.Reached, now: float) -> None:
-        self._rungs[event.name] = event.rung
+        if RUNGS.index(event.rung) >= RUNGS.index(self._rungs.get(event.name, RUNGS[0])):
+            self._rungs[event.name] = event.rung
 
     def _came_ready(self, event: messages.CameReady, now: float) -> None:
         if self._ending is None and not self._expected.settling():
@@ -171,7 +164,10 @@ class Judge:
     def said(self, action: messages.Action, now: float) -> None:
         """The supervisor says something."""
         _check(not self._finished, "something was said after the end")
-        _SAID[type(action)](self, action, now)
+        say = _SAID.get(type(action))
+        if say is not None:
+            say(self, action, now)
+        self._survival.said(action, now)
 
     def _nothing_more(self) -> None:
         _check(self._ending is None, "something was begun during a stop")
@@ -187,14 +183,18 @@ class Judge:
         known = self._known[action.step]
         _check(not known.alive, f"{action.step} was started while it runs")
         service = known.step.kind == "service"
-        _check(service or known.starts == 0, f"{action.step} was started again")
-        _check(known.starts < self._settings.port_attempts, f"{action.step} was started too often")
+        again = known.fall is not None
+        _check(service or again or known.starts == 0, f"{action.step} was started again")
+        _check(not again or self._survival.may_start(known, now), f"{action.step} was started again too early")
+        _check(again or known.starts < self._settings.port_attempts, f"{action.step} was started too often")
         _check(service or all(each.healthy for each in self._services), f"{action.step} was started before services")
         known.starts += 1
+        if again:
+            self._survival.started(known, now)
         known.alive, known.probed, known.testing = True, False, False
         self._alive[known.step.tier] += 1
         self._untold[known.step.tier] += 1
-        self._expected.started(action.step, now)
+        self._expected.started(action.step, now, known.used)
         self._owed.pop(f"{action.step} was not started", None)
         if service:
             self._owed[f"{action.step} was not probed"] = None
@@ -211,11 +211,13 @@ class Judge:
         self._answers += 1
 
     def _signal(self, action: messages.Signal, now: float) -> None:
-        known = self._due_to_stop(action.step, now)
+        known = self._known[action.step]
+        if self._ending is not None or known.leave_by is None:
+            self._due_to_stop(action.step, now)
         _check(known.alive, f"{action.step} was signalled and is not there")
         _check(not known.signalled, f"{action.step} was signalled twice")
+        self._untold[known.step.tier] -= not known.told
         known.signalled = True
-        self._untold[known.step.tier] -= 1
 
     def _signal_task(self, action: messages.SignalTask, now: float) -> None:
         event = self._event
@@ -224,12 +226,19 @@ class Judge:
         self._owed.pop(f"{action.task} came up in a stop and was not told", None)
 
     def _kill(self, action: messages.Kill, now: float) -> None:
-        known = self._due_to_stop(action.step, now)
+        known = self._known[action.step]
+        if self._ending is not None or not self._survival.may_kill(known, now):
+            self._due_to_stop(action.step, now)
         _check(known.alive, f"{action.step} was killed and is not there")
         _check(known.killed is None, f"{action.step} was killed twice")
+        self._untold[known.step.tier] -= not known.told
         known.killed = now
 
-    def _due_to_stop(self, step: str, now: float) -> _Known:
+    def _drained(self, action: messages.Drained, now: float) -> None:
+        """It is gone, or nobody waits for it any more."""
+        self._dead(self._known[action.step])
+
+    def _due_to_stop(self, step: str, now: float) -> Known:
         known = self._known[step]
         _check(self._ending is not None, f"{step} was to stop although nothing ends")
         for tier, alive in self._alive.items():
@@ -250,7 +259,9 @@ class Judge:
         _check(self._ending is None, f"who was killed in {action.step} was asked during a stop")
 
     def _announce(self, action: messages.Announce, now: float) -> None:
-        if action.state == "STARTING":
+        if self._ready and self._ending is None and action.state in ("STARTING", "READY"):
+            self._survival.condition = (action.state, action.detail)
+        elif action.state == "STARTING":
             _check(isinstance(self._event, messages.Begin), "STARTING was said late")
         elif action.state == "READY":
             self._announce_ready()
@@ -260,10 +271,11 @@ class Judge:
     def _announce_ready(self) -> None:
         _check(not self._ready and self._ending is None, "READY was said at the wrong time")
         _check(self._cluster.passed, "READY was said before the canary had passed")
-        _check(all(known.healthy for known in self._services), "READY was said before all services are healthy")
+        healthy = all(known.healthy or known.fall is not None or known.used for known in self._services)
+        _check(healthy, "READY was said before all services are healthy")
         _check(all(known.starts for known in self._known.values()), "READY was said before everything was started")
         _check(not self._expected.settling(), "READY was said after a death")
-        self._ready = True
+        self._ready = self._survival.ready = True
         self._owed.pop("READY was not said", None)
         self._expected.ready()
 
@@ -272,6 +284,7 @@ class Judge:
         _check(self._ending is not None, f"{state} was said although nothing calls for it")
         assert self._ending is not None
         self._owed.pop("no stop was begun", None)
+        self._survival.ending = True
         states = {state for state, _ in self._ending.verdicts}
         shown = {"STOPPING" if each in ("STOPPED", "INTERRUPTED") else each for each in states}
         _check(state in shown, f"{state} was said where {' or '.join(sorted(shown))} is right")
@@ -280,7 +293,10 @@ class Judge:
 
     def _must_be_over(self, now: float, grace: float) -> None:
         """The tiers have the grace together, and each what KILL needs; another wish only shortens it."""
-        self._over_by = min(self._over_by, now + grace + self._settings.kill_wait * len(self._alive) + _SWEEP)
+        waits = len(self._alive)
+        if any(known.alive and known.killed is not None for known in self._known.values()):
+            waits += _PATIENCE
+        self._over_by = min(self._over_by, now + grace + self._settings.kill_wait * waits + _SWEEP)
 
     def _conclude(self, action: messages.Conclude, now: float) -> None:
         outcome = action.outcome
@@ -330,11 +346,17 @@ class Judge:
             return
         if self._ending is None:
             _check(self._expected.due() >= now - _CLOSE, "a stop is late")
+            if not self._expected.settling():
+                self._survival.settled(now)
         else:
             _check(now <= self._over_by, "a stop takes longer than it may")
             self._lowest_tier_is_told()
         _check(not self._cluster.overdue(), "Slurm's KILL came before the end")
-        waits = self._answers or (self._ready and not self._expected.settling() and self._ending is None)
+        waits = (
+            self._answers
+            or self._survival.answers
+            or (self._ready and not self._expected.settling() and self._ending is None)
+        )
         _check(bool(waits) or deadline is not None, "there is a wait without a deadline")
         ticked = isinstance(self._event, messages.Tick) and deadline is not None
         _check(not ticked or (deadline or 0.0) > now, "a deadline does not pass")
@@ -352,11 +374,6 @@ class Judge:
         left = [task.name for task in self._cluster.tasks.values() if task.alive]
         unnamed = sorted(set(left) - set(self._swept or ()))
         _check(not unnamed, f"{', '.join(unnamed)} is left and nobody says so")
-
-
-def _check(holds: bool, sentence: str) -> None:
-    if not holds:
-        raise Violation(sentence)
 
 
 _HEARD: dict[type, Callable[[Judge, Any, float], None]] = {
@@ -384,6 +401,7 @@ _SAID: dict[type, Callable[[Judge, Any, float], None]] = {
     messages.Signal: Judge._signal,
     messages.SignalTask: Judge._signal_task,
     messages.Kill: Judge._kill,
+    messages.Drained: Judge._drained,
     messages.Announce: Judge._announce,
     messages.Sweep: Judge._sweep,
     messages.Conclude: Judge._conclude,

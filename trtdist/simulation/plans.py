@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from trtdist.plan import Allocation, Canary, Plan, Rank, Server, Step
 
-__all__ = ["SERVERS_PER_NODE", "large", "small"]
+__all__ = ["SERVERS_PER_NODE", "large", "lasting", "small"]
 
 SERVERS_PER_NODE = 4
 
@@ -26,6 +27,25 @@ def large(nodes: int) -> Plan:
     """Servers of one rank each, four on every node, each a step of its own."""
     servers = _servers([1] * (SERVERS_PER_NODE * nodes), nodes)
     return _plan("per_server", servers, nodes, ("nats", "etcd"), True, 0.0)
+
+
+def lasting(random: Random, plan: Plan) -> Plan:
+    """The same deployment with steps that are started again, servers that may die, and spare nodes, as it comes."""
+    kinds = {step.kind if step.kind != "service" else step.name: random.choice((0, 1, 1, 2, 3)) for step in plan.steps}
+    kinds.update(canary=kinds["workers"], front=kinds["router"])
+    backoff, critical = random.choice((0.5, 2.0, 5.0)), random.random() < 0.6
+    steps = [
+        replace(
+            step,
+            restarts=kinds[step.name if step.kind == "service" else step.kind],
+            backoff=backoff,
+            critical=critical or step.kind != "workers",
+        )
+        for step in plan.steps
+    ]
+    spares = random.choice((0, 0, 1, 2)) if plan.allocation.nodes > 1 else 0
+    allocation = replace(plan.allocation, nodes=plan.allocation.nodes + spares)
+    return replace(plan, steps=tuple(steps), allocation=allocation)
 
 
 def _servers(sizes: Sequence[int], nodes: int) -> tuple[Server, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from trtdist.plan import Plan, Step
@@ -22,15 +23,22 @@ _GRACES = (0.0, 1.0, 5.0, NEVER)
 
 def scene(seed: int, plan: Plan | None = None) -> Scene:
     """A life of a random deployment, or of `plan`, in which anything may go wrong."""
-    random = Random(2 * seed)
+    random, other = Random(2 * seed), Random(f"lasting {seed}")
     planned = plans.small(random) if plan is None else plan
+    lasts = plan is None and other.random() < 0.5
+    if lasts:
+        planned = plans.lasting(other, planned)
     tempers = {step.name: _temper(random, step) for step in planned.steps}
     for _ in range(random.choice((0, 0, 0, 1, 1, 2))):
         step = random.choice(planned.steps)
         tempers[step.name] = _troubled(random, step, tempers[step.name])
     slurm = planned.allocation.nodes > 1 or random.random() < 0.5
     faults = _faults(random, planned, slurm)
-    return _scene(random, seed, planned, tempers, faults, slurm)
+    if lasts:
+        faults = tuple(sorted((*faults, *_more_faults(other, planned)), key=lambda fault: fault.at))
+        tempers = _worn(other, tempers, faults)
+    made = _scene(random, seed, planned, tempers, faults, slurm)
+    return replace(made, settings=replace(made.settings, forgive=other.uniform(5.0, 100.0)))
 
 
 def quiet(seed: int, plan: Plan | None = None) -> Scene:
@@ -110,6 +118,27 @@ def _faults(random: Random, plan: Plan, slurm: bool) -> tuple[Fault, ...]:
     return tuple(sorted(found, key=lambda fault: fault.at))
 
 
+def _more_faults(random: Random, plan: Plan) -> list[Fault]:
+    """Deaths of one process again and again, and servers that are asked to leave."""
+    deaths = _DRAW["task dies"](random, plan, 0.0)
+    times = sorted(random.uniform(0.0, 150.0) for _ in range(random.choice((0, 0, 1, 2, 3, 5))))
+    leaving = [_DRAW["drain"](random, plan, random.uniform(1.0, 150.0)) for _ in range(random.choice((0, 0, 1, 2)))]
+    return [replace(deaths, at=at, end=random.choice(_ENDS)) for at in times] + leaving
+
+
+def _worn(random: Random, tempers: dict[str, Temper], faults: tuple[Fault, ...]) -> dict[str, Temper]:
+    """Some do not come back as they came up, and some of those that are asked to leave do not even heed KILL."""
+    later = {name: random.choice((NEVER, random.uniform(1.0, 130.0))) for name in tempers if random.random() < 0.15}
+    leaving = {fault.target for fault in faults if fault.kind == "drain" and random.random() < 0.3}
+    tempers = {name: replace(temper, later=later.get(name)) for name, temper in tempers.items()}
+    deaf = {name: replace(tempers[name], stops=NEVER, dies=NEVER) for name in leaving if name in tempers}
+    return {**tempers, **deaf}
+
+
+def _leaving(random: Random, plan: Plan, at: float) -> Fault:
+    return Fault(at, "drain", random.choice(plan.servers).name, length=random.choice(_GRACES))
+
+
 def _task(kind: str) -> Callable[[Random, Plan, float], Fault]:
     def draw(random: Random, plan: Plan, at: float) -> Fault:
         step = random.choice(plan.steps)
@@ -149,6 +178,7 @@ _DRAW: dict[str, Callable[[Random, Plan, float], Fault]] = {
     "interrupt": _wish("interrupt"),
     "stray signal": _outside("stray signal"),
     "disk full": _outside("disk full"),
+    "drain": _leaving,
     "node dies": _node("node dies"),
     "network cut": _node("network cut"),
     "scancel": _outside("scancel"),

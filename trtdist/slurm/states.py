@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trtdist.slurm.parse import Job
 
-__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "phase"]
+__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "node_is_down", "phase"]
 
 WAITING, LIVE, ENDED = "waiting", "live", "ended"
 
@@ -38,6 +38,9 @@ _ENDS = {
     "REVOKED": "another cluster of the federation runs it",
     "TIMEOUT": "its time limit was reached",
 }
+
+# sinfo(1), "Node state codes".
+_DOWN = ("down", "fail", "unk", "powering_down")
 
 _EXPLAINED = ("BOOT_FAIL", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -77,3 +80,8 @@ def ended_because(job: Job) -> str:
 def hopeless(reason: str) -> str:
     """Why a pending job will never start, and what to do; "" when it may."""
     return _HOPELESS.get(reason, "")
+
+
+def node_is_down(state: str) -> bool:
+    """Whether nothing runs on a node of this state, or it does not answer (`*`)."""
+    return state.lower().startswith(_DOWN) or state.endswith("*")

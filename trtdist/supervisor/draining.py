@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from trtdist.supervisor import deaths
 from trtdist.supervisor.messages import Action, DrainAsked, Drained, Kill, Refuse, Signal, StepEnded
-from trtdist.supervisor.state import DONE, READY, State, StepState
+from trtdist.supervisor.state import DONE, KILL_PATIENCE, LOST, READY, State, StepState
 
 __all__ = ["RULES", "ask", "deadlines", "ended"]
 
@@ -26,7 +26,9 @@ def ask(state: State, event: DrainAsked, now: float) -> Change:
         return state, [Refuse(event.request, reason)]
     grace = state.settings.grace if event.grace is None else event.grace
     until = now + grace if step.drain_until is None else min(step.drain_until, now + grace)
-    state = state.with_step(replace(step, drain_until=until, signalled=int(signal.SIGTERM)))
+    # One that is coming back is not waited for any more.
+    asked = replace(step, drain_until=until, signalled=int(signal.SIGTERM), start_by=None, deadline=None)
+    state = state.with_step(asked)
     return state, [Signal(step.step.name, int(signal.SIGTERM), grace)] if step.drain_until is None else []
 
 
@@ -63,8 +65,9 @@ def ended(state: State, step: StepState, event: StepEnded, now: float) -> Change
 
 
 def deadlines(state: State) -> list[float | None]:
-    """When a server that is still there must be killed."""
-    return [step.drain_until for step in state.fallen() if _late(step, float("inf"))]
+    """When a server that is still there must be killed, and when one that was killed is given up."""
+    leaving = [step for step in state.fallen() if step.alive and step.drain_until is not None]
+    return [step.drain_until if step.kill_until is None else step.kill_until for step in leaving]
 
 
 def _late(step: StepState, now: float) -> bool:
@@ -76,8 +79,19 @@ def _kill(state: State, now: float) -> Change | None:
     if state.ending or not late:
         return None
     for step in late:
-        state = state.with_step(replace(step, kill_until=now + state.settings.kill_wait))
+        state = state.with_step(replace(step, kill_until=now + KILL_PATIENCE * state.settings.kill_wait))
     return state, [Kill(step.step.name) for step in late]
 
 
-RULES = (_kill,)
+def _give_up(state: State, now: float) -> Change | None:
+    """Nobody is sent to it, so that the run can go on beside what is left of it; the sweep names that at the end."""
+    for step in state.fallen():
+        left = step.alive and step.drain_until is not None and step.kill_until is not None and now >= step.kill_until
+        if left and not state.ending:
+            name = step.step.name
+            state = state.with_step(replace(step, phase=LOST, drained=True))
+            return state, [Drained(name, f"{name} was killed, since it did not finish in time, and did not end of it")]
+    return None
+
+
+RULES = (_kill, _give_up)

@@ -28,7 +28,6 @@ _LOOK_EVERY = 30.0
 _CLEANING = 10.0
 # The folder above goes with the last run of this user.
 _REMOVE = 'rm -rf -- "$1" && { rmdir -- "${1%/*}" 2>/dev/null || :; }'
-_DOWN_STATES = ("down", "fail", "unk", "powering_down")
 
 
 class InJob:
@@ -46,31 +45,33 @@ class InJob:
             return messages.TimeLimit(f"job {self._job} is near its time limit")
         if name == "SIGINT":
             return messages.StopAsked(True, None, f"interrupted ({name})")
+        # Both questions together: deaths are held for no longer than `Settings.doubt`.
+        until = time.monotonic() + _HURRY
         try:
             shown = parse.fields(await ask(argv.scontrol_show("job", self._job), _HURRY))
             if states.phase(shown.get("JobState", "")) == states.LIVE and not _preempted(shown):
                 return messages.StopAsked(True, None, f"interrupted ({name})")
-            down = await self._nodes_down(shown)
+            down = await self._nodes_down(shown, until - time.monotonic())
         except TrtdistError as error:
             self._say(str(error))
             return messages.EveryoneTerminated(f"job {self._job} was ended, and Slurm did not say why in time")
         return why_ended(self._job, shown, down)
 
-    async def _nodes_down(self, shown: Mapping[str, str]) -> list[str]:
-        """The nodes of the job that Slurm knows to be down."""
+    async def _nodes_down(self, shown: Mapping[str, str], seconds: float) -> list[str]:
+        """The nodes of the job that Slurm knows to be down, as far as it says so in time."""
         try:
             names = hostlist.expand(self._nodes_of_run() or shown.get("NodeList", ""))
         except hostlist.HostListError:
             return []
-        return await self._down_of(names)
+        return await self._down_of(names, seconds)
 
-    async def _down_of(self, names: list[str]) -> list[str]:
+    async def _down_of(self, names: list[str], seconds: float = _HURRY) -> list[str]:
         """Those that Slurm knows to be down, or that do not answer it."""
         try:
-            listed = await ask(argv.sinfo_nodes(names), _HURRY)
+            listed = await ask(argv.sinfo_nodes(names), max(0.0, seconds))
         except TrtdistError:
             return []
-        return [node for node, state in parse.node_states(listed) if _is_down(state)]
+        return [node for node, state in parse.node_states(listed) if states.node_is_down(state)]
 
     def _nodes_of_run(self) -> str:
         """The nodes as resolved, since Slurm takes those that are done off the list of a job that ends."""
@@ -145,10 +146,6 @@ def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> messages.E
 
 def _preempted(shown: Mapping[str, str]) -> bool:
     return shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown", "N/A")
-
-
-def _is_down(state: str) -> bool:
-    return state.lower().startswith(_DOWN_STATES) or state.endswith("*")
 
 
 def _resolved(run: RunDir, name: str) -> str:

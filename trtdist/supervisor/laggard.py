@@ -1,4 +1,4 @@
-"""Which rank kept a run from being ready although nothing died: the one whose log shows the least progress.
+"""How far each rank has come by its log, and which one kept a run from being ready although nothing died.
 
 Ranks that load together wait for whoever is missing, and TensorRT-LLM sets no limit to that. How far each got is told
 by lines that every rank writes in this order; the time of its last line would not do, since a rank that is done early
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 
-__all__ = ["Laggard", "laggard"]
+__all__ = ["Laggard", "how_far", "laggard"]
 
 _STEPS = tuple(
     re.compile(pattern.encode())
@@ -45,7 +45,7 @@ class Laggard:
 def laggard(run: RunDir, plan: Plan, servers: Sequence[str]) -> Laggard | None:
     """Who is behind of these servers; None when that is nobody, or more than one of them equally."""
     places = [(one.name, rank) for one in plan.servers if one.name in servers for rank in range(len(one.ranks))]
-    progress = {(name, rank): _progress(_text(run, f"{name}.{rank}")) for name, rank in places[:_MOST_RANKS]}
+    progress = {(name, rank): how_far(_text(run, f"{name}.{rank}")) for name, rank in places[:_MOST_RANKS]}
     last = [place for place, steps in progress.items() if steps == min(progress.values())]
     if len({name for name, _ in last}) != 1:
         return None
@@ -64,8 +64,8 @@ def _text(run: RunDir, name: str) -> bytes:
         return b""
 
 
-def _progress(text: bytes) -> int:
-    """How many of the steps a log shows, counted to the last of them; -1 for a log that is empty or not there."""
+def how_far(text: bytes) -> int:
+    """How many of the steps a log shows, counted to the last of them; -1 for one without a word."""
     if not text.strip():
         return -1
     return max((number for number, step in enumerate(_STEPS, 1) if step.search(text)), default=0)

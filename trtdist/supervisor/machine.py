@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from trtdist.events import RUNGS
 from trtdist.supervisor import deaths, draining, restarts, stalls, stopping
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.messages import (
@@ -150,10 +151,11 @@ def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
     death = deaths.of_step(step.step, event)
     if step.drain_until is not None and not state.ending:
         return draining.ended(state, step, event, now)
-    if _unhealthy(step) and not step.restarts and not state.ending:
+    if _unhealthy(step) and step.fall is None and not step.restarts and not state.ending:
         state = state.with_step(replace(step, phase=TESTING, death=deaths.earlier(step.death, death)))
         return state, [TestPort(event.step)]
-    if step.step.kind == "canary" and event.code == 0 and state.phase == READY:
+    done = step.step.kind == "canary" and event.code == 0 and state.phase == READY and not state.canary_stays
+    if done:
         return state.with_step(replace(step, phase=DONE)), []
     if step.fall is not None or restarts.survivable(state, step):
         return restarts.ended(state, step, event, now)
@@ -221,6 +223,10 @@ def _on_healthy(state: State, event: Healthy, now: float) -> Change:
 
 def _on_reached(state: State, event: Reached, now: float) -> Change:
     state = stalls.moved(state, state.tasks.get(event.name, ()), now)
+    # What other nodes tell is seen late: a lower rung does not take back a higher one.
+    known = state.rungs.get(event.name, RUNGS[0])
+    if event.rung not in RUNGS or RUNGS.index(known) > RUNGS.index(event.rung):
+        return state, []
     return replace(state, rungs=state.rungs.having(event.name, event.rung)), []
 
 
@@ -281,8 +287,7 @@ def _start_services(state: State, now: float) -> Change | None:
     actions: list[Action] = []
     for step in waiting:
         deadline = now + state.settings.service_timeout if step.deadline is None else step.deadline
-        started = replace(_started(state, step, now), deadline=deadline, death=None)
-        state = state.with_step(started)
+        state = _started(state, replace(step, deadline=deadline, death=None), now)
         actions += [Start(step.step.name), Probe(step.step.name)]
     return state, actions
 
@@ -295,15 +300,17 @@ def _start_programs(state: State, now: float) -> Change | None:
     for step in state.programs():
         if step.phase != WAITING:
             continue
-        state = state.with_step(_started(state, step, now))
+        deadline = now + state.settings.ready_timeout if step.restarts else step.deadline
+        state = _started(state, replace(step, deadline=deadline), now)
         actions.append(Start(step.step.name))
     return state, actions
 
 
-def _started(state: State, step: StepState, now: float) -> StepState:
+def _started(state: State, step: StepState, now: float) -> State:
     start_by = now + state.settings.start_timeout
-    step = replace(step, phase=RUNNING, starts=step.starts + 1, start_by=start_by, fall=None, kill_until=None)
-    return replace(step, deadline=now + state.settings.ready_timeout) if step.restarts else step
+    begun = replace(step, phase=RUNNING, starts=step.starts + 1, start_by=start_by, fall=None, kill_until=None)
+    # What was heard of it since its fall is of the life before.
+    return (restarts.forgotten(state, step) if step.restarts else state).with_step(begun)
 
 
 def _never_began(state: State, now: float) -> Change | None:
@@ -329,7 +336,7 @@ def _settle(state: State, now: float) -> Change | None:
 def _service_too_late(state: State, now: float) -> Change | None:
     if state.ending or state.settle_until is not None:
         return None
-    first = [step for step in state.services() if _unhealthy(step) and not step.restarts]
+    first = [step for step in state.services() if _unhealthy(step) and step.fall is None and not step.restarts]
     late = [step.step.name for step in first if step.deadline is not None and now >= step.deadline]
     if not late:
         return None

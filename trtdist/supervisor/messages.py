@@ -7,7 +7,7 @@ and orders deaths. Standard library, Python 3.9.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Union
 
 from trtdist.supervisor.facts import Outcome, Stall
@@ -185,9 +185,11 @@ class Unanswered:
 
 @dataclass(frozen=True)
 class Moved:
-    """The logs were looked at: so many seconds ago the log of each of these tasks grew, as far as it did since."""
+    """The logs were looked at: so many seconds ago the log of each of these tasks grew, as far as it did since. `far`
+    are the steps of loading, by their numbers, that have shown up in logs since."""
 
     ago: Mapping[str, float]
+    far: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

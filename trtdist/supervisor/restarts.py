@@ -27,8 +27,8 @@ from trtdist.supervisor.messages import (
 )
 from trtdist.supervisor.overlay import Overlay
 from trtdist.supervisor.state import (
-    ENDED,
     HEALTHY,
+    KILL_PATIENCE,
     PAUSED,
     PLACING,
     READY,
@@ -40,14 +40,12 @@ from trtdist.supervisor.state import (
     StepState,
 )
 
-__all__ = ["RULES", "deadlines", "ended", "fall", "placed", "serves", "survivable", "withdrawn"]
+__all__ = ["RULES", "deadlines", "ended", "fall", "forgotten", "placed", "serves", "survivable", "withdrawn"]
 
 Change = tuple[State, list[Action]]
 Rule = Callable[[State, float], Optional[Change]]
 
 _LONGEST_PAUSE = 300.0
-# How often `kill_wait` what does not end after KILL is waited for, before the run fails of it.
-_PATIENCE = 6.0
 _NAMED = 4
 
 
@@ -66,9 +64,17 @@ def fall(state: State, step: StepState, death: Death, now: float) -> Change:
     if step.back is not None and now - step.back >= state.settings.forgive:
         step = replace(step, restarts=0, cause=None)
     fallen = Fall(death, now + state.settings.settle, withdrawn=step.step.kind == "service")
-    rungs = {name: rung for name, rung in state.rungs.items() if name not in (step.step.name, *step.step.servers)}
-    state = replace(state, rungs=Overlay(rungs)).with_step(replace(step, fall=fallen, back=None))
+    state = forgotten(state, step).with_step(replace(step, fall=fallen, back=None))
     return state, [] if fallen.withdrawn else [Withdraw(step.step.name)]
+
+
+def forgotten(state: State, step: StepState) -> State:
+    """The state without how far a step has come, and when its tasks moved."""
+    rungs = {name: rung for name, rung in state.rungs.items() if name not in (step.step.name, *step.step.servers)}
+    tasks = {task for name in step.step.servers for task in state.tasks.get(name, ())}
+    moved = Overlay({task: when for task, when in state.progress.moved.items() if task not in tasks})
+    far = {task: steps for task, steps in state.progress.far.items() if task not in tasks}
+    return replace(state, rungs=Overlay(rungs), progress=replace(state.progress, moved=moved, far=far))
 
 
 def ended(state: State, step: StepState, event: StepEnded, now: float) -> Change:
@@ -118,7 +124,7 @@ def _decide(state: State, now: float) -> Change | None:
     """Once the deaths of a fall have settled: start it again, go on without it, or fail of it."""
     for step in state.fallen():
         fallen = step.fall
-        if fallen is None or fallen.decided or now < max(fallen.until, state.doubt_until):
+        if state.ending or fallen is None or fallen.decided or now < max(fallen.until, state.doubt_until):
             continue
         if step.restarts < step.step.restarts:
             return _restart_later(state, step, fallen, now)
@@ -152,7 +158,7 @@ def _kill(state: State, step: StepState, now: float) -> Change:
     """What is left of a step must not keep its place."""
     if not step.alive:
         return state.with_step(step), []
-    killed = replace(step, kill_until=now + _PATIENCE * state.settings.kill_wait)
+    killed = replace(step, kill_until=now + KILL_PATIENCE * state.settings.kill_wait)
     return state.with_step(killed), [Kill(step.step.name)]
 
 
@@ -180,14 +186,6 @@ def _going(step: StepState) -> bool:
     """Whether a step is on its way out for good."""
     fallen = step.fall
     return step.drain_until is not None or (fallen is not None and fallen.decided and fallen.restart_at is None)
-
-
-def _leave(state: State, now: float) -> Change | None:
-    """What is not started again has ended for good."""
-    for step in state.fallen():
-        if step.phase == PAUSED and step.fall is not None and step.fall.decided and step.fall.restart_at is None:
-            return state.with_step(replace(step, phase=ENDED)), []
-    return None
 
 
 def _start_again(state: State, now: float) -> Change | None:
@@ -240,7 +238,8 @@ def _shown(state: State, step: StepState) -> bool:
 def _not_back(state: State, now: float) -> Change | None:
     """What does not come back in time has died once more."""
     for step in state.fallen():
-        if _coming_back(step) and step.phase == RUNNING and step.deadline is not None and now >= step.deadline:
+        due = step.deadline is not None and now >= step.deadline
+        if due and _coming_back(step) and step.phase == RUNNING and not state.ending:
             return fall(state, step, deaths.not_back(step.step, state.settings), now)
     return None
 
@@ -290,4 +289,4 @@ def _answers(state: State) -> bool:
     return not wanted
 
 
-RULES: tuple[Rule, ...] = (_decide, _leave, _unkillable, _back, _not_back, _start_again, _tell)
+RULES: tuple[Rule, ...] = (_decide, _unkillable, _back, _not_back, _start_again, _tell)

@@ -227,7 +227,7 @@ class Supervisor:
         logs = LogWatch(self._run, [task for tasks in self._state.tasks.values() for task in tasks])
         while self._state.phase not in (READY, OVER):
             await asyncio.sleep(every)
-            self._feed(messages.Moved(logs.grown()))
+            self._feed(messages.Moved(logs.grown(), await asyncio.to_thread(logs.how_far)))
 
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error of our own ends the run; the caller of `supervise` gets it."""

@@ -4,6 +4,9 @@ Python 3.9.
 A rank moves when it tells something, when its log grows, or when it is seen to work. A server none of whose ranks has
 moved for the deadline is not called stalled at once: its tasks are asked what they do, and one that reads, writes or
 takes new memory works. A rank that only turns in a loop does not: it waits for another.
+
+Behind is the rank whose log shows the fewest of the steps that all go through (`laggard`); only between ranks that are
+as far, or whose engine is loaded, does it count who moved last.
 """
 
 from __future__ import annotations
@@ -25,6 +28,9 @@ _ANSWERS = 10.0
 _LAST_LOOK = 12.0
 # A rank is behind when the others moved so much later.
 _CLEARLY = 1.0
+_ENGINE = frozenset(RUNGS[RUNGS.index("engine") :])
+_LOADED = 1000
+_REGISTERED = frozenset(RUNGS[RUNGS.index("registered") :])
 _UP = frozenset(RUNGS[RUNGS.index("answering") :])
 
 Change = tuple[State, list[Action]]
@@ -58,7 +64,8 @@ def look(state: State, event: Moved, now: float) -> Change:
         return state, []
     progress = state.progress
     later = {task: max(now - ago, progress.moved.get(task, 0.0)) for task, ago in event.ago.items()}
-    progress = replace(progress, moved=Overlay({**progress.moved, **later}))
+    far = {task: max(steps, progress.far.get(task, -1)) for task, steps in event.far.items()}
+    progress = replace(progress, moved=Overlay({**progress.moved, **later}), far={**progress.far, **far})
     state = replace(state, progress=progress)
     silent = _silent(state, now)
     progress = replace(progress, told=progress.told & frozenset(silent))
@@ -84,12 +91,22 @@ def behind(state: State, server: str = "") -> Death | None:
         return _as_death(state, never[0], "never came up")
     if never or not tasks:
         return None
-    first = min(tasks, key=lambda task: known[task])
+    steps = {task: _steps(state, task) for task in tasks}
+    last = [task for task in tasks if steps[task] == min(steps.values())]
+    first = min(last, key=lambda task: known[task])
+    if len(last) < len(tasks):
+        return _as_death(state, first, "is behind the others")
     others = [known[task] for task in tasks if task != first]
     if not others:
         return _as_death(state, first, "made no progress")
     clearly = max(others) - known[first] >= _CLEARLY
     return _as_death(state, first, "is behind the others" if clearly else "stands still with the others")
+
+
+def _steps(state: State, task: str) -> int:
+    """How many of the steps of loading its log shows; as many for each rank of a loaded engine, which its leader's
+    tells of."""
+    return _LOADED if state.rungs.get(task.rpartition(".")[0]) in _ENGINE else state.progress.far.get(task, -1)
 
 
 def _least_far(state: State) -> list[str]:
@@ -110,11 +127,26 @@ def _silent(state: State, now: float) -> Mapping[str, float]:
     if timeout <= 0:
         return {}
     found = {}
-    for name in state.servers:
+    for name in _awaited(state):
         times = [state.progress.moved[task] for task in state.tasks.get(name, ()) if task in state.progress.moved]
         if times and state.rungs.get(name) not in _UP and now >= max(times) + timeout:
             found[name] = max(times) + timeout
     return found
+
+
+def _awaited(state: State) -> list[str]:
+    """The servers that may move: not one that waits to be started again, nor one that is registered as long as it has
+    to wait for others to be so."""
+    there = [step for step in state.steps.values() if step.alive and step.fall is None]
+    names = [name for step in there for name in step.step.servers]
+    routers = [step.step.name for step in state.steps.values() if step.step.kind == "router"]
+    if all(_registered(state, name) for name in (*state.servers, *routers)):
+        return names
+    return [name for name in names if not _registered(state, name)]
+
+
+def _registered(state: State, name: str) -> bool:
+    return state.rungs.get(name) in _REGISTERED
 
 
 def _answered(state: State, servers: Iterable[str]) -> bool:

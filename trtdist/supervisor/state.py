@@ -15,6 +15,7 @@ __all__ = [
     "ENDED",
     "HEALTHY",
     "KILLED",
+    "KILL_PATIENCE",
     "LOST",
     "NEVER",
     "NEW",
@@ -51,6 +52,8 @@ WAITING, RUNNING, HEALTHY, TESTING, PAUSED, PLACING, DONE, ENDED, LOST = (
 # How far the stop of a step is that is believed to run.
 UNTOLD, TOLD, KILLED = "untold", "told", "killed"
 NEVER = float("inf")
+# How often `Settings.kill_wait` what does not end after KILL is waited for while the run goes on.
+KILL_PATIENCE = 6.0
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,11 @@ class Stop:
 
 @dataclass(frozen=True)
 class Progress:
-    """When each task of a server last moved, what it was seen to do, when all were last asked, and which servers were
-    called stalled."""
+    """When each task of a server last moved, how far its log says it is, what it was seen to do, when all were last
+    asked, and which servers were called stalled."""
 
     moved: Overlay[float] = field(default_factory=lambda: Overlay({}))
+    far: Mapping[str, int] = field(default_factory=dict)
     doing: Mapping[str, str] = field(default_factory=dict)
     asked: float | None = None
     told: frozenset[str] = frozenset()
@@ -150,8 +154,8 @@ class State:
     """All that decisions rest on.
 
     `tasks` has those of each of `servers`, `roles` its role; `noted` are the deaths so far, `first` is the one that
-    counts as the first. `spares` says whether there are nodes that nothing is placed on; `condition` is the state of a
-    ready run that was told last, with its detail.
+    counts as the first. `spares` says whether there are nodes that nothing is placed on, `canary_stays` is the plan's;
+    `condition` is the state of a ready run that was told last, with its detail.
 
     So that a decision costs the same with any number of steps, they are counted by tier and standing in `tally`,
     `begin_by` and `kill_by` bound what the steps that are alive say of `start_by` and `kill_until` (none is earlier),
@@ -165,6 +169,7 @@ class State:
     tasks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     spares: bool = False
+    canary_stays: bool = False
     phase: str = NEW
     ready_by: float | None = None
     noted: tuple[Death, ...] = ()
@@ -245,7 +250,8 @@ def initial(plan: Plan, settings: Settings) -> State:
         tally = _counted(tally, step, 1)
     tasks = {server.name: tuple(f"{server.name}.{rank.rank}" for rank in server.ranks) for server in plan.servers}
     spares = plan.allocation.nodes > used
-    return State(settings, Overlay(steps), heads, tuple(roles), tasks, roles, spares=spares, tally=tally)
+    known = (Overlay(steps), heads, tuple(roles), tasks, roles, spares, plan.canary_stays)
+    return State(settings, *known, tally=tally)
 
 
 def _counted(tally: Mapping[tuple[int, str], int], step: StepState, more: int) -> Mapping[tuple[int, str], int]:
