@@ -21,10 +21,14 @@ OPTIONS=$TRTDIST_LOCAL_DIR/$TRTDIST_SERVER.extra_llm_api_options.yaml
 fill "$TRTDIST_RUN_DIR/scripts/"01-ctx.0.extra_llm_api_options.yaml "$OPTIONS"
 
 COMMAND=(
+    "$TRTDIST_PYTHON" -S -m trtdist.supervisor.free_port "$TRTDIST_LISTEN"
     trtllm-serve '/models/it'\''s mine' --host "${TRTDIST_LISTEN%:*}" --port "${TRTDIST_LISTEN##*:}" --backend pytorch
     --tp_size 2 --pp_size 1
     --extra_llm_api_options "$OPTIONS"
 )
+
+# The launcher takes OMPI_* away from what it starts, also where shared memory of MPI lies.
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 
 # Python imports from the working folder first; it must not find anything else there.
 cd -- '/work space'
