@@ -20,7 +20,9 @@ from tests.end_to_end.slurm_user import ALLOCATION, EXAMPLE, SHARED, User
 from tests.images import image_or_skip
 
 Finding = dict[str, str]
+MINUTE_S = 60.0
 HEAD, OTHER, WRONG_CLOCK = "node1", "node2", "node3"
+ON = f"slurm.extra_sbatch=['--nodelist={HEAD},{OTHER}']"
 THREE = ("--set", "slurm.nodes=3", "--set", f"slurm.extra_sbatch=['--nodelist={HEAD},{OTHER},{WRONG_CLOCK}']")
 
 
@@ -29,9 +31,10 @@ def user(cluster: Cluster) -> User:
     return User(cluster)
 
 
-def doctor(user: User, *words: object, code: int) -> list[Finding]:
-    """What `doctor --nodes --json` finds, with this exit code."""
-    done = user.trtdist("doctor", EXAMPLE, *SHARED, *words, "--nodes", "--json")
+def doctor(user: User, *words: object, code: int, host: str = "submit") -> list[Finding]:
+    """What `doctor --nodes --json` finds, with this exit code, within a minute."""
+    asked = user.words("doctor", EXAMPLE, *SHARED, *words, "--nodes", "--json")
+    done = user.cluster.run(*asked, host=host, timeout=MINUTE_S)
     assert done.returncode == code, done.stdout + done.stderr
     told: dict[str, Any] = json.loads(done.stdout)
     assert told["exit_code"] == code
@@ -172,6 +175,26 @@ def test_it_leaves_nothing_when_it_is_ended(user: User, signal: str) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("step", "code", "what", "others"),
+    [
+        ("doctor", "node.answer", "was still running slurm.setup after 20 s", "warning"),
+        ("doctor-hello", "mpi.hello", "was still running slurm.setup after ", "error"),
+    ],
+)
+def test_what_hangs_on_one_node(user: User, step: str, code: str, what: str, others: str) -> None:
+    """The other node is looked at all the same; of the greeting both are told, as far as each came."""
+    hanging = f"[[ $SLURM_JOB_NAME.$SLURMD_NODENAME != {step}.{OTHER} ]] || sleep 600"
+    setup = ("--set", f"slurm.setup=['{hanging}']", "--set", ON)
+    found = doctor(user, *setup, code=1 if code == "node.answer" else 4)
+    late = next(each for each in found if (each["code"], each["node"]) == (code, OTHER))
+    assert late["level"] == "error" and late["what"].startswith(what) and late["remedy"], late
+    assert ("runs.seen", HEAD) in told(found, "ok")
+    assert others in {each["level"] for each in found if each["code"] == "mpi.hello" and each["node"] != OTHER}
+    assert left(user) == []
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("runtime", ["none", "charliecloud"])
 def test_four_nodes_are_looked_at_within_twenty_seconds(user: User, runtime: str) -> None:
     inside = ()
@@ -217,10 +240,10 @@ def without(folder: Path, *patterns: str) -> Path:
 def test_an_image_that_cannot_run_ranks(user: User, patterns: list[str], code: str, words: str, exit_code: int) -> None:
     refuse_or_skip("charliecloud")
     image = without(user.cluster.folder, *patterns)
-    inside = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image}")
+    inside = ("--set", "container.runtime=charliecloud", "--set", f"container.image={image}", "--set", ON)
     found = doctor(user, *inside, code=exit_code)
-    assert told(found, "error") == {(code, "")}, found
-    assert words in found[0]["what"] and found[0]["remedy"], found[0]
+    assert told(found, "error") == {(code, HEAD), (code, OTHER)}, found
+    assert all(words in each["what"] and each["remedy"] for each in found[:2]), found
     assert left(user) == []
 
 
