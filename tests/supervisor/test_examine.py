@@ -32,7 +32,7 @@ def asked(tmp_path: Path) -> dict[str, Any]:
     return {
         "nodes": ["localhost"], "interface": "lo", "subnet": "", "ports": None, "folder": str(folder),
         "python": sys.executable, "image": "", "mounts": [], "programs": [], "services": {}, "gpus": [],
-        "unpacks": False,
+        "unpacks": False, "driver": None,
     }  # fmt: skip
 
 

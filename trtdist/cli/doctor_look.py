@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trtdist.cli.doctor_hello import hello_command, hello_options
+from trtdist.cli.doctor_here import driver_by
 from trtdist.cli.doctor_job import Job
 from trtdist.cli.doctor_nodes import Hello, examine, greet
 from trtdist.containers import Mount, runtime
@@ -83,6 +84,7 @@ class Look:
             "services": dict(self.services),
             "gpus": list(QUERY) if self._gpus else [],
             "unpacks": section.runtime in _UNPACKS,
+            "driver": driver_by(self.topology),
         }
 
     def _wanted(self, job: Job) -> Wanted:

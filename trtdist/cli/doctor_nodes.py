@@ -29,6 +29,7 @@ EXAMINE = (
     "trtdist.containers.image_tree",
     "trtdist.containers.image_formats",
     "trtdist.services.binaries",
+    "trtdist.supervisor.gpu_driver",
     "trtdist.supervisor.greeter",
     "trtdist.supervisor.nodeprobe",
     "trtdist.supervisor.examine",

@@ -10,7 +10,6 @@ of the node that is seen inside too. Standard library, Python 3.9.
 from __future__ import annotations
 
 import argparse
-import glob
 import os
 import resource
 import shutil
@@ -31,6 +30,7 @@ from trtdist.images import FILES, problems_of, read_record
 from trtdist.process import start_ticks
 from trtdist.rundir import RunDir
 from trtdist.supervisor import mount_points
+from trtdist.supervisor.gpu_driver import driver_problem
 
 __all__ = ["CROSSING", "container_of", "enter", "main", "pmix_folders"]
 
@@ -47,16 +47,6 @@ _LIMITS = {
     "nproc": resource.RLIMIT_NPROC,
     "stack": resource.RLIMIT_STACK,
 }
-# Where ch-fromhost and NVIDIA's images have the library of the driver.
-_LIBRARIES = (
-    "lib*",
-    "lib/*",
-    "usr/lib*",
-    "usr/lib/*",
-    "usr/local/lib*",
-    "usr/local/cuda*/compat",
-    "usr/local/cuda*/compat/*",
-)
 
 
 def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int) -> Container:
@@ -132,9 +122,7 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
     if shutil.which(way.program, path=environ.get("PATH")) is None:
         problems.append(f"has no {way.program}: install {name} there, or choose another container.runtime")
     if is_path(container.image):
-        problems += _image_problems(name, container.image)
-    if name == "charliecloud" and container.gpus:
-        problems += _driver_problems(container)
+        problems += _image_problems(name, container.image) or _driver_problems(name, container)
     for mount in container.mounts:
         if not os.path.exists(mount.source):
             problems.append(f"has no {mount.source} to mount: make it there, or take it out of container.mounts")
@@ -143,15 +131,11 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
         raise MissingError(f"node {node} {'; it '.join(problems)}")
 
 
-def _driver_problems(container: Container) -> list[str]:
-    """Charliecloud brings no driver; what a squashfs file has is not seen from outside."""
-    image = container.image
-    mounted = any("libcuda" in mount.target for mount in container.mounts)
-    if mounted or not os.path.isdir(image):
+def _driver_problems(name: str, container: Container) -> list[str]:
+    if name != "charliecloud" or not container.gpus:
         return []
-    if any(glob.glob(f"{glob.escape(image)}/{folder}/libcuda.so*") for folder in _LIBRARIES):
-        return []
-    return [f"finds no libcuda in the image {image}, and charliecloud brings none: `ch-fromhost --nvidia {image}` does"]
+    problem = driver_problem(container.image, [(mount.source, mount.target) for mount in container.mounts])
+    return [f"cannot use the image: {problem}"] if problem else []
 
 
 def _image_problems(name: str, image: str) -> list[str]:

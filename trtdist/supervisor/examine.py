@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from trtdist.containers.image_formats import here, recognised
 from trtdist.errors import InputError, MissingError
 from trtdist.services.binaries import find_binary
+from trtdist.supervisor.gpu_driver import driver_problem
 from trtdist.supervisor.greeter import Greeter
 from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, reach
 
@@ -47,9 +48,10 @@ def look(asked: Mapping[str, Any]) -> dict[str, Any]:
 
     `asked` has `nodes` (the names of all), `interface` and `subnet` as for `nodeprobe.choose`, `folder` (to write to),
     `python` (that of the run), `image` (a path, or ""), `mounts` (their sources), `programs` (names whose version is
-    wanted), `services` (names with the program that is given for each, or ""), `gpus` (what asks for GPUs), and
-    `unpacks` (whether enroot unpacks the image). Before each part a line of JSON says what it is, since a file system
-    or a program may never answer.
+    wanted), `services` (names with the program that is given for each, or ""), `gpus` (what asks for GPUs), `unpacks`
+    (whether enroot unpacks the image), and `driver` (None unless the image must have NVIDIA's driver: then the mounts
+    that could bring it). Before each part a line of JSON says what it is, since a file system or a program may never
+    answer.
     """
     found: dict[str, Any] = {
         "python": list(sys.version_info[:2]),
@@ -67,7 +69,7 @@ def look(asked: Mapping[str, Any]) -> dict[str, Any]:
     found["write_problem"] = _write(asked["folder"])
     found["mounts_missing"] = list(filter(_missing, asked["mounts"]))
     _begin(f"looking at the image {asked['image']}")
-    found["image"] = _image(asked["image"])
+    found["image"] = _image(asked["image"], asked["driver"])
     _begin("asking for the container runtime")
     found["programs"] = {name: _version(shutil.which(name) or "") for name in asked["programs"]}
     found["hooks"] = _hooks()
@@ -153,14 +155,15 @@ def _write(folder: str) -> str:
     return ""
 
 
-def _image(path: str) -> dict[str, Any]:
+def _image(path: str, driver: Sequence[tuple[str, str]] | None) -> dict[str, Any]:
     if not path:
         return {}
     try:
         found = recognised(Path(path))
     except InputError as error:
         return {"problem": str(error)}
-    return {"problem": "", "format": found.format, "size": found.size, "architecture": found.architecture}
+    problem = driver_problem(path, driver) if driver is not None else ""
+    return {"problem": problem, "format": found.format, "size": found.size, "architecture": found.architecture}
 
 
 def _version(program: str) -> str:
