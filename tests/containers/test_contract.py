@@ -94,6 +94,17 @@ def test_folders_are_mounted_with_their_modes(place: Place) -> None:
     assert not list(kept.iterdir()) and not list((place.run / "site").iterdir())
 
 
+def test_a_mount_may_go_where_the_image_has_something_else(place: Place) -> None:
+    """As the folders of PMIx do, which have another name for every step: what is there stays."""
+    free = place.make(place.folder / "free")
+    place.make(free / "a", "seen\n")
+    read = "cat /usr/share/of-a-site/step.1/a && ls /usr/share && cat /usr/share/base-files/dot.profile"
+    said = place.output("bash", "-c", read, options=(f"--mount={free}:/usr/share/of-a-site/step.1",)).splitlines()
+    there = [path.name for path in (place.image / "usr/share").iterdir()]
+    assert len(there) > 3 and sorted(said[1 : len(there) + 2]) == sorted(["of-a-site", *there])
+    assert said[0] == "seen" and said[len(there) + 2 :] != []
+
+
 def test_a_file_is_mounted_and_home_only_if_asked_for(place: Place) -> None:
     token = place.make(place.folder / "token", "secret\n")
     home = place.make(place.folder / "home")

@@ -106,12 +106,13 @@ def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping
     _write(rc, _RC)
     listed = os.path.isfile(container.image) or os.path.isfile(f"{container.image}/ch/environment")
     caller = Caller(os.getuid(), os.getgid(), _help(way, environ), str(rc), listed)
+    before: Sequence[Mount] = ()
     if not way.makes_mount_points(caller) and not container.writable:
-        container = mount_points.covered(container, _private(scratch / f"cover.{task}"))
+        container, before = mount_points.covered(container, _private(scratch / f"cover.{task}"))
     if not way.sets_limits:
         _set_limits(container)
     if not way.mounts_read_only:
-        mount_points.protect([mount.source for mount in container.mounts if not mount.writable])
+        mount_points.protect([mount.source for mount in container.mounts if not mount.writable], before)
     words = way.command(container, ["bash", "-c", _LOADER, "bash", str(variables), *argv], caller)
     os.execvpe(words[0], words, environ)
 
