@@ -15,6 +15,7 @@ from tests.cluster import Cluster
 from tests.containers.places import chosen, image, own_image, podman_settings, refuse_or_skip
 from tests.end_to_end.test_through_slurm import EXAMPLE, READY_S, SHARED, User
 from tests.end_to_end.workplace import QUICKSTART, Workplace
+from tests.images import linked
 from trtdist.services.binaries import find_binary
 
 
@@ -94,6 +95,34 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
     # As progress, as the state and as the reason, and in the log, however many ranks the node has.
     assert (before.count(told), log.count(told)) == (3, 1), done.stderr
     assert "node node1 has" not in done.stderr
+    assert user.left() == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("left_out", "cause"),
+    [
+        ("python3*", "trtdist: node node{} finds no python3 in its image: "),
+        (
+            "mpi4py*",
+            " on node{} ended with exit code 1 since the Python of the ranks has no MPI",
+            "take an image",
+        ),
+        (
+            "mca_pmix_*",
+            " on node{} ended with exit code 1 since MPI of the ranks and PMIx of Slurm do not",
+            "take an image",
+        ),
+    ],
+    ids=["no Python", "no MPI", "no PMIx"],
+)
+def test_what_an_image_lacks_is_told_with_node_and_remedy(user: User, left_out: str, cause: str) -> None:
+    refuse_or_skip("charliecloud")
+    lacking = linked(image(), user.cluster.folder / "image", left_out)
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *within("charliecloud", lacking))
+    assert done.returncode == 1
+    assert any(cause.format(number) in done.stderr for number in range(1, 5)), done.stderr
+    assert "remedy: take an image " in done.stderr
     assert user.left() == []
 
 

@@ -87,7 +87,7 @@ def test_nodes_that_are_well_have_nothing_wrong() -> None:
         ({"limits": {"memlock": -1, "stack": 8 << 20, "nofile": 4096}}, "warning", "limits", "a stack of 8,192 KiB"),
         ({"limits": {"memlock": -1, "stack": -1, "nofile": 256}}, "warning", "limits", "256 open files"),
         ({"leaking": ("UCX_TLS",)}, "warning", "environment", "sets UCX_TLS"),
-        ({"at": "reaching the head node"}, "error", "node.answer", "was still reaching the head node after 31 s"),
+        ({"at": "reaching the head node"}, "error", "node.answer", "was still reaching the head node after 29 s"),
     ],
 )  # fmt: skip
 def test_each_fault_of_a_node_is_one_finding(change: Mapping[str, Any], level: str, code: str, words: str) -> None:
@@ -109,7 +109,7 @@ def test_what_hangs_on_a_node_is_named_and_the_rest_of_it_is_not_judged() -> Non
     assert (finding.code, finding.node, finding.what) == (
         "node.answer",
         "gpu2",
-        "was still looking for /models after 20 s",
+        "was still looking for /models after 18 s",
     )
     assert finding.remedy
 
@@ -198,9 +198,24 @@ def test_what_a_rank_was_at_when_time_was_over_is_told() -> None:
     assert words == ["was still starting Open MPI v5.0.7", "was still entering its container"]
 
 
+def test_both_releases_of_pmix_are_told_as_far_as_they_are_known() -> None:
+    apart = replace(HELLO, ranks=(), code=1, said="orte_ess_init failed", server_pmix="4.2.2", pmix="OpenPMIx 5.0.7")
+    told = [each.what for each in check_hello(apart, IMAGE)]
+    releases = "(PMIx 4.2.2 of Slurm and OpenPMIx 5.0.7 of the ranks)"
+    assert told == 2 * [f"could not start MPI in {IMAGE} by --mpi=pmix {releases}: orte_ess_init failed"]
+    (met,) = check_hello(replace(HELLO, server_pmix="4.2.2"), IMAGE)
+    assert met.what.endswith("by --mpi=pmix (PMIx 4.2.2 of Slurm)")
+
+
+def test_why_mpi_cannot_be_loaded_is_one_line_and_one_for_all_ranks_of_a_node() -> None:
+    ranks = [{"node": "gpu1", "problem": f"cannot load MPI library\n/tmp/{rank}: no such file"} for rank in (0, 1)]
+    (finding,) = check_hello(replace(HELLO, ranks=tuple(ranks)), IMAGE)
+    assert finding.what == f"has no MPI for the Python in {IMAGE} (cannot load MPI library)"
+
+
 def test_ranks_that_met_are_well() -> None:
     (finding,) = check_hello(HELLO, IMAGE)
-    met = f"2 ranks in {IMAGE} met over 2 nodes: Open MPI v5.0.7, --mpi=pmix"
+    met = f"2 ranks in {IMAGE} met over 2 nodes: Open MPI v5.0.7, by --mpi=pmix"
     assert finding == Finding("ok", "mpi.hello", "", met)
 
 

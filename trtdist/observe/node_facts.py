@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["HELLO_S", "HERE", "LOOK_S", "MEET_S", "HelloFacts", "NodeFacts", "Wanted", "facts_of", "latest"]
 
-LOOK_S, MEET_S, HELLO_S = 20.0, 31.0, 44.0
+LOOK_S, MEET_S, HELLO_S = 18.0, 29.0, 42.0
 """When nodes must have looked around, met each other, and greeted each other over MPI, in seconds since they were
 there. What has not ended by then is a finding, and all is told and cleared away within a minute."""
 
@@ -77,7 +77,8 @@ class NodeFacts:
 @dataclass(frozen=True)
 class HelloFacts:
     """How a greeting over MPI went: on which nodes, the ranks' own reports, what nodes had begun and not ended, the
-    exit code of srun (None when it did not end in time), and what it said."""
+    exit code of srun (None when it did not end in time), and what it said. `server_pmix` and `pmix` are the releases of
+    PMIx that Slurm and the ranks have, "" for what is not known."""
 
     nodes: tuple[str, ...]
     tasks: int
@@ -87,6 +88,8 @@ class HelloFacts:
     code: int | None
     said: str
     seconds: float
+    server_pmix: str = ""
+    pmix: str = ""
 
 
 def latest(reports: Iterable[Mapping[str, Any]]) -> dict[str, str]:
