@@ -198,6 +198,15 @@ def test_what_a_rank_was_at_when_time_was_over_is_told() -> None:
     assert words == ["was still starting Open MPI v5.0.7", "was still entering its container"]
 
 
+def test_the_words_of_what_failed_first_are_taken() -> None:
+    lines = ["pyxis: child 30 failed with error code: 2", "pyxis: failed to create container filesystem for image: i"]
+    apart = replace(HELLO, ranks=(), code=1, said="\n".join(lines))
+    assert all(each.what.endswith(lines[1]) for each in check_hello(apart, IMAGE))
+    lines.append("pyxis:     create_inode: could not create character device /d/null, because you're not superuser!")
+    apart = replace(HELLO, ranks=(), code=1, said="\n".join(lines))
+    assert all("device /d/null" in each.what and "-e 'dev/*'" in each.remedy for each in check_hello(apart, IMAGE))
+
+
 def test_both_releases_of_pmix_are_told_as_far_as_they_are_known() -> None:
     apart = replace(HELLO, ranks=(), code=1, said="orte_ess_init failed", server_pmix="4.2.2", pmix="OpenPMIx 5.0.7")
     told = [each.what for each in check_hello(apart, IMAGE)]
@@ -208,9 +217,13 @@ def test_both_releases_of_pmix_are_told_as_far_as_they_are_known() -> None:
 
 
 def test_why_mpi_cannot_be_loaded_is_one_line_and_one_for_all_ranks_of_a_node() -> None:
-    ranks = [{"node": "gpu1", "problem": f"cannot load MPI library\n/tmp/{rank}: no such file"} for rank in (0, 1)]
-    (finding,) = check_hello(replace(HELLO, ranks=tuple(ranks)), IMAGE)
-    assert finding.what == f"has no MPI for the Python in {IMAGE} (cannot load MPI library)"
+    ranks = [
+        {"node": node, "problem": f"cannot load MPI library\n/tmp/{node}: no such file"}
+        for node in ("gpu2", "gpu1", "gpu2")
+    ]
+    findings = list(check_hello(replace(HELLO, ranks=tuple(ranks)), IMAGE))
+    assert [each.node for each in findings] == ["gpu1", "gpu2"]
+    assert {each.what for each in findings} == {f"has no MPI for the Python in {IMAGE} (cannot load MPI library)"}
 
 
 def test_ranks_that_met_are_well() -> None:

@@ -11,13 +11,20 @@ from trtdist.observe.node_facts import HelloFacts
 
 __all__ = ["check_hello"]
 
-# What Open MPI and Slurm say when they do not understand each other, the most telling first.
-_TELLING = re.compile(
-    r"^.*(?:PMI support|OPAL ERROR|PMIX ERROR|psec|Unreachable|pyxis: |invalid mpi|trtdist: |No such file"
-    r"|Caught signal|\w_init failed$).*$",
-    re.IGNORECASE | re.MULTILINE,
+# What containers, Open MPI and Slurm say when they do not start or understand each other, the most telling first.
+_TELLING = tuple(
+    re.compile(rf"^.*(?:{words}).*$", re.IGNORECASE | re.MULTILINE)
+    for words in (
+        "not superuser",
+        r"trtdist: |\[ERROR\]|No space left",
+        "PMI support|OPAL ERROR|PMIX ERROR|psec|Unreachable|invalid mpi|No such file|Caught signal",
+        r"\w_init failed$|pyxis: (?!child)",
+    )
 )
 _NOTHING = re.compile(r"srun: |slurmstepd: |\[|---|===|\*|$")
+_DEVICES = (
+    "make the image without device files, which users may not make: `mksquashfs FOLDER IMAGE -wildcards -e 'dev/*'`"
+)
 _APART = (
     "take an image whose Open MPI knows the PMIx of this Slurm (`trtdist image check`), and see that its folders are "
     "mounted: with pyxis and enroot the hook 50-slurm-pmi.sh does that"
@@ -28,8 +35,9 @@ def check_hello(hello: HelloFacts, inside: str) -> Iterator[Finding]:
     """The findings, one for each node that is to blame; `inside` is the image in which the ranks greeted each other,
     "" for none."""
     where = f"in {inside}" if inside else "on the host"
-    # Ranks of one node have the same to say.
-    yield from dict.fromkeys([*_refusals(hello, inside), *_without_mpi(hello, where)] or _greeted(hello, where))
+    found = [*_refusals(hello, inside), *_without_mpi(hello, where)] or _greeted(hello, where)
+    # Ranks of one node have the same to say, and say it in any order.
+    yield from sorted(dict.fromkeys(found), key=lambda each: [*hello.nodes, ""].index(each.node))
 
 
 def _greeted(hello: HelloFacts, where: str) -> Iterator[Finding]:
@@ -40,9 +48,10 @@ def _greeted(hello: HelloFacts, where: str) -> Iterator[Finding]:
             what = f"was still {at} after {hello.seconds:.0f} s, for ranks {where} to meet by {_by(hello)}"
             yield Finding("error", "mpi.hello", node, what, _APART)
     elif len(hello.ranks) < hello.tasks or hello.code:
+        words = _words(hello)
         for node in missing:
-            what = f"could not start MPI {where} by {_by(hello)}: {_words(hello)}"
-            yield Finding("error", "mpi.hello", node, what, _APART)
+            what = f"could not start MPI {where} by {_by(hello)}: {words}"
+            yield Finding("error", "mpi.hello", node, what, _DEVICES if "superuser" in words else _APART)
     elif any(rank["size"] != hello.tasks for rank in hello.ranks):
         for rank in hello.ranks:
             what = f"has ranks {where} that are alone: their {rank['library']} does not speak to {_by(hello)}"
@@ -78,6 +87,6 @@ def _without_mpi(hello: HelloFacts, where: str) -> Iterator[Finding]:
 
 
 def _words(hello: HelloFacts) -> str:
-    telling = [line.strip() for line in _TELLING.findall(hello.said)]
+    telling = [line.strip() for pattern in _TELLING for line in pattern.findall(hello.said)]
     plain = [line.strip() for line in hello.said.splitlines() if not _NOTHING.match(line.strip())]
     return (telling or plain or hello.said.strip().splitlines() or [f"exit code {hello.code}, without a word"])[0]

@@ -148,8 +148,10 @@ def _image_problems(name: str, image: str) -> list[str]:
 
 
 def _folder_problems(name: str, image: str) -> list[str]:
+    if not os.access(image, os.R_OK | os.X_OK):
+        return [f"cannot read the image {image} (Permission denied): mend its permissions there"]
     if not any(os.access(f"{image}/{folder}/bash", os.X_OK) for folder in ("bin", "usr/bin")):
-        return [f"finds no bash in the image {image}: is it the root folder of a system?"]
+        return [f"finds no bash in the image {image}: correct container.image, which names no root folder of a system"]
     found = os.stat(image)
     if name == "podman" and os.getuid() and (found.st_uid, found.st_gid) != (os.getuid(), os.getgid()):
         return [f"has in {image} an image of somebody else's, which podman cannot use: make a copy that is yours"]

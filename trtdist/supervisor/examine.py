@@ -170,7 +170,8 @@ def _version(program: str) -> str:
     """The path and what the program says of its version; "" when it is not there."""
     if not program:
         return ""
-    said = _said([program, "--version"])
+    # Enroot has no such option, and a command for it.
+    said = _said([program, "version" if os.path.basename(program) == "enroot" else "--version"])
     return " ".join([program, *said.splitlines()[:1]])
 
 
