@@ -27,6 +27,7 @@ from trtdist.observe.findings import Finding
 from trtdist.observe.gpus import QUERY
 from trtdist.observe.node_facts import HERE, Wanted, facts_of
 from trtdist.plan import Plan
+from trtdist.rendering.containers import hooked
 from trtdist.slurm import mpi
 from trtdist.topology.model import Topology
 
@@ -119,7 +120,7 @@ class Look:
         nodes = tuple(fit[:wanted])
         tasks = min(2, self.plan.world_size, len(nodes) * self.plan.allocation.tasks_per_node)
         command, options = hello_command(self.topology, folder), hello_options(self.topology, folder)
-        hello = greet(job, Hello(nodes, tasks, chosen, tuple(options), tuple(command)), began)
+        hello = greet(job, Hello(nodes, tasks, chosen, tuple(options), tuple(command), hooked(self.topology)), began)
         inside = self._image or self.topology.container.image or ""
         yield from check_hello(hello, inside if self.topology.container.runtime != "none" else "")
         if len(nodes) < wanted:

@@ -54,14 +54,15 @@ class Answers:
 
 @dataclass(frozen=True)
 class Hello:
-    """Ranks that are to greet each other: the nodes, how many there are, the MPI type and further options of srun, and
-    what each runs."""
+    """Ranks that are to greet each other: the nodes, how many there are, the MPI type and further options of srun, what
+    each runs, and variables for hooks of its container runtime."""
 
     nodes: tuple[str, ...]
     tasks: int
     mpi: str
     options: tuple[str, ...]
     command: tuple[str, ...]
+    hooked: Mapping[str, str]
 
 
 def examine(job: Job, asked: Mapping[str, Any], setup: Sequence[str], extra: Sequence[str], began: float) -> Answers:
@@ -96,7 +97,7 @@ def greet(job: Job, hello: Hello, began: float) -> HelloFacts:
     extra = [f"--mpi={hello.mpi}", *shape, "--kill-on-bad-exit=1", *hello.options]
     words = srun_beside(job.id, hello.nodes, hello.command, name="doctor-hello", extra=extra)
     started = time.monotonic()
-    with _Step(words) as running:
+    with _Step(words, hello.hooked) as running:
         said = running.until(lambda reports: len(_ended(reports)) == hello.tasks, began + HELLO_S)
         ranks = _ended(said)
         code, took = running.code(0.0 if running.late else _END_S), time.monotonic() - started
@@ -118,13 +119,13 @@ class _Step:
     """An srun that reads what it is told and whose tasks print lines of JSON; it ends with the block. `late` says
     whether time was over before what was waited for came."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], more: Mapping[str, str] | None = None) -> None:
         # What a run takes away from its ranks must not decide over these either.
         environ = {name: value for name, value in without_outer_task(os.environ).items() if name != "UCX_TLS"}
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             words,
-            env=environ,
+            env={**environ, **(more or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
