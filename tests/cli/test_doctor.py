@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from tests.containers.small_images import small_root
 from tests.house.source import ROOT
+from tests.images import program_or_skip
 from tests.somebody import somebody
 from trtdist.cli.doctor_hello import hello_command, hello_options
 from trtdist.cli.main import cli
@@ -19,6 +20,7 @@ from trtdist.errors import TrtdistError
 from trtdist.topology import load
 
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
+DISAGGREGATED = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
 OTHER = "aarch64" if here() == "x86_64" else "x86_64"
 
 
@@ -76,6 +78,21 @@ def test_an_image_that_cannot_be_used(place: Path, how: str) -> None:
     assert not (place / "runs").exists()
 
 
+@pytest.mark.parametrize("command", ["up", "submit"])
+def test_a_squashfs_without_the_driver_is_refused_before_it_is_queued(place: Path, command: str) -> None:
+    """Charliecloud brings none; an engine without GPUs needs none."""
+    program_or_skip("mksquashfs", "unsquashfs")
+    root, image = small_root(place / "root", machine=here()), place / "image.sqsh"
+    subprocess.run(["mksquashfs", root, image, "-quiet", "-no-progress"], capture_output=True, check=True)
+    words = [command, str(DISAGGREGATED), *within(image), "--set", "engine=tensorrt_llm", "--set", "model=/models/m"]
+    with pytest.raises(TrtdistError, match="has no libcuda, and charliecloud brings none into a squashfs") as refused:
+        CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert f"trtdist image import {image} --runtime charliecloud" in str(refused.value)
+    assert refused.value.exit_code == 2 and not (place / "runs").exists()
+    found = json.loads(trtdist("doctor", QUICKSTART, "--local", "--json", *within(image)).stdout)["findings"]
+    assert [each["level"] for each in found if each["code"] == "image"] == ["ok"]
+
+
 def test_a_runs_folder_that_cannot_be(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (place / "file").touch()
     monkeypatch.setenv("TRTDIST_RUNS", str(place / "file" / "runs"))
@@ -112,7 +129,7 @@ def test_ranks_that_greet_each_other_are_given_all_mounts_at_once(place: Path, m
 def test_ranks_on_the_host_import_nothing_from_where_they_start(place: Path) -> None:
     (place / "json.py").write_text("raise SystemExit(9)")
     command = hello_command(load(QUICKSTART, environ={}), place)
-    done = subprocess.run([*command[:-1], "import json"], cwd=place, check=False)
+    done = subprocess.run([*command[:-4], "-c", "import json"], cwd=place, check=False)
     assert done.returncode == 0
 
 

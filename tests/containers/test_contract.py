@@ -94,6 +94,19 @@ def test_folders_are_mounted_with_their_modes(place: Place) -> None:
     assert not list(kept.iterdir()) and not list((place.run / "site").iterdir())
 
 
+def test_a_mount_may_go_where_the_image_has_something_else(place: Place) -> None:
+    """As the folders of PMIx do, which have another name for every step: what is there stays."""
+    free = place.make(place.folder / "free")
+    place.make(free / "a", "seen\n")
+    there = place.output("ls", "/usr/share").splitlines()
+    read = "cat /usr/share/of-a-site/step.1/a && ls /usr/share && cat /usr/share/base-files/dot.profile"
+    options = (f"--mount={free}:/usr/share/of-a-site/step.1",)
+    first, *said = place.output("bash", "-c", read, options=options).splitlines()
+    assert first == "seen" and len(there) > 3
+    assert sorted(said[: len(there) + 1]) == sorted(["of-a-site", *there])
+    assert said[len(there) + 1 :] != []
+
+
 def test_a_file_is_mounted_and_home_only_if_asked_for(place: Place) -> None:
     token = place.make(place.folder / "token", "secret\n")
     home = place.make(place.folder / "home")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.containers.small_images import docker_archive, elf, layer, sif, small_root
-from tests.images import image_or_skip, program_or_skip
+from tests.images import image_or_skip, linked, program_or_skip
 from trtdist.cli.image import command
 from trtdist.containers import image_probe
 from trtdist.errors import InputError, MissingError
@@ -35,19 +34,6 @@ def check(*arguments: object) -> tuple[dict[str, Any], str]:
     message = str(done.exception) if isinstance(done.exception, InputError) else ""
     assert done.exception is None or message, done.exc_info
     return json.loads(done.stdout), message
-
-
-def linked(source: Path, target: Path, *left_out: str) -> Path:
-    """A root file system of the same files, without some."""
-
-    def place(old: str, new: str) -> object:
-        try:
-            return os.link(old, new, follow_symlinks=False)
-        except OSError:
-            return shutil.copy2(old, new, follow_symlinks=False)
-
-    shutil.copytree(source, target, symlinks=True, copy_function=place, ignore=shutil.ignore_patterns(*left_out))
-    return target
 
 
 def test_what_is_in_an_image(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tests.cluster import Cluster
 from tests.containers.places import chosen, image, own_image, podman_settings, refuse_or_skip
 from tests.end_to_end.test_through_slurm import EXAMPLE, READY_S, SHARED, User
 from tests.end_to_end.workplace import QUICKSTART, Workplace
+from tests.images import linked
 from trtdist.services.binaries import find_binary
 
 
@@ -94,6 +96,68 @@ def test_what_one_node_lacks_is_named(user: User) -> None:
     # As progress, as the state and as the reason, and in the log, however many ranks the node has.
     assert (before.count(told), log.count(told)) == (3, 1), done.stderr
     assert "node node1 has" not in done.stderr
+    assert user.left() == []
+
+
+FAULTS = {"missing": "no image ", "unreadable": "Permission denied", "cut off": "(cut off|bytes of)"}
+SQUASHFS = ("pyxis", "enroot")
+PLANTED = [(name, fault) for name in THROUGH_SLURM for fault in FAULTS if fault != "cut off" or name in SQUASHFS]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("runtime", "fault"), PLANTED)
+def test_an_image_that_one_node_cannot_use_is_told_before_ranks_start(user: User, runtime: str, fault: str) -> None:
+    """Each node has a copy of its own, as /tmp is."""
+    refuse_or_skip(runtime)
+    folder = Path("/tmp", user.cluster.folder.name)
+    copy = folder / "image"
+    one_node = ("--set", "slurm.extra_sbatch=['--nodelist=node1,node2']")
+    try:
+        for node in ("node1", "node2") if fault != "missing" else ("node1",):
+            script = 'mkdir "$0" && cp -r --no-preserve=ownership "$1" "$2"'
+            user.cluster.output("bash", "-c", script, str(folder), str(image()), str(copy), host=node)
+        if fault == "unreadable":
+            user.cluster.output("chmod", "0", str(copy), host="node2")
+        elif fault == "cut off":
+            user.cluster.output("truncate", "--size=1M", str(copy), host="node2")
+        asked = (EXAMPLE, *SHARED, *within(runtime, copy), *one_node)
+        told = user.cluster.run(*user.words("doctor", *asked, "--nodes", "--json"), timeout=60)
+        begun = user.cluster.run(*user.words("submit", *asked, "--wait"), timeout=60)
+    finally:
+        for node in ("node1", "node2"):
+            user.cluster.output("bash", "-c", 'chmod -f 700 "$0/image"; rm -rf "$0"', str(folder), host=node)
+    errors = [found for found in json.loads(told.stdout)["findings"] if found["level"] == "error"]
+    assert [(found["code"], found["node"]) for found in errors] == [("image", "node2")], errors
+    assert re.search(FAULTS[fault], errors[0]["what"]) and errors[0]["remedy"]
+    assert begun.returncode in (1, 4), begun.stderr
+    assert re.search(f"node node2 [^\n]*{FAULTS[fault]}[^\n]*: ", begun.stderr), begun.stderr
+    assert "node node1 " not in begun.stderr
+    assert user.left() == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("left_out", "cause"),
+    [
+        ("python3*", "trtdist: node node{} finds no python3 in its image: "),
+        (
+            "mpi4py*",
+            " on node{} ended with exit code 1 since the Python of the ranks has no MPI",
+        ),
+        (
+            "mca_pmix_*",
+            " on node{} ended with exit code 1 since MPI of the ranks and PMIx of Slurm do not",
+        ),
+    ],
+    ids=["no Python", "no MPI", "no PMIx"],
+)
+def test_what_an_image_lacks_is_told_with_node_and_remedy(user: User, left_out: str, cause: str) -> None:
+    refuse_or_skip("charliecloud")
+    lacking = linked(image(), user.cluster.folder / "image", left_out)
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *within("charliecloud", lacking))
+    assert done.returncode == 1
+    assert any(cause.format(number) in done.stderr for number in range(1, 5)), done.stderr
+    assert "remedy: take an image " in done.stderr
     assert user.left() == []
 
 

@@ -87,6 +87,7 @@ def test_nodes_that_are_well_have_nothing_wrong() -> None:
         ({"limits": {"memlock": -1, "stack": 8 << 20, "nofile": 4096}}, "warning", "limits", "a stack of 8,192 KiB"),
         ({"limits": {"memlock": -1, "stack": -1, "nofile": 256}}, "warning", "limits", "256 open files"),
         ({"leaking": ("UCX_TLS",)}, "warning", "environment", "sets UCX_TLS"),
+        ({"at": "reaching the head node"}, "error", "node.answer", "was still reaching the head node after 29 s"),
     ],
 )  # fmt: skip
 def test_each_fault_of_a_node_is_one_finding(change: Mapping[str, Any], level: str, code: str, words: str) -> None:
@@ -102,6 +103,17 @@ def test_a_node_that_does_not_answer_is_named_with_the_words_of_srun() -> None:
     assert "gpu2 is down" in finding.what
 
 
+def test_what_hangs_on_a_node_is_named_and_the_rest_of_it_is_not_judged() -> None:
+    facts = facts_of([{"node": "gpu2", "at": "running slurm.setup"}, {"node": "gpu2", "at": "looking for /models"}])
+    (finding,) = found(facts["gpu2"])
+    assert (finding.code, finding.node, finding.what) == (
+        "node.answer",
+        "gpu2",
+        "was still looking for /models after 18 s",
+    )
+    assert finding.remedy
+
+
 def test_without_python_a_node_says_so_and_nothing_else() -> None:
     facts = facts_of([{"node": "gpu2", "run_python": False}])
     assert [each.code for each in found(facts["gpu2"])] == ["python"]
@@ -109,11 +121,12 @@ def test_without_python_a_node_says_so_and_nothing_else() -> None:
 
 def test_the_lines_of_a_node_are_put_together() -> None:
     lines = [
+        {"node": "gpu2", "at": "looking at the image"},
         {"node": "gpu2", "python": [3, 12], "address": "10.0.0.2", "new": "from a later version"},
         {"node": "gpu2", "met": {"unreached": {}, "unseen": ["gpu1"], "skew": 0.5, "round_trip": 0.1}},
     ]
     assert facts_of(lines)["gpu2"] == NodeFacts(
-        "gpu2", (3, 12), address="10.0.0.2", unreached={}, unseen=("gpu1",), skew=0.5, round_trip=0.1, met=True
+        "gpu2", python=(3, 12), address="10.0.0.2", unreached={}, unseen=("gpu1",), skew=0.5, round_trip=0.1, met=True
     )
 
 
@@ -135,12 +148,14 @@ def test_a_program_that_is_missing_is_told_with_what_installs_it() -> None:
 
 
 HELLO = HelloFacts(
+    nodes=("gpu1", "gpu2"),
     tasks=2,
     mpi="pmix",
     ranks=tuple(
         {"node": node, "problem": "", "rank": rank, "size": 2, "nodes": ["gpu1", "gpu2"], "library": "Open MPI v5.0.7"}
         for rank, node in enumerate(("gpu1", "gpu2"))
     ),
+    at={},
     code=0,
     said="",
     seconds=1.0,
@@ -149,31 +164,72 @@ REFUSING = {"node": "gpu1", "refusal": 97}
 NONE = {"node": "gpu1", "problem": "No module named 'mpi4py'"}
 
 
+BOTH = ["gpu1", "gpu2"]
+
+
 @pytest.mark.parametrize(
-    ("hello", "code", "words"),
+    ("hello", "code", "nodes", "words"),
     [
-        (replace(HELLO, ranks=(REFUSING, HELLO.ranks[1])), "image.python", f"the image {IMAGE} cannot run ranks"),
-        (replace(HELLO, ranks=(NONE, NONE)), "image.mpi", "has no MPI (No module named 'mpi4py')"),
-        (replace(HELLO, ranks=(), code=None, seconds=25.0), "mpi.hello", f"did not start in {IMAGE} within 25"),
+        (replace(HELLO, ranks=(REFUSING, HELLO.ranks[1])), "image.python", ["gpu1"], f"cannot run ranks in {IMAGE}"),
+        (replace(HELLO, ranks=(NONE, NONE)), "image.mpi", ["gpu1"], "(No module named 'mpi4py')"),
+        (
+            replace(HELLO, ranks=(), code=None, seconds=25.0, at={"gpu1": "starting MPI"}),
+            "mpi.hello", BOTH, f"after 25 s, for ranks in {IMAGE} to meet by --mpi=pmix",
+        ),
         (
             replace(HELLO, ranks=(), code=1, said="srun: error\nOPAL ERROR: Unreachable in file ext3x_client.c\n"),
-            "mpi.hello", "OPAL ERROR: Unreachable in file ext3x_client.c",
+            "mpi.hello", BOTH, "OPAL ERROR: Unreachable in file ext3x_client.c",
         ),
-        (replace(HELLO, ranks=tuple({**r, "size": 1} for r in HELLO.ranks)), "mpi.hello", "is alone in its MPI world"),
-        (replace(HELLO, ranks=HELLO.ranks[:1], code=137), "mpi.hello", "exit code 137, without a word"),
+        (replace(HELLO, ranks=tuple({**r, "size": 1} for r in HELLO.ranks)), "mpi.hello", BOTH, "that are alone"),
+        (replace(HELLO, ranks=HELLO.ranks[:1], code=137), "mpi.hello", ["gpu2"], "exit code 137, without a word"),
     ],
 )  # fmt: skip
-def test_what_keeps_ranks_apart_is_told(hello: HelloFacts, code: str, words: str) -> None:
-    finding = check_hello(hello, IMAGE)
-    assert (finding.level, finding.code) == ("error", code)
-    assert words in finding.what
-    assert finding.remedy
+def test_what_keeps_ranks_apart_is_told(hello: HelloFacts, code: str, nodes: list[str], words: str) -> None:
+    findings = list(check_hello(hello, IMAGE))
+    assert [(each.level, each.code, each.node) for each in findings] == [("error", code, node) for node in nodes]
+    assert all(words in each.what and each.remedy for each in findings)
+
+
+def test_what_a_rank_was_at_when_time_was_over_is_told() -> None:
+    late = replace(
+        HELLO, ranks=(), code=None, at={"gpu1": "starting Open MPI v5.0.7", "gpu2": "entering its container"}
+    )
+    words = [each.what.partition(" after")[0] for each in check_hello(late, IMAGE)]
+    assert words == ["was still starting Open MPI v5.0.7", "was still entering its container"]
+
+
+def test_the_words_of_what_failed_first_are_taken() -> None:
+    lines = ["pyxis: child 30 failed with error code: 2", "pyxis: failed to create container filesystem for image: i"]
+    apart = replace(HELLO, ranks=(), code=1, said="\n".join(lines))
+    assert all(each.what.endswith(lines[1]) for each in check_hello(apart, IMAGE))
+    lines.append("pyxis:     create_inode: could not create character device /d/null, because you're not superuser!")
+    apart = replace(HELLO, ranks=(), code=1, said="\n".join(lines))
+    assert all("device /d/null" in each.what and "-e 'dev/*'" in each.remedy for each in check_hello(apart, IMAGE))
+
+
+def test_both_releases_of_pmix_are_told_as_far_as_they_are_known() -> None:
+    apart = replace(HELLO, ranks=(), code=1, said="orte_ess_init failed", server_pmix="4.2.2", pmix="OpenPMIx 5.0.7")
+    told = [each.what for each in check_hello(apart, IMAGE)]
+    releases = "(PMIx 4.2.2 of Slurm and OpenPMIx 5.0.7 of the ranks)"
+    assert told == 2 * [f"could not start MPI in {IMAGE} by --mpi=pmix {releases}: orte_ess_init failed"]
+    (met,) = check_hello(replace(HELLO, server_pmix="4.2.2"), IMAGE)
+    assert met.what.endswith("by --mpi=pmix (PMIx 4.2.2 of Slurm)")
+
+
+def test_why_mpi_cannot_be_loaded_is_one_line_and_one_for_all_ranks_of_a_node() -> None:
+    ranks = [
+        {"node": node, "problem": f"cannot load MPI library\n/tmp/{node}: no such file"}
+        for node in ("gpu2", "gpu1", "gpu2")
+    ]
+    findings = list(check_hello(replace(HELLO, ranks=tuple(ranks)), IMAGE))
+    assert [each.node for each in findings] == ["gpu1", "gpu2"]
+    assert {each.what for each in findings} == {f"has no MPI for the Python in {IMAGE} (cannot load MPI library)"}
 
 
 def test_ranks_that_met_are_well() -> None:
-    assert check_hello(HELLO, IMAGE) == Finding(
-        "ok", "mpi.hello", "", f"2 ranks in {IMAGE} met over 2 nodes: Open MPI v5.0.7, --mpi=pmix"
-    )
+    (finding,) = check_hello(HELLO, IMAGE)
+    met = f"2 ranks in {IMAGE} met over 2 nodes: Open MPI v5.0.7, by --mpi=pmix"
+    assert finding == Finding("ok", "mpi.hello", "", met)
 
 
 HERE_WELL = HereFacts(None, "/shared/runs", "", "x86_64", "enroot", (), ())

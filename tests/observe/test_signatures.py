@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from trtdist.observe.signatures import KINDS, Signature, Signatures, known, plain
+from trtdist.topology.model import ContainerSection, NetworkSection, SlurmSection
 
 ALL = known().all
 # As logs have them: TensorRT-LLM's loggers, colours, the label of `srun --label`.
@@ -71,3 +74,10 @@ def test_the_most_telling_signature_counts() -> None:
     both = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
     found = Signatures(list(reversed(ALL))).match(both)
     assert found is not None and found.code == "gpu-memory"
+
+
+def test_the_settings_that_remedies_name_are_there() -> None:
+    sections = {"slurm": SlurmSection, "container": ContainerSection, "network": NetworkSection}
+    for each in ALL:
+        for section, name in re.findall(r"\b(slurm|container|network)\.(\w+)", each.remedy):
+            assert name in sections[section].model_fields, (each.code, name)

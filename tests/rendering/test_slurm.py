@@ -132,6 +132,36 @@ def test_each_node_is_asked_for_what_srun_needs() -> None:
     assert needed_by_srun(topology(container={**container, "runtime": "enroot"})) == {}
 
 
+# What hands the GPUs of a node to a container: words on a launch line, and what an enroot hook reads there.
+BY_HOOK = ["NVIDIA_VISIBLE_DEVICES=all"]
+GPU_WORDS = {
+    "pyxis": (BY_HOOK, ["--container-env=NVIDIA_VISIBLE_DEVICES"]),
+    "enroot": (BY_HOOK, ["--variable=NVIDIA_VISIBLE_DEVICES", "--gpus"]),
+    "apptainer": ([], ["--gpus"]),
+    "singularity": ([], ["--gpus"]),
+    "charliecloud": ([], ["--gpus"]),
+}
+
+
+@pytest.mark.parametrize("runtime", GPU_WORDS)
+def test_containers_get_gpus_where_the_engine_has_them(runtime: str) -> None:
+    exported, words = GPU_WORDS[runtime]
+
+    def rendered(engine: str, **env: str) -> str:
+        given = topology(engine=engine, container={"runtime": runtime, "image": "/i", "env": env})
+        files = render_slurm(plan(given, Target.SLURM), given)
+        return "\n".join(text for name, text in files.items() if "ctx.0" in name or "workers" in name)
+
+    with_gpus = rendered("tensorrt_llm")
+    assert all(f"export {each}" in with_gpus for each in exported)
+    assert all(word in with_gpus for word in words), with_gpus
+    without = rendered("reference")
+    assert not any(word in without for word in (*exported, *words))
+    # The topology has the last word on which GPUs the hook brings.
+    chosen = rendered("tensorrt_llm", NVIDIA_VISIBLE_DEVICES="0,1")
+    assert not exported or ("export NVIDIA_VISIBLE_DEVICES=0,1" in chosen and f"export {exported[0]}" not in chosen)
+
+
 @pytest.mark.parametrize("step", ["nats", "etcd", "router", "canary"])
 def test_programs_run_on_the_head_node_alone(two_nodes: SlurmRun, step: str) -> None:
     argv = two_nodes.launched(step)["argv"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.containers.small_images import sif, small_root
+from tests.images import program_or_skip
 from trtdist.containers import Container
 from trtdist.containers.image_formats import here
 from trtdist.errors import InputError, MissingError
@@ -17,6 +18,7 @@ from trtdist.events import EventReader, TaskRefused
 from trtdist.images import RECORD, ImageRecord
 from trtdist.rundir import RunDir
 from trtdist.supervisor.enter import enter
+from trtdist.supervisor.gpu_driver import driver_problem
 
 OTHER = "aarch64" if here() == "x86_64" else "x86_64"
 
@@ -68,16 +70,43 @@ def test_a_folder_of_the_node_is_needed(environ: dict[str, str]) -> None:
         enter("charliecloud", Container("image"), ["true"], environ)
 
 
-def test_charliecloud_needs_the_driver_in_the_image(tmp_path: Path) -> None:
+def squashed(root: Path) -> Path:
+    """A squashfs file of a folder."""
+    image = root.with_suffix(".sqsh")
+    image.unlink(missing_ok=True)
+    subprocess.run(["mksquashfs", root, image, "-quiet", "-no-progress"], capture_output=True, check=True)
+    return image
+
+
+@pytest.mark.parametrize("form", ["folder", "squashfs"])
+def test_charliecloud_needs_the_driver_in_the_image(tmp_path: Path, form: str) -> None:
+    program_or_skip("mksquashfs", "unsquashfs")
     root = with_bash(small_root(tmp_path / "image", here()))
-    told = f"node n7 finds no libcuda in the image {root}, and charliecloud brings none: `ch-fromhost --nvidia {root}`"
-    environ = {"SLURMD_NODENAME": "n7", "TRTDIST_LOCAL_DIR": str(tmp_path), "PATH": ""}
-    assert told in refusal("charliecloud", root, gpus=True)
+    image = squashed(root) if form == "squashfs" else root
+    told = refusal("charliecloud", image, gpus=True)
+    assert f"cannot use the image: the image {image} has no libcuda, and charliecloud brings none" in told
+    assert f": `ch-fromhost --nvidia {root}` does" in told or f"`trtdist image import {image} --runtime charl" in told
     (root / "usr/lib/somewhere").mkdir(parents=True)
     (root / "usr/lib/somewhere/libcuda.so.1").touch()
+    image = squashed(root) if form == "squashfs" else root
+    environ = {"SLURMD_NODENAME": "n7", "TRTDIST_LOCAL_DIR": str(tmp_path), "PATH": ""}
     with pytest.raises(MissingError) as caught:
-        enter("charliecloud", Container(str(root), gpus=True), ["true"], environ)
+        enter("charliecloud", Container(str(image), gpus=True), ["true"], environ)
     assert str(caught.value).startswith("node n7 has no ch-run: ") and "libcuda" not in str(caught.value)
+
+
+def test_the_driver_of_a_squashfs_may_come_by_a_mount_or_be_out_of_sight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, driver = tmp_path / "image.sqsh", tmp_path / "driver"
+    image.write_bytes(b"hsqs" + bytes(200))
+    driver.mkdir()
+    monkeypatch.setenv("PATH", str(driver))
+    assert "has no libcuda, as far as can be told without unsquashfs: make a folder" in driver_problem(str(image), [])
+    assert driver_problem(str(image), [(str(driver), "/usr/local/nvidia")])
+    (driver / "libcuda.so.1").touch()
+    assert driver_problem(str(image), [(str(driver), "/usr/local/nvidia")]) == ""
+    assert driver_problem(str(image), [("/some/lib.so", "/usr/lib/libcuda.so.1")]) == ""
 
 
 def test_what_a_node_lacks_is_told_as_the_reason(tmp_path: Path) -> None:

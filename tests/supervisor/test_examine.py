@@ -10,12 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from tests.house.test_rooms import oldest_python
-from trtdist.cli.doctor_nodes import program
+from trtdist.cli.doctor_nodes import EXAMINE
+from trtdist.cli.doctor_sent import sent
 from trtdist.observe.node_facts import facts_of
 from trtdist.supervisor.examine import leaking, look, meet
 from trtdist.supervisor.greeter import Greeter
@@ -31,7 +32,7 @@ def asked(tmp_path: Path) -> dict[str, Any]:
     return {
         "nodes": ["localhost"], "interface": "lo", "subnet": "", "ports": None, "folder": str(folder),
         "python": sys.executable, "image": "", "mounts": [], "programs": [], "services": {}, "gpus": [],
-        "unpacks": False,
+        "unpacks": False, "driver": None,
     }  # fmt: skip
 
 
@@ -125,18 +126,24 @@ def test_a_node_that_cannot_be_reached_or_seen(asked: dict[str, Any], other: dic
     assert found["unseen"] == ["head"]
 
 
+def ended(lines: IO[str]) -> dict[str, Any]:
+    """The next line that says what was found; those before it say what was begun."""
+    reports: Iterator[dict[str, Any]] = map(json.loads, lines)
+    return next(report for report in reports if "at" not in report)
+
+
 @pytest.mark.parametrize("python", [sys.executable, oldest_python() or sys.executable])
 def test_it_is_sent_as_text_and_needs_nothing_but_a_python(asked: dict[str, Any], tmp_path: Path, python: str) -> None:
     environ = {"PATH": os.environ["PATH"], "SLURMD_NODENAME": "gpu1"}
     with subprocess.Popen(
-        [python, *program(asked)],
+        [python, "-I", *sent(EXAMINE, asked)],
         cwd=tmp_path, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
         assert process.stdin is not None and process.stdout is not None
-        first = json.loads(process.stdout.readline())
+        first = ended(process.stdout)
         process.stdin.write(json.dumps({"peers": [first], "files": ["gpu1"]}) + "\n")
         process.stdin.flush()
-        second = json.loads(process.stdout.readline())
+        second = ended(process.stdout)
         _, said = process.communicate()
     assert (process.returncode, said) == (0, "")
     facts = facts_of([first, second])["gpu1"]

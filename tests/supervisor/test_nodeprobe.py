@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
-from trtdist.supervisor import nodeprobe
+from trtdist.errors import TrtdistError
+from trtdist.rundir import RunDir
+from trtdist.supervisor import job_nodes, nodeprobe
 from trtdist.supervisor.greeter import Greeter
-from trtdist.supervisor.job_nodes import clock_ahead, problems_of, told
+from trtdist.supervisor.job_nodes import clock_ahead, look_at_nodes, problems_of, told
 from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, look, mounted, private_folder
 
 
@@ -71,8 +73,9 @@ def test_it_runs_as_text_alone(asked: dict[str, Any], tmp_path: Path) -> None:
     words = [sys.executable, "-I", "-S", "-c", Path(nodeprobe.__file__).read_text(), json.dumps(asked)]
     environ = {"SLURMD_NODENAME": "n7"}
     done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True)
-    report = json.loads(done.stdout)
+    *begun, report = map(json.loads, done.stdout.splitlines())
     assert (report["node"], report["problems"]) == ("n7", [])
+    assert all(line["node"] == "n7" and line["at"] for line in begun)
 
 
 def test_every_problem_is_told_at_once(asked: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,6 +146,7 @@ def test_a_folder_of_somebody_else_is_refused(asked: dict[str, Any], tmp_path: P
     ("report", "words"),
     [
         (None, "gave no answer (srun: error: n1 is down)"),
+        ({"at": "looking for /a"}, "did not end looking for /a (srun: error: n1 is down): see there why"),
         ({"problems": ["has no Python"]}, "has no Python"),
         (
             {"problems": [], "python": [3, 8]},
@@ -153,6 +157,26 @@ def test_a_folder_of_somebody_else_is_refused(asked: dict[str, Any], tmp_path: P
 def test_what_is_wrong_with_a_node(report: dict[str, Any] | None, words: str) -> None:
     (found,) = problems_of(report, "srun: error: n1 is down")
     assert found.startswith(words)
+
+
+def test_a_node_that_hangs_is_named_with_what_it_was_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that answered are not; the step is aborted."""
+    monkeypatch.setattr(job_nodes, "_PROBE_S", 2.0)
+    run = RunDir(tmp_path)
+    run.scripts.mkdir()
+    lines = [
+        {"node": "n1", "python": [3, 11], "problems": [], "address": "10.0.0.1", "ports": []},
+        {"node": "n2", "at": "looking for free ports"},
+    ]
+    said = "\n".join(map(json.dumps, lines))
+    script = f"trap 'echo aborted >{tmp_path}/end; exit' TERM\ncat <<'END'\n{said}\nEND\nwhile :; do sleep 0.1; done\n"
+    (run.scripts / "each-node.srun.sh").write_text(script)
+    with pytest.raises(TrtdistError) as caught:
+        look_at_nodes(run, ["n1", "n2", "n3"], {}, tmp_path, None)
+    hanging, silent = str(caught.value).split("; ")
+    assert hanging.startswith("node n2 did not end looking for free ports (not within 2 s): see there why")
+    assert silent == "node n3 gave no answer (not within 2 s)"
+    assert (tmp_path / "end").read_text() == "aborted\n"
 
 
 def test_each_problem_is_told_once_with_its_nodes() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from trtdist.cli.doctor_setup import after_setup
-from trtdist.containers import Mount, mpi_hello, runtime
+from trtdist.cli.doctor_sent import after_setup, begin, sent
+from trtdist.containers import Mount, runtime
 from trtdist.containers.image_open import FIND_PYTHON, REFUSALS
 from trtdist.rendering.containers import enter_options, step_mounts, step_options
 from trtdist.slurm import argv, runner
@@ -16,6 +16,7 @@ __all__ = ["hello_command", "hello_options"]
 
 # Ranks without Python say so themselves; an exit code would be lost beside that of others, which then are killed.
 # Python imports from the working folder first; it must not find anything else there.
+_SENT = ("trtdist.containers.image_probe", "trtdist.containers.mpi_hello")
 _TELL = f"""\
 cd /
 (
@@ -27,7 +28,8 @@ case $code in
 esac
 """
 # What enters a container needs a folder for each task. One on the node would stay when the task is killed.
-_WITH_FOLDER = """\
+_WITH_FOLDER = f"""\
+{begin("entering its container")}\
 export TRTDIST_LOCAL_DIR=$1/hello.$SLURM_PROCID
 mkdir -m 700 -- "$TRTDIST_LOCAL_DIR" || exit
 cd -- "$TRTDIST_LOCAL_DIR" || exit
@@ -38,11 +40,11 @@ exec "$@"
 
 def hello_command(topology: Topology, folder: Path) -> list[str]:
     """What each rank runs; `folder` is seen by all nodes."""
-    source = Path(mpi_hello.__file__).read_text(encoding="utf-8")
+    program = sent(_SENT, {})
     section = topology.container
     if section.runtime == "none":
-        return [*after_setup(topology.slurm.setup, 'cd / && exec "$@"'), sys.executable, "-c", source]
-    inside = ["sh", "-c", _TELL, "sh", "-c", source]
+        return [*after_setup(topology.slurm.setup, 'cd / && exec "$@"'), sys.executable, *program]
+    inside = ["sh", "-c", _TELL, "sh", *program]
     if not runtime(section.runtime).program:
         return inside
     enter = [sys.executable, "-m", "trtdist.supervisor.enter", *enter_options(topology), "--", *inside]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from trtdist.observe.findings import Finding, ordered
 from trtdist.rundir import runs_root
 from trtdist.topology.model import ContainerSection, Topology
 
-__all__ = ["here_facts", "image_facts", "refuse_unfit", "with_architecture"]
+__all__ = ["driver_by", "here_facts", "image_facts", "refuse_unfit", "with_architecture"]
 
 # ch-run takes a folder or a file; enroot, pyxis and apptainer know names of their own.
 _KNOWS_NO_NAMES = ("charliecloud",)
@@ -52,14 +53,15 @@ def here_facts(topology: Topology | None) -> HereFacts:
     section = topology.container if topology is not None else ContainerSection()
     contained = section.runtime != "none"
     sources = [Mount.parse(text).source for text in section.mounts] if contained else []
+    missing = tuple(path for path in sources if not os.path.exists(path))
     return HereFacts(
-        image=image_facts(section.image or "") if contained else None,
+        image=_image(topology, missing) if topology is not None and contained else None,
         unknown_image=_unknown_image(section),
         runs=root,
         runs_problem=_runs_problem(root),
         machine=_machine() if contained else "",
         runtime=section.runtime,
-        mounts_missing=tuple(path for path in sources if not os.path.exists(path)),
+        mounts_missing=missing,
     )
 
 
@@ -79,6 +81,27 @@ def _machine() -> str:
     from trtdist.containers.image_formats import here
 
     return here()
+
+
+def _image(topology: Topology, missing: Sequence[str]) -> ImageFacts | None:
+    """The image, with what it must have for GPUs. A mount that is not here may bring that where it is."""
+    found, mounts = image_facts(topology.container.image or ""), driver_by(topology)
+    if found is None or found.problem or mounts is None or missing:
+        return found
+    from trtdist.supervisor.gpu_driver import driver_problem
+
+    return replace(found, problem=driver_problem(found.path, mounts))
+
+
+def driver_by(topology: Topology) -> list[tuple[str, str]] | None:
+    """The mounts, sources with their targets, that could bring NVIDIA's driver into an image that must have it; None
+    where the container runtime brings it, or nobody needs it."""
+    from trtdist.rendering.containers import uses_gpus
+
+    if topology.container.runtime != "charliecloud" or not uses_gpus(topology):
+        return None
+    mounts = map(Mount.parse, topology.container.mounts)
+    return [(mount.source, mount.target) for mount in mounts]
 
 
 def image_facts(path: str) -> ImageFacts | None:

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from trtdist.cli.doctor_hello import hello_command, hello_options
+from trtdist.cli.doctor_here import driver_by
 from trtdist.cli.doctor_job import Job
-from trtdist.cli.doctor_nodes import examine, greet
+from trtdist.cli.doctor_nodes import Hello, examine, greet
 from trtdist.containers import Mount, runtime
 from trtdist.errors import MissingError
 from trtdist.observe.check_hello import check_hello
@@ -25,6 +27,7 @@ from trtdist.observe.findings import Finding
 from trtdist.observe.gpus import QUERY
 from trtdist.observe.node_facts import HERE, Wanted, facts_of
 from trtdist.plan import Plan
+from trtdist.rendering.containers import hooked
 from trtdist.slurm import mpi
 from trtdist.topology.model import Topology
 
@@ -48,13 +51,13 @@ class Look:
 
     def at(self, job: Job) -> list[Finding]:
         """Every finding about the nodes of a job."""
-        given = self.topology.slurm
+        given, began = self.topology.slurm, time.monotonic()
         with _folder(Path(self.here.runs)) as folder:
-            answers = examine(job, self._asked(job, folder), given.setup, given.extra_srun)
+            answers = examine(job, self._asked(job, folder), given.setup, given.extra_srun, began)
             said = " ".join(answers.said.split())
             found = list(check_nodes(self._wanted(job), facts_of(answers.reports), said))
             wrong = {each.node for each in found if each.level == "error" and each.code in _IN_THE_WAY}
-            return [*found, *self._hello(job, [name for name in job.nodes if name not in wrong], folder)]
+            return [*found, *self._hello(job, [name for name in job.nodes if name not in wrong], folder, began)]
 
     @property
     def _gpus(self) -> int:
@@ -82,6 +85,7 @@ class Look:
             "services": dict(self.services),
             "gpus": list(QUERY) if self._gpus else [],
             "unpacks": section.runtime in _UNPACKS,
+            "driver": driver_by(self.topology),
         }
 
     def _wanted(self, job: Job) -> Wanted:
@@ -102,7 +106,7 @@ class Look:
             runs=self.here.runs,
         )
 
-    def _hello(self, job: Job, fit: Sequence[str], folder: Path) -> Iterator[Finding]:
+    def _hello(self, job: Job, fit: Sequence[str], folder: Path, began: float) -> Iterator[Finding]:
         """Ranks greet each other on two nodes that are fit for it, or on one."""
         try:
             chosen = mpi.choose(self.mpi_types)
@@ -113,12 +117,12 @@ class Look:
             yield Finding("warning", "mpi.hello", "", what, "mend the errors, and look again")
             return
         wanted = min(2, len(job.nodes))
-        nodes = fit[:wanted]
+        nodes = tuple(fit[:wanted])
         tasks = min(2, self.plan.world_size, len(nodes) * self.plan.allocation.tasks_per_node)
         command, options = hello_command(self.topology, folder), hello_options(self.topology, folder)
-        hello = greet(job, nodes, tasks, chosen, command, options)
+        hello = greet(job, Hello(nodes, tasks, chosen, tuple(options), tuple(command), hooked(self.topology)), began)
         inside = self._image or self.topology.container.image or ""
-        yield check_hello(hello, inside if self.topology.container.runtime != "none" else "")
+        yield from check_hello(hello, inside if self.topology.container.runtime != "none" else "")
         if len(nodes) < wanted:
             what = f"ranks greeted each other on {nodes[0]} alone, since no other node is fit for them"
             yield Finding("warning", "mpi.hello", "", what, "mend the errors, and look again")

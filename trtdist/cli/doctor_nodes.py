@@ -12,36 +12,29 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from queue import Empty, Queue
 from typing import IO, Any
 
 from trtdist.cli.doctor_job import Job
-from trtdist.cli.doctor_setup import after_setup
-from trtdist.observe.node_facts import HERE, HelloFacts
+from trtdist.cli.doctor_sent import after_setup, sent
+from trtdist.observe.node_facts import HELLO_S, HERE, LOOK_S, MEET_S, HelloFacts, latest
 from trtdist.slurm.argv import srun_beside, without_outer_task
 
-__all__ = ["Answers", "examine", "greet", "program"]
+__all__ = ["EXAMINE", "Answers", "Hello", "examine", "greet"]
 
-_LOOK_S, _MEET_S, _HELLO_S, _END_S = 25.0, 20.0, 25.0, 5.0
-# In the order of what they import of each other.
-_SENT = (
+# How long a step may take to end by itself, and then when it is told to.
+_END_S = 3.0
+EXAMINE = (
     "trtdist.errors",
     "trtdist.containers.image_tree",
     "trtdist.containers.image_formats",
     "trtdist.services.binaries",
+    "trtdist.supervisor.gpu_driver",
     "trtdist.supervisor.greeter",
     "trtdist.supervisor.nodeprobe",
     "trtdist.supervisor.examine",
 )
-_LOADER = """\
-import json, sys, types
-for name, source in json.loads(sys.argv[1]):
-    module = sys.modules[name] = types.ModuleType(name)
-    exec(compile(source, name, "exec"), module.__dict__)
-module.main(json.loads(sys.argv[2]))
-"""
+"""What is sent to a node that is examined, in the order of what they import of each other."""
 # The Python of the run, else any that will do; without one there is nobody else to write a report.
 _ANY_PYTHON = """\
 if [ -x "$1" ]; then exec "$@"; fi
@@ -59,61 +52,80 @@ class Answers:
     said: str
 
 
-def examine(job: Job, asked: Mapping[str, Any], setup: Sequence[str], extra: Sequence[str]) -> Answers:
-    """Have each node of the job look around, all at once, and then meet the others; at most 45 seconds.
+@dataclass(frozen=True)
+class Hello:
+    """Ranks that are to greet each other: the nodes, how many there are, the MPI type and further options of srun, what
+    each runs, and variables for hooks of its container runtime."""
+
+    nodes: tuple[str, ...]
+    tasks: int
+    mpi: str
+    options: tuple[str, ...]
+    command: tuple[str, ...]
+    hooked: Mapping[str, str]
+
+
+def examine(job: Job, asked: Mapping[str, Any], setup: Sequence[str], extra: Sequence[str], began: float) -> Answers:
+    """Have each node of the job look around, all at once, and then meet the others; until MEET_S after `began`.
 
     `asked` is what `trtdist.supervisor.examine.look` takes; `setup` has the shell lines that run first, `extra`
     further options of srun.
     """
-    command = [*after_setup(setup, _ANY_PYTHON), sys.executable, *program(asked)]
+    command = [*after_setup(setup, _ANY_PYTHON), sys.executable, "-I", *sent(EXAMINE, asked)]
     words = srun_beside(job.id, job.nodes, command, name="doctor", extra=["--input=all", *extra])
     with _Step(words) as step:
-        found = step.until(lambda reports: len(reports) == len(job.nodes), _LOOK_S)
+        looking = step.until(lambda reports: len(_ended(reports)) == len(job.nodes), began + LOOK_S)
+        found = _ended(looking)
         listening = {report["node"]: report for report in found if report.get("address")}
         peers = [listening[name] for name in job.nodes if name in listening]
         files = [HERE, *(report["node"] for report in found if report.get("write_problem") == "")]
         told = {"peers": peers if job.nodes[0] in listening else [], "files": files}
         step.tell(told)
         waiting = {report["node"] for report in found if "write_problem" in report}
-        found += step.until(lambda reports: waiting <= {report["node"] for report in reports}, _MEET_S)
-    return Answers(tuple(found), step.said)
+        meeting = step.until(lambda reports: waiting <= {each["node"] for each in _ended(reports)}, began + MEET_S)
+    return Answers((*looking, *meeting), step.said)
 
 
-def program(asked: Mapping[str, Any]) -> list[str]:
-    """What a Python is given so that it examines the node it runs on, all of it on the command line."""
-    sources = [(name, _source(name)) for name in _SENT]
-    return ["-I", "-c", _LOADER, json.dumps(sources), json.dumps(asked)]
+def _ended(reports: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that say what was found, and not only what was begun."""
+    return [report for report in reports if "at" not in report]
 
 
-def _source(module: str) -> str:
-    spec = find_spec(module)
-    assert spec is not None and spec.origin is not None
-    return Path(spec.origin).read_text(encoding="utf-8")
-
-
-def greet(
-    job: Job, nodes: Sequence[str], tasks: int, mpi: str, command: Sequence[str], extra: Sequence[str]
-) -> HelloFacts:
-    """Have ranks on some nodes of the job greet each other over MPI with `command`, within 25 seconds."""
-    options = [f"--mpi={mpi}", f"--ntasks={tasks}", f"--ntasks-per-node={-(-tasks // len(nodes))}"]
-    words = srun_beside(job.id, nodes, command, name="doctor-hello", extra=[*options, "--kill-on-bad-exit=1", *extra])
-    began = time.monotonic()
-    with _Step(words) as running:
-        ranks = running.until(lambda reports: len(reports) == tasks, _HELLO_S)
-        code = running.code(_END_S if ranks else 1.0)
-    return HelloFacts(tasks, mpi, tuple(ranks), code, running.said, time.monotonic() - began)
+def greet(job: Job, hello: Hello, began: float) -> HelloFacts:
+    """Have ranks on some nodes of the job greet each other over MPI, until HELLO_S after `began`."""
+    shape = [f"--ntasks={hello.tasks}", f"--ntasks-per-node={-(-hello.tasks // len(hello.nodes))}"]
+    extra = [f"--mpi={hello.mpi}", *shape, "--kill-on-bad-exit=1", *hello.options]
+    words = srun_beside(job.id, hello.nodes, hello.command, name="doctor-hello", extra=extra)
+    started = time.monotonic()
+    with _Step(words, hello.hooked) as running:
+        said = running.until(lambda reports: len(_ended(reports)) == hello.tasks, began + HELLO_S)
+        ranks = _ended(said)
+        code, took = running.code(0.0 if running.late else _END_S), time.monotonic() - started
+    return HelloFacts(
+        nodes=hello.nodes,
+        tasks=hello.tasks,
+        mpi=hello.mpi,
+        ranks=tuple(ranks),
+        at=latest(said),
+        code=code,
+        said=running.said,
+        seconds=took,
+        server_pmix=next((report["server_pmix"] for report in said if report.get("server_pmix")), ""),
+        pmix=next((report["pmix"] for report in said if report.get("pmix")), ""),
+    )
 
 
 class _Step:
-    """An srun that reads what it is told and whose tasks print lines of JSON; it ends with the block."""
+    """An srun that reads what it is told and whose tasks print lines of JSON; it ends with the block. `late` says
+    whether time was over before what was waited for came."""
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], more: Mapping[str, str] | None = None) -> None:
         # What a run takes away from its ranks must not decide over these either.
         environ = {name: value for name, value in without_outer_task(os.environ).items() if name != "UCX_TLS"}
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             words,
-            env=environ,
+            env={**environ, **(more or {})},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -122,6 +134,7 @@ class _Step:
         )
         self._lines: Queue[str | None] = Queue()
         self._reader = threading.Thread(target=self._read, args=(self._process.stdout,), daemon=True)
+        self.late = False
         self.said = ""
 
     def __enter__(self) -> _Step:
@@ -129,11 +142,11 @@ class _Step:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Let it end by itself, since its input has; TERM aborts a step that does not."""
+        """Let it end by itself, since its input has, if it was in time; TERM aborts a step that does not."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-        if self.code(_END_S if error[0] is None else 0.0) is None:
+        if self.code(0.0 if self.late or error[0] is not None else _END_S) is None:
             self._process.terminate()
             if self.code(_END_S) is None:
                 self._process.kill()
@@ -151,14 +164,15 @@ class _Step:
             self._process.stdin.write(json.dumps(told) + "\n")
             self._process.stdin.flush()
 
-    def until(self, enough: Callable[[Sequence[Mapping[str, Any]]], bool], seconds: float) -> list[Mapping[str, Any]]:
-        """The reports that come until there are enough, or the step has ended, or time is over."""
+    def until(self, enough: Callable[[Sequence[Mapping[str, Any]]], bool], end: float) -> list[Mapping[str, Any]]:
+        """The reports that come until there are enough, or the step has ended, or it is `end` by the monotonic
+        clock."""
         found: list[Mapping[str, Any]] = []
-        end = time.monotonic() + seconds
         while not enough(found):
             try:
                 line = self._lines.get(timeout=max(0.0, end - time.monotonic()))
             except Empty:
+                self.late = True
                 break
             if line is None:
                 self._lines.put(None)

@@ -12,7 +12,7 @@ import platform
 import sys
 from typing import Any
 
-__all__ = ["found"]
+__all__ = ["found", "pmix_version"]
 
 PACKAGES = ("mpi4py", "numpy", "tensorrt_llm")
 
@@ -24,7 +24,7 @@ def found() -> dict[str, Any]:
     facts["python"] = platform.python_version()
     facts["architecture"] = platform.machine()
     facts["mpi"] = _mpi(errors) if facts["mpi4py"] else ""
-    facts["pmix"] = _pmix()
+    facts["pmix"] = pmix_version()
     facts["environment"] = sorted(os.environ)
     facts["errors"] = errors
     return facts
@@ -55,7 +55,7 @@ def _mpi(errors: dict[str, str]) -> str:
     return str(MPI.Get_library_version()).split(",")[0].rstrip("\0").strip()
 
 
-def _pmix() -> str:
+def pmix_version() -> str:
     """The PMIx library of the image; one that is built into the MPI library does not show."""
     for name in ("libpmix.so.2", "libpmix.so"):
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from trtdist.observe.check_engine import check_engine
 from trtdist.observe.check_services import check_services
 from trtdist.observe.findings import Finding, split
-from trtdist.observe.node_facts import HERE, NodeFacts, Wanted
+from trtdist.observe.node_facts import HERE, LOOK_S, MEET_S, NodeFacts, Wanted
 
 __all__ = ["check_nodes"]
 
@@ -32,10 +32,21 @@ def check_nodes(wanted: Wanted, facts: Mapping[str, NodeFacts], said: str) -> It
             remedy = "look at it with sinfo, or leave it out with slurm.exclude"
             yield Finding("error", "node.answer", name, what, remedy)
             continue
+        if node.at:
+            yield _late(node)
+        if not node.looked:
+            continue
         for check in _CHECKS:
             yield from check(wanted, node)
     yield from _same_image(wanted, facts)
     yield from _head(wanted, facts)
+
+
+def _late(node: NodeFacts) -> Finding:
+    """What hangs on a node: a setup, a file system or a program."""
+    what = f"was still {node.at} after {MEET_S if node.looked else LOOK_S:.0f} s"
+    remedy = "see there why that does not end, or leave the node out with slurm.exclude"
+    return Finding("error", "node.answer", node.node, what, remedy)
 
 
 def _python(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:

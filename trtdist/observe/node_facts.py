@@ -6,7 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-__all__ = ["HERE", "HelloFacts", "NodeFacts", "Wanted", "facts_of"]
+__all__ = ["HELLO_S", "HERE", "LOOK_S", "MEET_S", "HelloFacts", "NodeFacts", "Wanted", "facts_of", "latest"]
+
+LOOK_S, MEET_S, HELLO_S = 18.0, 29.0, 42.0
+"""When nodes must have looked around, met each other, and greeted each other over MPI, in seconds since they were
+there. What has not ended by then is a finding, and all is told and cleared away within a minute."""
 
 HERE = ".here"
 """The file by which nodes know that they see what the machine writes where the command runs; no node is called that."""
@@ -36,9 +40,12 @@ class Wanted:
 @dataclass(frozen=True)
 class NodeFacts:
     """The report of one node; what a report does not have was not looked at. Sizes are in bytes, limits as getrlimit
-    has them (-1 for none), `skew` and `round_trip` in seconds."""
+    has them (-1 for none), `skew` and `round_trip` in seconds. `at` is what the node had begun and not ended, `looked`
+    whether it got through looking around."""
 
     node: str
+    at: str = ""
+    looked: bool = True
     python: tuple[int, ...] = (3, 9)
     executable: str = ""
     run_python: bool = True
@@ -69,15 +76,25 @@ class NodeFacts:
 
 @dataclass(frozen=True)
 class HelloFacts:
-    """How a greeting over MPI went: the ranks' own reports, the exit code of srun (None when it did not end in time),
-    and what it said."""
+    """How a greeting over MPI went: on which nodes, the ranks' own reports, what nodes had begun and not ended, the
+    exit code of srun (None when it did not end in time), and what it said. `server_pmix` and `pmix` are the releases of
+    PMIx that Slurm and the ranks have, "" for what is not known."""
 
+    nodes: tuple[str, ...]
     tasks: int
     mpi: str
     ranks: tuple[Mapping[str, Any], ...]
+    at: Mapping[str, str]
     code: int | None
     said: str
     seconds: float
+    server_pmix: str = ""
+    pmix: str = ""
+
+
+def latest(reports: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """What each node was at when it printed its last line, "" when it had ended that."""
+    return {str(report["node"]): str(report.get("at", "")) for report in reports}
 
 
 def facts_of(reports: Iterable[Mapping[str, Any]]) -> dict[str, NodeFacts]:
@@ -88,5 +105,7 @@ def facts_of(reports: Iterable[Mapping[str, Any]]) -> dict[str, NodeFacts]:
         met = report.get("met")
         lines = {**report, **met, "met": True} if isinstance(met, dict) else dict(report)
         values = {name: tuple(v) if isinstance(v, list) else v for name, v in lines.items() if name in known}
-        found.setdefault(str(report["node"]), {}).update(values)
+        node = found.setdefault(str(report["node"]), {"looked": False})
+        node.update({"at": "", **values})
+        node["looked"] |= "at" not in report
     return {name: NodeFacts(**values) for name, values in found.items()}

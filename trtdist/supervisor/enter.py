@@ -10,7 +10,6 @@ of the node that is seen inside too. Standard library, Python 3.9.
 from __future__ import annotations
 
 import argparse
-import glob
 import os
 import resource
 import shutil
@@ -31,6 +30,7 @@ from trtdist.images import FILES, problems_of, read_record
 from trtdist.process import start_ticks
 from trtdist.rundir import RunDir
 from trtdist.supervisor import mount_points
+from trtdist.supervisor.gpu_driver import driver_problem
 
 __all__ = ["CROSSING", "container_of", "enter", "main", "pmix_folders"]
 
@@ -47,16 +47,6 @@ _LIMITS = {
     "nproc": resource.RLIMIT_NPROC,
     "stack": resource.RLIMIT_STACK,
 }
-# Where ch-fromhost and NVIDIA's images have the library of the driver.
-_LIBRARIES = (
-    "lib*",
-    "lib/*",
-    "usr/lib*",
-    "usr/lib/*",
-    "usr/local/lib*",
-    "usr/local/cuda*/compat",
-    "usr/local/cuda*/compat/*",
-)
 
 
 def container_of(given: argparse.Namespace, environ: Mapping[str, str], uid: int) -> Container:
@@ -116,12 +106,13 @@ def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping
     _write(rc, _RC)
     listed = os.path.isfile(container.image) or os.path.isfile(f"{container.image}/ch/environment")
     caller = Caller(os.getuid(), os.getgid(), _help(way, environ), str(rc), listed)
+    before: Sequence[Mount] = ()
     if not way.makes_mount_points(caller) and not container.writable:
-        container = mount_points.covered(container, _private(scratch / f"cover.{task}"))
+        container, before = mount_points.covered(container, _private(scratch / f"cover.{task}"))
     if not way.sets_limits:
         _set_limits(container)
     if not way.mounts_read_only:
-        mount_points.protect([mount.source for mount in container.mounts if not mount.writable])
+        mount_points.protect([mount.source for mount in container.mounts if not mount.writable], before)
     words = way.command(container, ["bash", "-c", _LOADER, "bash", str(variables), *argv], caller)
     os.execvpe(words[0], words, environ)
 
@@ -132,9 +123,7 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
     if shutil.which(way.program, path=environ.get("PATH")) is None:
         problems.append(f"has no {way.program}: install {name} there, or choose another container.runtime")
     if is_path(container.image):
-        problems += _image_problems(name, container.image)
-    if name == "charliecloud" and container.gpus:
-        problems += _driver_problems(container)
+        problems += _image_problems(name, container.image) or _driver_problems(name, container)
     for mount in container.mounts:
         if not os.path.exists(mount.source):
             problems.append(f"has no {mount.source} to mount: make it there, or take it out of container.mounts")
@@ -143,15 +132,11 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
         raise MissingError(f"node {node} {'; it '.join(problems)}")
 
 
-def _driver_problems(container: Container) -> list[str]:
-    """Charliecloud brings no driver; what a squashfs file has is not seen from outside."""
-    image = container.image
-    mounted = any("libcuda" in mount.target for mount in container.mounts)
-    if mounted or not os.path.isdir(image):
+def _driver_problems(name: str, container: Container) -> list[str]:
+    if name != "charliecloud" or not container.gpus:
         return []
-    if any(glob.glob(f"{glob.escape(image)}/{folder}/libcuda.so*") for folder in _LIBRARIES):
-        return []
-    return [f"finds no libcuda in the image {image}, and charliecloud brings none: `ch-fromhost --nvidia {image}` does"]
+    problem = driver_problem(container.image, [(mount.source, mount.target) for mount in container.mounts])
+    return [f"cannot use the image: {problem}"] if problem else []
 
 
 def _image_problems(name: str, image: str) -> list[str]:
@@ -163,8 +148,10 @@ def _image_problems(name: str, image: str) -> list[str]:
 
 
 def _folder_problems(name: str, image: str) -> list[str]:
+    if not os.access(image, os.R_OK | os.X_OK):
+        return [f"cannot read the image {image} (Permission denied): mend its permissions there"]
     if not any(os.access(f"{image}/{folder}/bash", os.X_OK) for folder in ("bin", "usr/bin")):
-        return [f"finds no bash in the image {image}: is it the root folder of a system?"]
+        return [f"finds no bash in the image {image}: correct container.image, which names no root folder of a system"]
     found = os.stat(image)
     if name == "podman" and os.getuid() and (found.st_uid, found.st_gid) != (os.getuid(), os.getgid()):
         return [f"has in {image} an image of somebody else's, which podman cannot use: make a copy that is yours"]

