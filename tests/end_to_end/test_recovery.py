@@ -53,8 +53,10 @@ def comes_back(place: Workplace, times: int = 1) -> None:
     wait_for(lambda: conditions(place).count(("READY", "")) > times, 60, f"READY again: {conditions(place)}")
 
 
-def passed(place: Workplace, server: str) -> int:
-    return [event.rung for event in place.events(Rung) if event.name == server].count("canary")
+def lives_proven(place: Workplace, server: str) -> int:
+    """In how many of its lives a server answered a canary, which may be told more than once."""
+    rungs = [event.rung for event in place.events(Rung) if event.name == server]
+    return sum("canary" in life.split() for life in " ".join(rungs).split("process")[1:])
 
 
 def test_a_killed_server_comes_back_while_the_others_serve(place: Workplace) -> None:
@@ -67,7 +69,7 @@ def test_a_killed_server_comes_back_while_the_others_serve(place: Workplace) -> 
     assert len(load.answers()) == 1
     assert all(each.begun < killed for each in load.failed()), load.failed()
     assert len(load.failed()) <= load.streams
-    assert passed(place, "gen.1") == 2
+    assert lives_proven(place, "gen.1") == 2
     (again,) = place.events(Restarting)
     assert (again.step, again.attempt, again.reason) == ("gen.1", 1, "gen.1.0 (step gen.1) was killed by SIGKILL")
     server = next(each for each in place.status()["servers"] if each["name"] == "gen.1")
@@ -129,7 +131,7 @@ def test_a_world_comes_back_as_a_whole(place: Workplace) -> None:
         wait_for(lambda: any(each.begun > back for each in load.outcomes if not each.error), 30, "answers again")
     assert len(load.answers()) == 1
     assert [each for each in load.failed() if each.begun > back] == []
-    assert [passed(place, name) for name in ("ctx.0", "ctx.1", "gen.0", "gen.1")] == [2] * 4
+    assert [lives_proven(place, name) for name in ("ctx.0", "ctx.1", "gen.0", "gen.1")] == [2] * 4
     place.trtdist("down")
 
 
