@@ -10,7 +10,7 @@ from trtdist.plan import Step
 from trtdist.simulation.facts import News, Scene, check
 from trtdist.supervisor import messages
 
-__all__ = ["Known", "Survival", "causes_among"]
+__all__ = ["Fall", "Known", "Survival", "causes_among"]
 
 # Processes are looked at ten times a second, and clocks differ by a few milliseconds.
 _RESOLUTION = 0.12
