@@ -11,7 +11,7 @@ import pytest
 from trtdist.simulation.facts import Scene
 from trtdist.simulation.life import Decide, Life, live
 from trtdist.simulation.scenes import scene
-from trtdist.supervisor import machine, messages
+from trtdist.supervisor import handover_messages, machine, messages
 from trtdist.supervisor.state import State
 
 LIVES = 400
@@ -23,12 +23,13 @@ TRIED = [rule for rule in RULES if rule.__module__ not in ELSEWHERE]
 # Time that goes by leaves no fact behind: the rules read it themselves.
 UNTRIED = (
     messages.Tick, messages.DrainAsked, messages.Withdrawn, messages.Placed, messages.Moved, messages.Seen,
-    messages.Unanswered,
+    messages.Unanswered, handover_messages.SuccessorAsked,
 )  # fmt: skip
 HANDLED = [kind for kind in machine._HANDLERS if kind not in UNTRIED]
 ACTIONS = (
     messages.Resolve, messages.Start, messages.Probe, messages.TestPort, messages.Signal, messages.SignalTask,
     messages.Kill, messages.Announce, messages.Sweep, messages.Conclude, messages.Finish,
+    handover_messages.Succeed, handover_messages.HandOver, handover_messages.CallOff,
 )  # fmt: skip
 
 

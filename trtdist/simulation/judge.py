@@ -10,6 +10,7 @@ from trtdist.plan import Step
 from trtdist.simulation.cluster import Cluster
 from trtdist.simulation.expected import Ending, Expected
 from trtdist.simulation.facts import News, Scene, Violation
+from trtdist.supervisor import handover_messages as handover
 from trtdist.supervisor import messages
 from trtdist.supervisor.facts import Outcome
 
@@ -39,6 +40,17 @@ class _Known:
     killed: float | None = None
 
 
+@dataclass(eq=False)
+class _Heir:
+    """What the supervisor knows of the run that is to take over: since when it is due, how many were asked for, and
+    until when this one may stay once it has taken over."""
+
+    due: float = float("inf")
+    attempts: int = 0
+    awaited: bool = False
+    stay: float = 0.0
+
+
 class Judge:
     """One life, as seen from outside; raises Violation."""
 
@@ -63,6 +75,7 @@ class Judge:
         self._outcome: Outcome | None = None
         self._swept: tuple[str, ...] | None = None
         self._sweeps = self._finished = 0
+        self._heir = _Heir()
 
     # What the supervisor hears.
 
@@ -162,6 +175,26 @@ class Judge:
         if event.grace is not None and self._ending is not None:
             self._must_be_over(now, event.grace)
 
+    def _time_limit(self, event: messages.TimeLimit, now: float) -> None:
+        if self._ending is not None:
+            self._must_be_over(now, self._settings.grace)
+
+    def _hand_over_due(self, event: handover.HandOverDue, now: float) -> None:
+        if not self._heir.attempts:
+            self._heir.due = min(self._heir.due, now)
+
+    def _successor_ready(self, event: handover.SuccessorReady, now: float) -> None:
+        self._heir.awaited = False
+        self._heir.stay = now + event.patience
+        self._owed["clients were not told who has taken over"] = None
+        if self._ending is None:
+            self._expected.handed_over(min(self._settings.linger, event.patience / 2), now)
+
+    def _successor_lost(self, event: handover.SuccessorLost, now: float) -> None:
+        self._heir.awaited = False
+        if self._heir.attempts < self._settings.successors:
+            self._heir.due = now + self._settings.successor_pause
+
     def _heard_swept(self, event: messages.Swept, now: float) -> None:
         self._answers -= 1
         self._swept = event.left
@@ -249,6 +282,22 @@ class Judge:
     def _find_killed(self, action: messages.FindKilled, now: float) -> None:
         _check(self._ending is None, f"who was killed in {action.step} was asked during a stop")
 
+    def _succeed(self, action: handover.Succeed, now: float) -> None:
+        self._nothing_more()
+        _check(self._ready and not self._heir.awaited, "a run to take over was asked for at the wrong time")
+        _check(now >= self._heir.due - _CLOSE, "a run to take over was asked for too early")
+        self._heir = _Heir(attempts=self._heir.attempts + 1, awaited=True)
+        _check(self._heir.attempts <= self._settings.successors, "runs to take over are asked for without an end")
+
+    def _hand_over(self, action: handover.HandOver, now: float) -> None:
+        _check(isinstance(self._event, handover.SuccessorReady), "clients were sent to a run that has not taken over")
+        self._owed.pop("clients were not told who has taken over", None)
+
+    def _call_off(self, action: handover.CallOff, now: float) -> None:
+        _check(self._ending is not None and self._heir.awaited, "a run to take over was called off without a reason")
+        self._heir.awaited = False
+        self._owed.pop("the run that was to take over is left", None)
+
     def _announce(self, action: messages.Announce, now: float) -> None:
         if action.state == "STARTING":
             _check(isinstance(self._event, messages.Begin), "STARTING was said late")
@@ -275,8 +324,13 @@ class Judge:
         states = {state for state, _ in self._ending.verdicts}
         shown = {"STOPPING" if each in ("STOPPED", "INTERRUPTED") else each for each in states}
         _check(state in shown, f"{state} was said where {' or '.join(sorted(shown))} is right")
-        given = self._event.grace if isinstance(self._event, messages.StopAsked) else None
-        self._must_be_over(now, max(self._settings.grace, self._settings.failure_grace) if given is None else given)
+        event = self._event
+        lasting = isinstance(event, messages.EveryoneTerminated) and event.certain
+        if self._heir.awaited and state == "STOPPING" and not lasting:
+            self._owed["the run that was to take over is left"] = None
+        given = event.grace if isinstance(event, messages.StopAsked) else None
+        allowed = max(self._settings.grace, self._settings.failure_grace, self._heir.stay - now)
+        self._must_be_over(now, allowed if given is None else given)
 
     def _must_be_over(self, now: float, grace: float) -> None:
         """The tiers have the grace together, and each what KILL needs; another wish only shortens it."""
@@ -330,6 +384,8 @@ class Judge:
             return
         if self._ending is None:
             _check(self._expected.due() >= now - _CLOSE, "a stop is late")
+            wanted = self._ready and not self._expected.settling() and not self._heir.awaited
+            _check(not wanted or self._heir.due > now, "no run was asked for that takes over")
         else:
             _check(now <= self._over_by, "a stop takes longer than it may")
             self._lowest_tier_is_told()
@@ -373,6 +429,10 @@ _HEARD: dict[type, Callable[[Judge, Any, float], None]] = {
     messages.CameReady: Judge._came_ready,
     messages.SignalCame: Judge._signal_came,
     messages.StopAsked: Judge._stop_asked,
+    messages.TimeLimit: Judge._time_limit,
+    handover.HandOverDue: Judge._hand_over_due,
+    handover.SuccessorReady: Judge._successor_ready,
+    handover.SuccessorLost: Judge._successor_lost,
 }
 
 _SAID: dict[type, Callable[[Judge, Any, float], None]] = {
@@ -388,4 +448,7 @@ _SAID: dict[type, Callable[[Judge, Any, float], None]] = {
     messages.Sweep: Judge._sweep,
     messages.Conclude: Judge._conclude,
     messages.Finish: Judge._finish,
+    handover.Succeed: Judge._succeed,
+    handover.HandOver: Judge._hand_over,
+    handover.CallOff: Judge._call_off,
 }

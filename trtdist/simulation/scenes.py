@@ -29,7 +29,7 @@ def scene(seed: int, plan: Plan | None = None) -> Scene:
         step = random.choice(planned.steps)
         tempers[step.name] = _troubled(random, step, tempers[step.name])
     slurm = planned.allocation.nodes > 1 or random.random() < 0.5
-    faults = _faults(random, planned, slurm)
+    faults = (*_faults(random, planned, slurm), *_hand_over(Random(f"hand-over {seed}"), slurm))
     return _scene(random, seed, planned, tempers, faults, slurm)
 
 
@@ -108,6 +108,11 @@ def _faults(random: Random, plan: Plan, slurm: bool) -> tuple[Fault, ...]:
             at = found[-1].at + _spread(random, 0.001, 5.0)
         found.append(_DRAW[random.choice(kinds)](random, plan, at))
     return tuple(sorted(found, key=lambda fault: fault.at))
+
+
+def _hand_over(random: Random, slurm: bool) -> tuple[Fault, ...]:
+    """Some runs through Slurm are to be followed by another."""
+    return (Fault(random.uniform(1.0, 90.0), "hand-over due"),) if slurm and random.random() < 0.4 else ()
 
 
 def _task(kind: str) -> Callable[[Random, Plan, float], Fault]:
