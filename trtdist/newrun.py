@@ -1,4 +1,5 @@
-"""Makes the folder of a run: it appears whole and under a name of its own, or not at all. Standard library, Python 3.9."""
+"""Makes the folder of a run: it appears whole and under a name of its own, or not at all. Standard library, Python
+3.9."""
 
 from __future__ import annotations
 

@@ -80,6 +80,7 @@ def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:
     assert set(found) == {
         "version", "run_id", "run_dir", "name", "state", "detail", "engine", "model", "runtime", "launch",
         "slurm_job_id", "slurm_job", "supervisor", "times", "endpoints", "servers", "ranks", "services", "failure",
+        "previous_run", "next_run",
     }  # fmt: skip
     assert set(found["ranks"][0]) == {
         "name", "server", "role", "rank", "leader", "node", "gpu", "pid", "state", "log",

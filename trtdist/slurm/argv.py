@@ -50,7 +50,8 @@ class JobOptions:
     or `none`. `warning` is how many seconds before the time limit the batch script gets USR1, 0 for no warning; Slurm
     may send it up to a minute earlier. With `requeue`, a job that is preempted or loses its first node is queued again;
     with `spares`, so many of `nodes` may be lost. With `crowded`, ranks take next to no CPU and may be more than there
-    are CPUs. `lead` is how many seconds before the time limit a job like it is asked for, which takes over; 0 for never.
+    are CPUs. `lead` is how many seconds before the time limit a job like it is asked for, to take over; 0 for
+    never.
     """
 
     name: str
