@@ -86,7 +86,7 @@ def test_the_node_with_the_fewest_cpus_counts() -> None:
         (
             replace(JOB, nodes=3, gpus_per_node=8),
             "",
-            "two jobs of 3 nodes are there at the same time, and partition batch",
+            "two jobs of 3 nodes are there at the same time, and partition b",
         ),
         (replace(JOB, nodes=3, gpus_per_node=0, cpus_per_task=5), "", "partition batch has 4 nodes"),
         (replace(JOB, nodes=3, exclusive=True), "", "lower the sizes"),

@@ -64,9 +64,10 @@ def ended(run: RunDir) -> tuple[str, str]:
     return found["state"], found["reason"]
 
 
-def waiting(user: User) -> str:
-    """The jobs of the user that are not over."""
-    return user.cluster.output("squeue", "--me", "--noheader", "--format=%i %T %N")
+def waiting(user: User) -> list[str]:
+    """The jobs of runs in the user's folder that are not over."""
+    listed = user.cluster.output("squeue", "--me", "--noheader", "--format=%i %T %Z")
+    return [line for line in listed.splitlines() if str(user.runs) in line]
 
 
 @pytest.mark.long
@@ -118,7 +119,7 @@ def test_one_that_waits_at_the_limit_comes_up_alone_and_nothing_stays_queued(alo
     assert [line.split()[0] for line in down.stdout.splitlines()] == [run.run_id, after.run_id, third.run_id]
     assert (ended(after)[0], ended(third)[0]) == ("STOPPED", "STOPPED")
     assert "called off while job" in ended(third)[1]
-    assert waiting(alone) == ""
+    assert waiting(alone) == []
     assert alone.left() == []
 
 
@@ -143,7 +144,7 @@ def test_two_that_fail_are_enough_and_the_run_serves_until_its_limit(user: User)
     assert (state, "; no run took over: " in reason) == ("TIMEOUT", True)
     assert len(told(run)) == 3
     assert user.trtdist("down", run.run_id).returncode == 0
-    assert waiting(user) == ""
+    assert waiting(user) == []
     assert user.left() == []
 
 
@@ -164,5 +165,18 @@ def test_a_run_that_dies_is_followed_by_the_one_that_was_asked_for(user: User) -
     assert answer.stdout.strip(), answer.stderr
     assert user.trtdist("down").returncode == 0
     assert ended(after)[0] == "STOPPED"
-    assert waiting(user) == ""
+    assert waiting(user) == []
     assert user.left() == []
+
+
+@pytest.mark.long
+def test_a_job_that_is_cancelled_takes_the_next_one_from_the_queue(alone: User) -> None:
+    run = submitted(alone, 'time: "10", handover: 580, extra_sbatch: [--nodelist=node2, --exclusive]')
+    wait_for(lambda: [each.state for each in told(run)] == ["asked"], 60, "the next job")
+    after = chain.successor(run)
+    assert after is not None
+    alone.cluster.output("scancel", run.slurm_job.read_text().strip())
+    wait_for(lambda: run.verdict.exists() and after.verdict.exists(), 60, "both verdicts")
+    assert (ended(run)[0], ended(after)[0]) == ("INTERRUPTED", "STOPPED")
+    wait_for(lambda: waiting(alone) == [], 60, "both jobs to be gone")
+    assert chain.heir(run) is None
