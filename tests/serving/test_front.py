@@ -350,6 +350,7 @@ def test_clients_are_asked_to_connect_anew_once_another_run_has_taken_over(play:
         answered = await raw.answer()
         assert (answered.status, answered.headers["connection"]) == (200, "close")
         assert await raw.closed() == b""
+        raw.close()
         # New ones are served as before.
         assert (await front.post("/v1/completions", COUNT)).status == 200
 

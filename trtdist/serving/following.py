@@ -32,6 +32,7 @@ class Following:
         self._found: asyncio.Future[Requester] | None = None
         self._holding: asyncio.Task[None] | None = None
         self._known = asyncio.Event()
+        self._unreachable = False
 
     @property
     def known(self) -> bool:
@@ -56,8 +57,8 @@ class Following:
         await self._known.wait()
 
     async def heir(self) -> Requester | None:
-        """The requester of the heir; None without one, and for one that cannot be reached in time."""
-        if self._found is None:
+        """The requester of the heir; None without one, and for one that cannot be reached from here."""
+        if self._found is None or (self._unreachable and not self._found.done()):
             return None
         with contextlib.suppress(asyncio.TimeoutError):
             return await asyncio.wait_for(asyncio.shield(self._found), OPEN_S)
@@ -77,5 +78,6 @@ class Following:
                     found.set_result(requester)
                     await asyncio.Event().wait()
             except TrtdistError as error:
+                self._unreachable = True
                 report_to_stderr(f"{heir.run} has taken over, and cannot be reached yet: {error}")
                 await asyncio.sleep(AGAIN_S)
