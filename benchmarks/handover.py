@@ -1,13 +1,14 @@
 """What a hand-over costs: how long it takes, and which requests fail of it.
 
-    python benchmarks/handover.py [--time MINUTES] [--lead SECONDS] [--streams N] [--json]
+    python benchmarks/handover.py [--time MINUTES] [--lead SECONDS] [--streams N] [--launch MODE] [--json]
 
 Through Slurm, on a machine from which the nodes are reached. Submits a context and a generation server of the reference
-engine with a short time limit and `slurm.handover`. Streams go to the run over NATS, as one requester that is opened
-once, and requests over HTTP through one `trtdist forward`, on connections that are kept as long as they may be; none is
-sent again by itself. When the first job has ended the load goes on for a moment, then everything is taken down. Printed
-are seconds from the submission of the next job to its READY and to the end of the first one, the requests, those that
-failed, and the longest time without an answer.
+engine with a short time limit and `slurm.handover`. Streams go to the run over NATS, short ones and some of half a
+minute, each kind as one requester that is opened once; requests over HTTP go through one `trtdist forward`, on
+connections that are kept as long as they may be. None is sent again by itself. When the first job has ended the load
+goes on for a moment, then everything is taken down. Printed are seconds from the submission of the next job to its
+READY and to the end of the first one, the requests, those that failed, the longest time without an answer, and how many
+long answers the first run finished after it had begun to stop.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.steady_load import PROMPT, Outcome, steady_load
 from trtdist import chain
-from trtdist.events import EventReader, Successor
+from trtdist.events import EventReader, RunState, Successor
 from trtdist.rundir import RunDir
 
 TOPOLOGY = """\
 name: handover
 model: reference/tiny
 engine: reference
-launch: per_server
+launch: {launch}
 context_servers: {{num_instances: 1, reference: {{prefill_delay: 0.02}}}}
 generation_servers: {{num_instances: 1, reference: {{step_delay: 0.02}}}}
 slurm: {{nodes: 1, gpus_per_node: 2, mem: 500, time: "{minutes}", handover: {lead}}}
@@ -47,6 +48,8 @@ slurm: {{nodes: 1, gpus_per_node: 2, mem: 500, time: "{minutes}", handover: {lea
 TRTDIST = [sys.executable, "-m", "trtdist.cli"]
 LIMIT_S = 600.0
 AFTER_S = 5.0
+# At 20 ms each.
+LONG_TOKENS = 1500
 
 
 @dataclass
@@ -108,6 +111,9 @@ class Measured:
     left_after: float
     requests: int
     failed: list[str]
+    long_requests: int
+    long_failed: list[str]
+    drained: int
     gap: float
     http_requests: int
     http_failed: list[str]
@@ -118,10 +124,10 @@ class Measured:
 class Deployment:
     """A run that hands over, in a folder of runs."""
 
-    def __init__(self, folder: Path, minutes: int, lead: float) -> None:
+    def __init__(self, folder: Path, minutes: int, lead: float, launch: str) -> None:
         self._environ = {**os.environ, "TRTDIST_RUNS": str(folder / "runs")}
         file = folder / "cluster.yaml"
-        file.write_text(TOPOLOGY.format(minutes=minutes, lead=lead))
+        file.write_text(TOPOLOGY.format(minutes=minutes, lead=lead, launch=launch))
         told = json.loads(self.call("submit", str(file), "--wait", "--json"))
         self.run = RunDir(Path(told["run_dir"]))
 
@@ -144,6 +150,12 @@ class Deployment:
             process.terminate()
             process.wait(60)
 
+    def stopping(self) -> float:
+        """When the first run began to stop."""
+        records = EventReader(self.run.events).poll()
+        states = [(record.time, record.event.state) for record in records if isinstance(record.event, RunState)]
+        return next((at for at, state in states if state == "STOPPING"), float("inf"))
+
     def succession(self) -> dict[str, float]:
         """When the next run was asked for, became ready, and so on."""
         records = EventReader(self.run.events).poll()
@@ -154,7 +166,11 @@ def measure(deployment: Deployment, streams: int) -> Measured:
     """Load it until its first job has handed over and ended, and a little longer."""
     run = deployment.run
     key = (run.secrets / "http.keys").read_text().split()[0]
-    with deployment.forwarded() as url, steady_load(run.path, streams) as load:
+    with (
+        deployment.forwarded() as url,
+        steady_load(run.path, streams) as load,
+        steady_load(run.path, max(1, streams // 2), LONG_TOKENS, 120.0) as long_ones,
+    ):
         over_http = HttpLoad(url, key, max(1, streams // 4))
         over_http.start()
         until = time.monotonic() + LIMIT_S
@@ -163,22 +179,27 @@ def measure(deployment: Deployment, streams: int) -> Measured:
         ended = time.time()
         time.sleep(AFTER_S)
         over_http.stop()
-    told = deployment.succession()
+    told, heir = deployment.succession(), chain.heir(run)
     begun = told.get("asked", ended)
-    answers = {each.text for each in (*load.outcomes, *over_http.outcomes) if not each.error}
+    short = {each.text for each in (*load.outcomes, *over_http.outcomes) if not each.error}
     return Measured(
         run=run.run_id,
-        heir=chain.newest(run).run_id,
+        heir="" if heir is None else heir.run_id,
         verdict=json.loads(run.verdict.read_text()),
         ready_after=told.get("ready", float("nan")) - begun,
         left_after=ended - begun,
         requests=len(load.outcomes),
         failed=[each.error for each in load.failed()],
+        long_requests=len(long_ones.outcomes),
+        long_failed=[each.error for each in long_ones.failed()],
+        drained=sum(
+            each.begun < told.get("ready", 0.0) and each.ended > deployment.stopping() for each in long_ones.outcomes
+        ),
         gap=load.longest_gap(begun),
         http_requests=len(over_http.outcomes),
         http_failed=[each.error for each in over_http.outcomes if each.error],
         http_gap=_gap(over_http.outcomes, begun),
-        answers=len(answers),
+        answers=len(short) + len(long_ones.answers()),
     )
 
 
@@ -194,11 +215,12 @@ def main() -> None:
     parser.add_argument("--time", type=int, default=3)
     parser.add_argument("--lead", type=float, default=120.0)
     parser.add_argument("--streams", type=int, default=8)
+    parser.add_argument("--launch", choices=("per_server", "mpi_world"), default="per_server")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--folder", type=Path, help="where the runs go, which all nodes must see")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="handover-", dir=given.folder or Path.home()))
-    deployment = Deployment(folder, given.time, given.lead)
+    deployment = Deployment(folder, given.time, given.lead, given.launch)
     try:
         found = measure(deployment, given.streams)
     finally:
@@ -208,6 +230,8 @@ def main() -> None:
         return
     print(f"READY after {found.ready_after:.1f} s, the first job ended after {found.left_after:.1f} s")
     print(f"NATS: {found.requests} requests, {len(found.failed)} failed, longest gap {found.gap:.2f} s")
+    failed = f"{len(found.long_failed)} failed, {found.drained} drained"
+    print(f"long answers over NATS: {found.long_requests} requests, {failed}")
     print(f"HTTP: {found.http_requests} requests, {len(found.http_failed)} failed, longest gap {found.http_gap:.2f} s")
 
 

@@ -71,18 +71,19 @@ def waiting(user: User) -> list[str]:
 
 
 @pytest.mark.long
-def test_no_request_fails_of_a_hand_over(user: User) -> None:
-    """Streams over NATS and requests over HTTP, from a node, while the next job takes over."""
-    words = [PYTHON, str(BENCHMARK), "--json", "--folder", str(user.cluster.folder)]
+@pytest.mark.parametrize("launch", ["per_server", "mpi_world"])
+def test_no_request_fails_of_a_hand_over(user: User, launch: str) -> None:
+    """Short and long streams over NATS and requests over HTTP, from a node, while the next job takes over."""
+    words = [PYTHON, str(BENCHMARK), "--json", "--launch", launch, "--folder", str(user.cluster.folder)]
     done = user.cluster.run(*words, host="node4", timeout=500)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     print(found)
-    assert (found["failed"], found["http_failed"]) == ([], [])
+    assert (found["failed"], found["long_failed"], found["http_failed"]) == ([], [], [])
     assert found["heir"] != found["run"]
     assert found["verdict"]["state"] == "STOPPED"
     assert f"handed over to {found['heir']} (job " in found["verdict"]["reason"]
-    assert (found["requests"] > 50, found["http_requests"] > 20, found["answers"]) == (True, True, 1)
+    assert (found["requests"] > 50, found["http_requests"] > 20, found["answers"]) == (True, True, 2)
 
 
 @pytest.mark.long
