@@ -42,7 +42,8 @@ class Following:
     @property
     def opened(self) -> Requester | None:
         """The requester of the heir as far as it is open."""
-        return self._found.result() if self._found is not None and self._found.done() else None
+        found = self._found
+        return found.result() if found is not None and found.done() and not found.cancelled() else None
 
     def look(self, heir: Heir | None) -> None:
         """Learn who takes over; the first that is told counts."""
@@ -60,9 +61,8 @@ class Following:
         """The requester of the heir; None without one, and for one that cannot be reached from here."""
         if self._found is None or (self._unreachable and not self._found.done()):
             return None
-        with contextlib.suppress(asyncio.TimeoutError):
-            return await asyncio.wait_for(asyncio.shield(self._found), OPEN_S)
-        return None
+        await asyncio.wait({self._found}, timeout=OPEN_S)
+        return self.opened
 
     async def close(self) -> None:
         """Close it; its requests are cancelled."""

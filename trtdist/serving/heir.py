@@ -54,6 +54,6 @@ class Heir:
 
 
 def _text(value: Any, key: str) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str) or not value:
         raise InputError(f"{key} has something else where text belongs")
     return value

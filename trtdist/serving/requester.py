@@ -262,6 +262,9 @@ class Requester:
     def _close(self, reason: str) -> None:
         self._closed = self._closed or reason
         self._ended.set()
+        if self._following.known:
+            # The run before has gone, and its etcd with it.
+            self._watcher.rest()
         for attempt in self._inbox.attempts:
             attempt.fail(RequestError("unavailable", reason))
 

@@ -109,6 +109,11 @@ class Watcher:
         if self._task is not None:
             await end_task(self._task)
 
+    def rest(self) -> None:
+        """Ask etcd no more: nothing of it is of interest from now on."""
+        if self._task is not None:
+            self._task.cancel()
+
     @contextlib.contextmanager
     def calling(self, callback: Callable[[Change], None]) -> Iterator[None]:
         """Have every change told, in order and at once, while in `with`; the callback must not block or raise."""
