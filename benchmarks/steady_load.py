@@ -35,11 +35,13 @@ class Outcome:
 
 @dataclass
 class Load:
-    """So many streams at a time, of so many tokens each, on the run in `folder`, until `stop`."""
+    """So many streams at a time, of so many tokens each, on the run in `folder`, until `stop`; each has `timeout`
+    seconds."""
 
     folder: Path
     streams: int = 8
     tokens: int = 24
+    timeout: float = 30.0
     outcomes: list[Outcome] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,7 +84,7 @@ class Load:
         while not self._stop.is_set():
             begun, text, problem = time.time(), "", ""
             try:
-                async for answer in requester.stream(Ask(sampling, prompt=PROMPT, timeout=30.0)):
+                async for answer in requester.stream(Ask(sampling, prompt=PROMPT, timeout=self.timeout)):
                     text += answer.text
             except TrtdistError as error:
                 problem = str(error) or type(error).__name__
@@ -93,9 +95,9 @@ class Load:
 
 
 @contextmanager
-def steady_load(folder: Path, streams: int = 8, tokens: int = 24) -> Iterator[Load]:
+def steady_load(folder: Path, streams: int = 8, tokens: int = 24, timeout: float = 30.0) -> Iterator[Load]:
     """A load while in `with`."""
-    load = Load(folder, streams, tokens)
+    load = Load(folder, streams, tokens, timeout)
     load.start()
     try:
         yield load

@@ -34,6 +34,7 @@ __all__ = [
     "Stalled",
     "StepExited",
     "StepStarted",
+    "Successor",
     "SupervisorStarted",
     "TaskExited",
     "TaskRefused",
@@ -202,6 +203,17 @@ class Stalled:
 
 
 @dataclass(frozen=True)
+class Successor:
+    """What becomes of the run that is to take over, and of its job: `state` is asked, ready, lost or called off;
+    `reason` is a sentence, "" where there is nothing to explain (by the supervisor)."""
+
+    run: str
+    job: str
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
 class TaskUnwell:
     """A task runs, and does not do its work any more; `reason` finishes the sentence "gen.0.0 ..." (by the canary)."""
 
@@ -257,6 +269,7 @@ Event = Union[
     Restarting,
     WrittenOff,
     Drained,
+    Successor,
     TaskStarted,
     TaskExited,
     TaskRefused,
@@ -280,6 +293,7 @@ _TYPES: dict[str, type[Event]] = {
     "restarting": Restarting,
     "written_off": WrittenOff,
     "drained": Drained,
+    "successor": Successor,
     "task_started": TaskStarted,
     "task_exited": TaskExited,
     "task_refused": TaskRefused,

@@ -131,6 +131,21 @@ class RunDir:
         """The id of a job that was there before the run and outlives it."""
         return self.path / "slurm.borrowed"
 
+    @property
+    def next_run(self) -> Path:
+        """The id of the run, beside this one, that is to take over before this one's job reaches its time limit."""
+        return self.path / "run.next"
+
+    @property
+    def previous_run(self) -> Path:
+        """The id of the run that this one is to take over from."""
+        return self.path / "run.previous"
+
+    @property
+    def handed_over(self) -> Path:
+        """The id of the run that has taken over, created once."""
+        return self.path / "run.heir"
+
     def log(self, name: str) -> Path:
         """The log of `gen.0.1` (server and rank), `nats`, `router`, ..."""
         return self.logs / f"{name}.log"

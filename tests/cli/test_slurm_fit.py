@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from trtdist.cli.slurm_fit import few_cpus, misfit, too_small
+from trtdist.cli.slurm_fit import few_cpus, misfit, no_successor, too_small
 from trtdist.slurm.argv import JobOptions
 from trtdist.slurm.parse import Partition
 
@@ -76,3 +76,24 @@ def test_the_node_with_the_fewest_cpus_counts() -> None:
     options = "(--ntasks-per-node=4 --cpus-per-task=1)"
     assert few_cpus(JOB, [4, 3]) == [f"it has 3 CPUs on a node and 4 are needed {options}"]
     assert few_cpus(JOB, [8, 4]) == few_cpus(JOB, []) == []
+
+
+@pytest.mark.parametrize(
+    ("job", "submits", "words"),
+    [
+        (replace(JOB, gpus_per_node=8), "", ""),
+        (replace(JOB, nodes=3), "", ""),
+        (
+            replace(JOB, nodes=3, gpus_per_node=8),
+            "",
+            "two jobs of 3 nodes are there at the same time, and partition b",
+        ),
+        (replace(JOB, nodes=3, gpus_per_node=0, cpus_per_task=5), "", "partition batch has 4 nodes"),
+        (replace(JOB, nodes=3, exclusive=True), "", "lower the sizes"),
+        (replace(JOB, nodes=3, gpus_per_node=8, gpu_directive="none"), "", ""),
+        (JOB, "login[1-2]", "takes jobs from login[1-2] alone (AllocNodes)"),
+    ],
+)
+def test_a_job_that_can_have_none_beside_it_is_named(job: JobOptions, submits: str, words: str) -> None:
+    found = no_successor(job, [BATCH], submits, "batch")
+    assert (words in found) if words else found == ""

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from tests.observe.fake_run import RUN_ID, FakeRun
 from trtdist.cli.status import command
 from trtdist.errors import InputError
-from trtdist.events import TaskExited, WrittenOff
+from trtdist.events import Successor, TaskExited, WrittenOff
 from trtdist.observe.living import find_live_run
 from trtdist.plan import to_json
 from trtdist.process import ProcessId
@@ -94,6 +94,7 @@ def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:
     assert set(found) == {
         "version", "run_id", "run_dir", "name", "state", "detail", "engine", "model", "runtime", "launch",
         "slurm_job_id", "slurm_job", "supervisor", "times", "endpoints", "servers", "ranks", "services", "failure",
+        "previous_run", "next_run",
     }  # fmt: skip
     assert set(found["ranks"][0]) == {
         "name", "server", "role", "rank", "leader", "node", "gpu", "pid", "state", "log",
@@ -161,3 +162,21 @@ def test_a_name_means_its_newest_run_that_is_up(fake: FakeRun, tmp_path: Path) -
     assert find_live_run("tiny", os.environ).run_id == RUN_ID
     fake.verdict()
     assert find_live_run("tiny", os.environ).run_id == newer.run.run_id
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (Successor("next", "8", "asked"), "next (job 8), which is to take over"),
+        (Successor("next", "8", "ready"), "next (job 8), which has taken over"),
+        (Successor("", "", "lost", "no nodes"), "which will not take over: no nodes"),
+    ],
+)
+def test_the_run_that_is_to_take_over_is_shown(fake: FakeRun, event: Successor, line: str) -> None:
+    fake.ready()
+    assert "after it" not in status() and "before it" not in status()
+    fake.write("supervisor", event)
+    assert f"  after it    {line}\n" in status()
+    found = json.loads(status("--json"))
+    assert found["next_run"] == asdict(event)
+    assert found["previous_run"] is None

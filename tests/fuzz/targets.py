@@ -15,6 +15,7 @@ from trtdist import events
 from trtdist.errors import TrtdistError
 from trtdist.observe.tail import MAX_LINE, Tail, TimeIndex, offset_since, tail_offset
 from trtdist.serving import etcd_wire, protocol
+from trtdist.serving.heir import Heir
 from trtdist.serving.wire import ProtocolError
 from trtdist.topology import check_text
 from trtdist.topology.importers.draft import Wishes
@@ -54,6 +55,16 @@ def etcd(data: bytes) -> None:
             read(etcd_wire.decode_object(data))
         except etcd_wire.EtcdError as error:
             assert str(error)
+
+
+def heir(data: bytes) -> None:
+    """What etcd says of the run that has taken over."""
+    try:
+        found = Heir.from_entry(etcd_wire.KeyValue("run/components/heir", data, 1, 1, 1, 0))
+    except TrtdistError as error:
+        assert str(error)
+        return
+    assert found is not None and "/" not in found.run and all(found.etcd_endpoints)
 
 
 def event_line(data: bytes) -> None:
@@ -111,6 +122,7 @@ def importing(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "wire": wire,
     "etcd": etcd,
+    "heir": heir,
     "events": event_line,
     "log": log,
     "topology": topology,
@@ -134,6 +146,11 @@ SEEDS: dict[str, list[bytes]] = {
         b'{"result":{"header":{},"events":[{"type":"DELETE","kv":{"key":"YQ=="}}]}}',
         b'{"error":{"grpc_code":5,"message":"lease not found"}}',
         b'{"kvs":' + _DEEP,
+    ],
+    "heir": [
+        b'{"run": "a-1", "nats": "tls://10.0.0.1:4222", "etcd": ["https://10.0.0.1:2379"]}',
+        b'{"run": "a/../b", "nats": 1, "etcd": [null]}',
+        b'{"etcd": ' + _DEEP,
     ],
     "events": [
         b'{"time":1.5,"writer":"a","type":"task_exited","step":"s","name":"n","pid":4,"code":null,"signal":9}',

@@ -335,6 +335,34 @@ def test_time_limits(text: str, seconds: float | None) -> None:
     assert limit_seconds(text) == seconds
 
 
+@pytest.mark.parametrize(
+    ("time", "handover", "lead"),
+    [(None, "auto", 1030), ("1:00:00", "auto", 1030), ("20", "auto", 600), ("1:00:00", 200.0, 200), (None, None, 0)],
+)
+def test_the_next_job_is_asked_for_in_time(time: str | None, handover: str | float | None, lead: int) -> None:
+    given = topology(servers=section(1), slurm={"time": time, "handover": handover})
+    planned = plan(given, Target.SLURM)
+    assert job_options(planned, given).lead == lead
+    files = render_slurm(planned, given)
+    assert (f'/scripts/supervisor.sh" --handover={lead} >>' in files["job.sbatch"]) == bool(lead)
+    # Nobody else starts the supervisor so: a run in an allocation of somebody's ends with that.
+    assert ('"$@"' in files["scripts/supervisor.sh"]) == bool(lead)
+    assert "--handover" not in files["scripts/supervisor.sh"] + files["scripts/head.srun.sh"]
+
+
+@pytest.mark.parametrize(
+    ("handover", "words"),
+    [
+        (130.0, "130 s before the time limit are too late, the run stops 130 s before it"),
+        (3600.0, "no part of slurm.time"),
+    ],
+)
+def test_a_hand_over_without_time_is_refused(handover: float, words: str) -> None:
+    given = topology(servers=section(1), slurm={"time": "1:00:00", "handover": handover})
+    with pytest.raises(RenderError, match=words):
+        job_options(plan(given, Target.SLURM), given)
+
+
 @pytest.mark.parametrize(("time", "stop", "warning"), [(None, 10, 130), ("1:00:00", 60, 180), ("4", 10, 60)])
 def test_the_warning_leaves_time_for_an_orderly_stop(time: str | None, stop: float, warning: int) -> None:
     given = topology(engine="reference", slurm={"time": time}, timeouts={"stop": stop})

@@ -338,3 +338,20 @@ def test_servers_that_die_are_told_apart_from_those_that_never_came(play: Play) 
         return not any(one.server == "srv.0" for one in front.requester.snapshot.instances)
 
     play(scene)
+
+
+def test_clients_are_asked_to_connect_anew_once_another_run_has_taken_over(play: Play) -> None:
+    async def scene(front: Front, deployed: Deployment, running: dict[str, Running]) -> None:
+        request = raw_request("POST", "/v1/completions", json.dumps(COUNT).encode())
+        raw = await front.raw(request)
+        assert (await raw.answer()).headers["connection"] == "keep-alive"
+        front.connections.retire()
+        raw.writer.write(request)
+        answered = await raw.answer()
+        assert (answered.status, answered.headers["connection"]) == (200, "close")
+        assert await raw.closed() == b""
+        raw.close()
+        # New ones are served as before.
+        assert (await front.post("/v1/completions", COUNT)).status == 200
+
+    play(scene)

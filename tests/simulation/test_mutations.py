@@ -12,7 +12,7 @@ import pytest
 from trtdist.simulation.facts import Scene
 from trtdist.simulation.life import Decide, Life, live
 from trtdist.simulation.scenes import scene
-from trtdist.supervisor import machine, messages
+from trtdist.supervisor import handover_messages, machine, messages
 from trtdist.supervisor.state import State
 
 LIVES = 400
@@ -20,13 +20,14 @@ RULES = machine._RULES
 # Time that goes by leaves no fact behind: the rules read it themselves. Simulated servers have no logs that stop
 # growing: tests/supervisor/test_stalls.py has those.
 UNTRIED = (
-    messages.Tick, messages.Moved, messages.Seen, messages.Unanswered,
+    messages.Tick, messages.Moved, messages.Seen, messages.Unanswered, handover_messages.SuccessorAsked,
 )  # fmt: skip
 HANDLED = [kind for kind in machine._HANDLERS if kind not in UNTRIED]
 ACTIONS = (
     messages.Resolve, messages.Start, messages.Probe, messages.TestPort, messages.Signal, messages.SignalTask,
     messages.Kill, messages.Announce, messages.Sweep, messages.Conclude, messages.Finish, messages.Withdraw,
     messages.Place, messages.Restarting, messages.WrittenOff, messages.Drained, messages.Refuse,
+    handover_messages.Succeed, handover_messages.HandOver, handover_messages.CallOff,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trtdist import chain
 from trtdist.cli.bench_options import extra_fields, slo
 from trtdist.cli.client import ready
 from trtdist.cli.output import write
@@ -77,7 +78,7 @@ async def _target(given: dict[str, Any]) -> AsyncIterator[tuple[Target, str, int
         return
     from trtdist.serving.run_config import RunConfig
 
-    snapshot = ready(RunReader(find_run(given["run"], os.environ)).look())
+    snapshot = ready(RunReader(chain.newest(find_run(given["run"], os.environ))).look())
     gpus = given["gpus"] or len(snapshot.plan.gpus)
     if snapshot.plan.over_http:
         endpoint = Endpoint(f"{snapshot.endpoints.http_url}/v1", "completions", timeout=given["timeout"])

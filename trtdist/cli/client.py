@@ -18,7 +18,7 @@ import click
 from trtdist.cli.output import nobody_reads, write
 from trtdist.cli.via import AUTO, DIRECT, STEP, answers
 from trtdist.errors import InputError, TrtdistError
-from trtdist.observe.living import find_live_run
+from trtdist.observe.living import find_serving_run
 from trtdist.observe.snapshot import RunReader, Snapshot
 from trtdist.observe.times import clock
 
@@ -73,7 +73,7 @@ def command(
     and ends with 130.
     """
     text = _prompt(prompt, prompt_file)
-    snapshot = ready(RunReader(find_live_run(run, os.environ)).look())
+    snapshot = ready(RunReader(find_serving_run(run, os.environ)).look())
     if component is not None and snapshot.plan.over_http:
         raise InputError(
             f"run {snapshot.run.run_id} is asked over HTTP, where it has no components: leave --component out"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import click
 
+from trtdist import chain
 from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean
 from trtdist.cli.job_descent import JobDescent
 from trtdist.cli.others import tell_of_others
@@ -48,10 +49,24 @@ def command(run: str | None, grace: float | None) -> None:
 
     RUN is a run id, the start of one, a topology's name, or the id of a job of Slurm's; without it the newest run is
     meant, of those that have not ended if there are any. What a run left behind whose supervisor died is removed, too.
-    A run that has ended already is no error.
+    A run that has ended already is no error. Runs that take over from it, or from which it is to take over, go as well.
     """
-    began = time.monotonic()
     found = find_live_run(run, os.environ)
+    begun_before = chain.predecessor(found)
+    if begun_before is not None and not begun_before.verdict.exists():
+        # First, or it would have another one start.
+        _take_down(begun_before, grace)
+    seen = [found]
+    _take_down(found, grace)
+    while (after := chain.successor(seen[-1])) is not None and after not in seen:
+        seen.append(after)
+        _take_down(after, grace)
+    tell_of_others(found)
+
+
+def _take_down(found: RunDir, grace: float | None) -> None:
+    """Stop one run, whose successor, if it waits, its supervisor calls off."""
+    began = time.monotonic()
     ended_before = verdict.read(found)
     job = job_of(found)
     if job:
@@ -65,7 +80,6 @@ def command(run: str | None, grace: float | None) -> None:
     else:
         reason = f"{ended_before.get('state')}, {ended_before.get('reason')}"
         click.echo(f"{found.run_id} has ended already and nothing is left ({reason})")
-    tell_of_others(found)
 
 
 def _leave_nothing(run: RunDir) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from trtdist import chain
 from trtdist.cli.beside import Place, ended, environment, head
 from trtdist.cli.progress import say
 from trtdist.errors import InputError, TrtdistError
@@ -47,14 +48,15 @@ def command(run: str | None, port: int, service: str | None) -> None:
     """Open a port on 127.0.0.1 that leads to a service of a run, until Ctrl-C.
 
     For machines that reach the nodes of a run through Slurm alone: each connection is carried by a step of the run's
-    job. The address is the first line of standard output.
+    job. The address is the first line of standard output. When another run takes over from this one, new connections
+    lead there.
 
     The exit code is 0 after Ctrl-C, and 1 when the run has ended.
     """
-    reader = RunReader(find_run(run, os.environ))
+    reader = RunReader(chain.newest(find_run(run, os.environ)))
     snapshot = reader.look()
-    forwarder = Forwarder.of(snapshot, service or ("http" if snapshot.plan.over_http else "nats"))
-    asyncio.run(_serve(forwarder, port, reader))
+    chosen = service or ("http" if snapshot.plan.over_http else "nats")
+    asyncio.run(_serve(_Way(reader, chosen, Forwarder.of(snapshot, chosen)), port))
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,45 @@ class Forwarder:
         return problem or (" ".join(said.split()) if process.returncode else "")
 
 
+class _Way:
+    """Where new connections are led: to a service of a run, or of the one that has taken over from it."""
+
+    def __init__(self, reader: RunReader, service: str, forwarder: Forwarder) -> None:
+        self._reader = reader
+        self._service = service
+        self._turning = asyncio.Lock()
+        self.forwarder = forwarder
+
+    async def look(self) -> Snapshot:
+        """The run as it is now, after a turn to the one that has taken over."""
+        # In a thread, since it may ask Slurm, and connections go on meanwhile.
+        async with self._turning:
+            return await asyncio.to_thread(self._look)
+
+    def _look(self) -> Snapshot:
+        run = chain.newest(self._reader.run)
+        if run == self._reader.run:
+            return self._reader.look()
+        reader = RunReader(run)
+        snapshot = reader.look()
+        self.forwarder = Forwarder.of(snapshot, self._service)
+        self._reader = reader
+        say(f"leads to {self.forwarder.address} now: {run.run_id} has taken over")
+        return snapshot
+
+    async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+        """Carry one connection to its end; returns what went wrong, "" for nothing."""
+        if chain.newest(self._reader.run) != self._reader.run:
+            await self.look()
+        return await self.forwarder.carry(reader, writer)
+
+
 def _relay(snapshot: Snapshot, place: Place, env: dict[str, str], host: str, port: int | None) -> list[str]:
     program = snapshot.run.site / "trtdist" / "supervisor" / "relay.py"
     return place.command([env["TRTDIST_PYTHON"], "-I", "-S", str(program), host, str(port)], name="forward")
 
 
-async def _serve(forwarder: Forwarder, port: int, reader: RunReader) -> None:
+async def _serve(way: _Way, port: int) -> None:
     """Listen until a signal ends it; TrtdistError when the run has ended."""
     stop = asyncio.Event()
     with _signals(stop):
@@ -117,7 +152,7 @@ async def _serve(forwarder: Forwarder, port: int, reader: RunReader) -> None:
         open_now: set[asyncio.Task[None]] = set()
 
         def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.ensure_future(_connection(forwarder, slots, reader, writer))
+            task = asyncio.ensure_future(_connection(way, slots, reader, writer))
             open_now.add(task)
             task.add_done_callback(open_now.discard)
 
@@ -125,11 +160,11 @@ async def _serve(forwarder: Forwarder, port: int, reader: RunReader) -> None:
             server = await asyncio.start_server(accept, "127.0.0.1", port)
         except OSError as error:
             raise TrtdistError(f"port {port} of 127.0.0.1 cannot be used: {error.strerror}; choose another") from error
-        scheme = urlsplit(forwarder.address).scheme
+        scheme = urlsplit(way.forwarder.address).scheme
         click.echo(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
-        say(f"leads to {forwarder.address}, until Ctrl-C")
+        say(f"leads to {way.forwarder.address}, until Ctrl-C")
         try:
-            await _until(stop, reader)
+            await _until(stop, way)
         finally:
             server.close()
             for task in open_now:
@@ -137,24 +172,23 @@ async def _serve(forwarder: Forwarder, port: int, reader: RunReader) -> None:
             await asyncio.gather(*open_now, return_exceptions=True)
 
 
-async def _until(stop: asyncio.Event, reader: RunReader) -> None:
+async def _until(stop: asyncio.Event, way: _Way) -> None:
     """Return when asked to stop; TrtdistError when the run has ended."""
     while not stop.is_set():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), _LOOK_S)
-        # In a thread, since it may ask Slurm, and connections go on meanwhile.
-        snapshot = await asyncio.to_thread(reader.look)
+        snapshot = await way.look()
         if snapshot.final and not stop.is_set():
             how = f"run {snapshot.run.run_id} is {snapshot.status.state}"
             raise TrtdistError(f"{how}: nothing is left to lead to; `trtdist status` says why")
 
 
 async def _connection(
-    forwarder: Forwarder, slots: asyncio.Semaphore, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    way: _Way, slots: asyncio.Semaphore, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 ) -> None:
     try:
         async with slots:
-            problem = await forwarder.carry(reader, writer)
+            problem = await way.carry(reader, writer)
         if problem:
             say(f"trtdist: a connection ended: {problem}")
     except OSError as error:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trtdist.cli.progress import say
-from trtdist.cli.slurm_fit import few_cpus, misfit, too_small
+from trtdist.cli.slurm_fit import few_cpus, misfit, no_successor, too_small
 from trtdist.errors import InputError, MissingError, SlurmDownError, SlurmError
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.slurm import argv, hostlist, parse, runner
@@ -31,11 +31,28 @@ def require_slurm(program: str) -> None:
 
 def refuse_misfit(job: JobOptions) -> None:
     """InputError when no partition can take the job, or its account is unknown; the rest is left to Slurm."""
-    reason = misfit(job, parse.partitions(runner.run(argv.sinfo(), _PATIENCE)))
+    rows = parse.partitions(runner.run(argv.sinfo(), _PATIENCE))
+    reason = misfit(job, rows)
     if reason:
         raise InputError(reason)
+    if job.lead:
+        _refuse_no_successor(job, rows)
     if job.account is not None:
         _refuse_account(job.account)
+
+
+def _refuse_no_successor(job: JobOptions, rows: list[parse.Partition]) -> None:
+    """InputError when none of the partitions can have a job like this one beside it; the default is not known here."""
+    names = job.partition.split(",") if job.partition else list(dict.fromkeys(row.name for row in rows))
+    reasons = []
+    for name in names:
+        try:
+            submits = parse.alloc_nodes(runner.run(argv.scontrol_show("partition", name)))
+        except SlurmError:
+            submits = ""
+        reasons.append(no_successor(job, [row for row in rows if row.name == name], submits, name))
+    if reasons and "" not in reasons:
+        raise InputError(reasons[0])
 
 
 def _refuse_account(account: str) -> None:

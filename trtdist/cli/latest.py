@@ -8,21 +8,10 @@ import shutil
 from collections.abc import Mapping
 
 from trtdist.errors import TrtdistError
+from trtdist.newrun import point_to
 from trtdist.rundir import LATEST, RunDir
 
-__all__ = ["point_to", "remove"]
-
-
-def point_to(run: RunDir) -> None:
-    """Have `latest` lead to a run, in one step. OSError."""
-    link = run.path.with_name(LATEST)
-    part = link.with_name(f".{link.name}.{secrets.token_hex(8)}")
-    part.symlink_to(run.run_id)
-    try:
-        part.replace(link)
-    except OSError:
-        part.unlink()
-        raise
+__all__ = ["remove"]
 
 
 def remove(run: RunDir, environ: Mapping[str, str]) -> None:

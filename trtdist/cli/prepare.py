@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
-import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from functools import partial
 from importlib.util import cache_from_source
 from pathlib import Path
 
 from trtdist.cli.given import Given, given_local, given_slurm, own_services
-from trtdist.cli.latest import point_to
 from trtdist.containers import Mount, runtime
 from trtdist.errors import InputError, MissingError, TrtdistError
+from trtdist.newrun import make_run, point_to, stamped
 from trtdist.plan import Plan, to_json
 from trtdist.rendering import render_local, render_slurm, site_files
 from trtdist.rendering.containers import step_mounts
@@ -62,10 +59,10 @@ def _prepare(
 ) -> RunDir:
     root = Path(os.path.abspath(runs_root(environ)))
     _refuse_unspeakable(root)
-    name = time.strftime(f"{topology.name}-%Y%m%d-%H%M%S", time.localtime(now))
+    name = stamped(topology.name, now)
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return _make(root, name, lambda run: _fill(run, topology, plan, files, given))
+        return make_run(root, name, lambda run: _fill(run, topology, plan, files, given), point_to)
     except OSError as error:
         raise _unusable(root, error) from error
 
@@ -92,32 +89,6 @@ def _require_runtime(name: str, environ: Mapping[str, str]) -> None:
     program = runtime(name).program
     if program and shutil.which(program, path=environ.get("PATH")) is None:
         raise MissingError(f"there is no {program} on PATH: install {name}, or choose another container.runtime")
-
-
-def _make(root: Path, name: str, fill: Callable[[RunDir], None]) -> RunDir:
-    """Fill a folder that nobody sees yet and give it its name; another random end when that is taken."""
-    part = root / f".{name}-{secrets.token_hex(8)}.part"
-    with ExitStack() as undo:
-        undo.callback(shutil.rmtree, part, ignore_errors=True)
-        part.mkdir(mode=0o700)
-        fill(RunDir(part))
-        path = _named(part, name)
-        undo.callback(shutil.rmtree, path, ignore_errors=True)
-        point_to(RunDir(path))
-        undo.pop_all()
-    return RunDir(path)
-
-
-def _named(part: Path, name: str) -> Path:
-    while True:
-        path = part.with_name(f"{name}-{secrets.token_hex(2)}")
-        try:
-            part.rename(path)
-        except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                raise
-        else:
-            return path
 
 
 def _fill(run: RunDir, topology: Topology, plan: Plan, files: Mapping[str, str], given: Given) -> None:

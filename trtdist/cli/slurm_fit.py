@@ -8,7 +8,7 @@ from trtdist.rendering import limit_seconds
 from trtdist.slurm.argv import JobOptions
 from trtdist.slurm.parse import Partition
 
-__all__ = ["few_cpus", "misfit", "too_small"]
+__all__ = ["few_cpus", "misfit", "no_successor", "too_small"]
 
 
 def misfit(job: JobOptions, rows: Sequence[Partition]) -> str:
@@ -24,6 +24,28 @@ def misfit(job: JobOptions, rows: Sequence[Partition]) -> str:
         return f"slurm.partition: there is no partition {unknown[0]}; there are {', '.join(there) or 'none'}"
     reasons = [_misfit_in(job, name, [row for row in rows if row.name == name]) for name in asked]
     return "" if not reasons or "" in reasons else "; ".join(reasons)
+
+
+def no_successor(job: JobOptions, rows: Sequence[Partition], submits: str, partition: str) -> str:
+    """Why a job like this one can never take over from it in a partition, as a sentence; "" when that is not seen.
+
+    Both are there at the same time. `rows` are of the partition, `submits` is from where it takes jobs (a host list, ""
+    for everywhere). Nodes of which a job takes at most half may hold both.
+    """
+    if submits:
+        return (
+            f"slurm.handover: partition {partition} takes jobs from {submits} alone (AllocNodes), and the next job is"
+            " submitted from the head node of this one: choose another partition, or leave it out"
+        )
+    total = sum(row.nodes for row in rows)
+    cpus, gpus = job.tasks_per_node * (job.cpus_per_task or 1), job.gpus_per_node
+    alone = all(2 * cpus > row.cpus or (job.gpu_directive != "none" and 2 * gpus > row.gpus) for row in rows)
+    if (job.exclusive or alone) and 2 * job.nodes > total:
+        return (
+            f"slurm.handover: two jobs of {_count(job.nodes, 'node')} are there at the same time, and partition"
+            f" {partition} has {_count(total, 'node')}: lower the sizes, or leave it out"
+        )
+    return ""
 
 
 def too_small(job: JobOptions, nodes: int, gpus: int | None) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 import click
 
+from trtdist import chain
 from trtdist.cli.others import tell_of_others
 from trtdist.errors import InputError
 from trtdist.observe.living import briefs
@@ -25,6 +26,7 @@ _WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
 STATE_COLOURS = {"READY": "green", "DONE": "green", "FAILED": "red", "LOST": "red", "LEFT": "red", "TIMEOUT": "red"}
 _GONE = ("FAILED", "LOST", "STOPPED")
+_SUCCESSION = {"asked": "which is to take over", "ready": "which has taken over", "lost": "which will not take over"}
 _ENGINES = {"reference": "reference (a tiny numpy transformer, not TensorRT-LLM)", "tensorrt_llm": "TensorRT-LLM"}
 
 
@@ -109,6 +111,7 @@ def _head(snapshot: Snapshot) -> str:
     if status.job is not None:
         expected = f", expected to start at {clock(status.job.starts)}" if status.job.starts else ""
         lines.append(f"  job         {status.job.detail}{expected}")
+    lines += _chain(snapshot)
     lines += [
         f"  engine      {_engine(snapshot)}",
         f"  model       {plan.model}",
@@ -125,6 +128,19 @@ def _ranks(snapshot: Snapshot) -> str:
     gone = [rank for rank in snapshot.status.ranks if rank.state in _GONE]
     lost = f" of which {len(gone)} {'is' if len(gone) == 1 else 'are'} gone" if gone and not snapshot.final else ""
     return f"{snapshot.plan.world_size} ranks{lost}"
+
+
+def _chain(snapshot: Snapshot) -> list[str]:
+    """The runs before and after this one."""
+    lines = []
+    if snapshot.before is not None:
+        waits = chain.in_waiting(snapshot.run)
+        lines.append(f"  before it   {snapshot.before}, from which it {'is to take' if waits else 'has taken'} over")
+    after = snapshot.successor
+    if after is not None:
+        who = f"{after.run} (job {after.job}), " if after.run else ""
+        lines.append(f"  after it    {who}{_SUCCESSION[after.state]}{f': {after.reason}' if after.reason else ''}")
+    return lines
 
 
 def _engine(snapshot: Snapshot) -> str:

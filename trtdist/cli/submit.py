@@ -25,20 +25,35 @@ __all__ = ["command"]
 @click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--wait", is_flag=True, help="Return at READY, or when it failed.")
 @click.option("--dry-run", is_flag=True, help="Print exactly what would be submitted, and submit nothing.")
+@click.option("--handover", is_flag=True, help="Before the time limit the next job takes over, and so on.")
 @click.option("--json", "as_json", is_flag=True, help="Print run_id, job_id and run_dir as JSON.")
 @click.option("--set", "overrides", metavar="PATH=VALUE", multiple=True, help="Override a value; may be repeated.")
 @click.option("--no-check", is_flag=True, help="Do not look first whether this machine can see image and folders.")
-def command(file: Path, wait: bool, dry_run: bool, as_json: bool, overrides: tuple[str, ...], no_check: bool) -> None:
+def command(
+    file: Path,
+    wait: bool,
+    dry_run: bool,
+    handover: bool,
+    as_json: bool,
+    overrides: tuple[str, ...],
+    no_check: bool,
+) -> None:
     """Submit the topology in FILE as a batch job and print the run id and the job id.
 
     `trtdist status` and `trtdist logs -f` follow it from now on, `trtdist down` ends it. With --wait the command
     returns at READY with 0, with 1 when the run failed, with 3 when it was not ready in time; Ctrl-C then leaves the
     job alone and ends the command with 130.
+
+    With --handover (`slurm.handover: auto`; a time such as 20m says how long before the limit) the job submits the next
+    one in time. Once that is READY clients find it in place of this run, which finishes what is open and ends.
+    `trtdist down` ends both.
     """
     from trtdist.cli.checking import usable
     from trtdist.planning import Target, plan
 
     topology = usable(file, overrides)
+    if handover and topology.slurm.handover is None:
+        topology = topology.model_copy(update={"slurm": topology.slurm.model_copy(update={"handover": "auto"})})
     planned = plan(topology, Target.SLURM)
     if dry_run:
         click.echo(_script(planned, topology), nl=False)

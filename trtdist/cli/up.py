@@ -84,12 +84,15 @@ class _Choice:
     def through_slurm(self, file: Path) -> tuple[BringUp, Settings]:
         """In the allocation that is there, else in one that salloc gets; InputError when it cannot."""
         from trtdist.cli import jobs
+        from trtdist.cli.progress import say
         from trtdist.cli.slurm_bringup import SlurmBringUp
         from trtdist.planning import Target, plan
         from trtdist.rendering import job_options
 
         topology = self._topology(file, local=False)
         planned = plan(topology, Target.SLURM)
+        if topology.slurm.handover is not None:
+            say("trtdist: slurm.handover is for `trtdist submit`: this run ends with its allocation")
         job = job_options(planned, topology)
         borrowed = None
         if os.environ.get("SLURM_JOB_ID"):

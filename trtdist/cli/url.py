@@ -7,6 +7,7 @@ import os
 
 import click
 
+from trtdist import chain
 from trtdist.cli.progress import say
 from trtdist.errors import TrtdistError
 from trtdist.observe.runs import find_run
@@ -22,7 +23,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="One JSON object, as docs/commands.md describes it.")
 def command(run: str | None, as_json: bool) -> None:
     """Print what to point clients of a run at: addresses, and the files of credentials and certificates."""
-    snapshot = RunReader(find_run(run, os.environ)).look()
+    snapshot = RunReader(chain.newest(find_run(run, os.environ))).look()
     ends, found = snapshot.endpoints, _found(snapshot)
     if as_json:
         click.echo(json.dumps(found))

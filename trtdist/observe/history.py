@@ -16,6 +16,7 @@ from trtdist.events import (
     Restarting,
     Rung,
     RunState,
+    Successor,
     SupervisorStarted,
     TaskExited,
     TaskStarted,
@@ -45,7 +46,8 @@ class History:
 
     `asked` is when somebody asked for the end, None while nobody did: an exit before that was not asked for.
     `versions` is what the engine of each server says of itself once it is loaded. `restarts` counts those of each step,
-    `written_off` are the steps without which the run goes on, `draining` has who was asked to leave, by the request.
+    `written_off` are the steps without which the run goes on, `draining` has who was asked to leave, by the request,
+    `successor` is the last word on the run that is to take over.
     """
 
     state: str = ""
@@ -64,6 +66,7 @@ class History:
     restarts: dict[str, int] = field(default_factory=dict)
     written_off: set[str] = field(default_factory=set)
     draining: dict[str, str] = field(default_factory=dict)
+    successor: Successor | None = None
 
     def extend(self, records: Iterable[Record]) -> None:
         """Add records."""
@@ -99,6 +102,8 @@ class History:
             self.ready = record.time if self.ready is None else self.ready
         elif isinstance(event, CanaryFailed):
             self.canary_failure = event.reason
+        elif isinstance(event, Successor):
+            self.successor = event
 
     def _begin(self, event: SupervisorStarted) -> None:
         """A supervisor begins; of an earlier attempt of the run nothing is left."""

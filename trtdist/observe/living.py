@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from trtdist import chain
 from trtdist.errors import InputError
 from trtdist.observe.jobs import JobWatcher
 from trtdist.observe.runs import find_run, list_runs, topology_name
@@ -13,7 +14,7 @@ from trtdist.observe.snapshot import RunReader, job_of
 from trtdist.rundir import LATEST, RunDir
 from trtdist.supervisor import verdict
 
-__all__ = ["Brief", "briefs", "find_live_run", "live_runs"]
+__all__ = ["Brief", "briefs", "find_live_run", "find_serving_run", "live_runs"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,12 @@ def find_live_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
     if selector == LATEST or selector not in (None, topology_name(found.run_id)) or live_runs([found]):
         return found
     runs = [run for run in list_runs(environ) if selector in (None, topology_name(run.run_id))]
-    return next(iter(live_runs(runs)), found)
+    return next(iter(live_runs(run for run in runs if not chain.in_waiting(run))), found)
+
+
+def find_serving_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
+    """As `find_live_run`, and from a run that was handed over to the one that has taken over."""
+    return chain.newest(find_live_run(selector, environ))
 
 
 def _watching(runs: Iterable[RunDir]) -> JobWatcher:

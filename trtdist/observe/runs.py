@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trtdist import chain
 from trtdist.errors import InputError
 from trtdist.rundir import LATEST, RunDir, runs_root
 
@@ -38,9 +39,10 @@ def list_runs(environ: Mapping[str, str]) -> list[RunDir]:
 def find_run(selector: str | None, environ: Mapping[str, str]) -> RunDir:
     """The run that `selector` means.
 
-    In this order: the folder of a run (anything with a slash), a run id, a topology's name (its newest run), the id of
-    a job of Slurm's (its newest run), the start of exactly one run id, the folder of a run without a slash; nothing or
-    `latest` is the newest run. InputError names what could have been meant.
+    In this order: the folder of a run (anything with a slash), a run id, a topology's name (its newest run, without one
+    that waits to take over from another), the id of a job of Slurm's (its newest run), the start of exactly one run id,
+    the folder of a run without a slash; nothing or `latest` is the newest run. InputError names what could have been
+    meant.
     """
     if selector and "/" in selector:
         return _folder(selector)
@@ -98,7 +100,7 @@ def _named(selector: str, runs: Sequence[RunDir]) -> RunDir:
         if run.run_id == selector:
             return run
     for run in runs:
-        if topology_name(run.run_id) == selector:
+        if topology_name(run.run_id) == selector and not chain.in_waiting(run):
             return run
     for run in runs if selector.isdigit() else ():
         if selector in _jobs(run):

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trtdist import chain
 from trtdist.errors import InputError
-from trtdist.events import EventReader, SupervisorStarted
+from trtdist.events import EventReader, Successor, SupervisorStarted
 from trtdist.observe.history import History
 from trtdist.observe.jobs import JobWatcher
 from trtdist.observe.state import FINAL_STATES, Failure, JobLook, Machine, RunStatus, reconcile
@@ -63,7 +64,8 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One look at a run."""
+    """One look at a run; `successor` is the last word on the run that is to take over, `before` the id of the run from
+    which this one is to take over, or has."""
 
     run: RunDir
     plan: Plan
@@ -71,6 +73,8 @@ class Snapshot:
     endpoints: Endpoints
 
     job_id: str | None = None
+    successor: Successor | None = None
+    before: str | None = None
 
     @property
     def final(self) -> bool:
@@ -107,7 +111,16 @@ class RunReader:
         )
         status = reconcile(self.plan, self._history, verdict.read(self.run), machine)
         ends = _endpoints(self.run, self.plan)
-        return Snapshot(self.run, self.plan, self._with_lines(status), ends, self._job_id() or None)
+        before = chain.predecessor(self.run)
+        return Snapshot(
+            self.run,
+            self.plan,
+            self._with_lines(status),
+            ends,
+            self._job_id() or None,
+            self._history.successor,
+            None if before is None else before.run_id,
+        )
 
     def _probe(self) -> dict[tuple[str, ProcessId], bool | None]:
         here = socket.gethostname()
@@ -169,6 +182,8 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
         "servers": [asdict(server) for server in status.servers],
         "ranks": [{**asdict(rank), "log": str(run.path / rank.log)} for rank in status.ranks],
         "services": [{**asdict(service), "log": str(run.path / service.log)} for service in status.services],
+        "previous_run": snapshot.before,
+        "next_run": None if snapshot.successor is None else asdict(snapshot.successor),
         "failure": None if status.failure is None else _failure_json(run, status.failure),
     }
 

@@ -10,7 +10,7 @@ from trtdist.containers.base import is_path
 from trtdist.plan import Plan, Step
 from trtdist.rendering.containers import contained, enters, hooked, step_mounts, step_options
 from trtdist.rendering.runtimes import beside, scripts_of
-from trtdist.rendering.shell import Directive
+from trtdist.rendering.shell import Directive, RenderError
 from trtdist.rendering.tasks import enter_file, refuse_unsupported, task_file
 from trtdist.rendering.templates import render
 from trtdist.slurm.argv import JobOptions, sbatch, sbatch_directives
@@ -21,6 +21,9 @@ __all__ = ["job_options", "limit_seconds", "render_slurm"]
 # The time limit is told this long before it, beyond what an orderly stop takes, for Slurm may be a minute early; but at
 # most this share of it.
 _WARNING, _WARNING_SHARE = 120.0, 0.25
+# What the next job has, by default, to wait in the queue and to come up, before this one stops; at most this share of
+# the time limit.
+_LEAD, _LEAD_SHARE = 900.0, 0.5
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def job_options(plan: Plan, topology: Topology) -> JobOptions:
         crowded=_may_crowd(plan),
         requeue=given.requeue,
         spares=given.spares,
+        lead=_lead(topology),
         extra=given.extra_sbatch,
     )
 
@@ -70,6 +74,25 @@ def _warning(topology: Topology) -> int:
     limit = limit_seconds(topology.slurm.time) if topology.slurm.time else None
     wanted = _WARNING + topology.timeouts.stop
     return round(wanted if limit is None else min(wanted, _WARNING_SHARE * limit))
+
+
+def _lead(topology: Topology) -> int:
+    """How many seconds before the time limit the next job is asked for, 0 for never; RenderError when that is no time
+    to come up in."""
+    given, warning = topology.slurm.handover, _warning(topology)
+    limit = limit_seconds(topology.slurm.time) if topology.slurm.time else None
+    if given is None:
+        return 0
+    if given == "auto":
+        return round(warning + _LEAD if limit is None else min(warning + _LEAD, _LEAD_SHARE * limit))
+    if given <= warning:
+        raise RenderError(
+            f"slurm.handover: {given:g} s before the time limit are too late, the run stops {warning} s before it:"
+            " make it longer by what the next job waits in the queue and takes to come up"
+        )
+    if limit is not None and given >= limit:
+        raise RenderError(f"slurm.handover: {given:g} s are no part of slurm.time, {limit:g} s: make it shorter")
+    return round(given)
 
 
 def limit_seconds(text: str) -> float | None:
@@ -93,7 +116,7 @@ def render_slurm(plan: Plan, topology: Topology) -> Mapping[str, str]:
     directives = [Directive(word) for word in sbatch(options)]
     scripts = _scripts(plan, topology, sbatch_directives(options))
     return {
-        "job.sbatch": render("job.sbatch.j2", plan=plan, directives=directives),
+        "job.sbatch": render("job.sbatch.j2", plan=plan, directives=directives, lead=options.lead),
         **{f"scripts/{name}": text for name, text in scripts.items()},
     }
 
@@ -106,7 +129,7 @@ def _scripts(plan: Plan, topology: Topology, options: list[str]) -> dict[str, st
         "each-node.srun.sh": render("each-node.srun.sh.j2", **common),
         "head.srun.sh": render("head.srun.sh.j2", **common),
         "resolve.sh": render("resolve.sh.j2", **common),
-        "supervisor.sh": render("supervisor.sh.j2", settings=_settings(topology), **common),
+        "supervisor.sh": render("supervisor.sh.j2", settings=_settings(topology), lead=_lead(topology), **common),
     }
     for step in plan.steps:
         scripts |= {**_step(plan, topology, step, common), **beside(plan, topology, step)}

@@ -11,7 +11,7 @@ import contextlib
 import itertools
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trtdist.engines.base import Sampling
@@ -19,6 +19,7 @@ from trtdist.serving.attempt import TICK_S, WINDOW, AtOnce, Attempt, ElsewhereEr
 from trtdist.serving.discovery import Change, Instance, Snapshot, Watcher
 from trtdist.serving.early_route import EarlyRoute
 from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
+from trtdist.serving.following import Following
 from trtdist.serving.front_door import FrontDoor, component_name
 from trtdist.serving.inbox import Inbox
 from trtdist.serving.nats_connection import connect, disconnect
@@ -70,8 +71,9 @@ class Answer:
 class Requester:
     """Sends requests to one run over one connection; made by `Requester.open`."""
 
-    def __init__(self, namespace: str, inbox: Inbox, watcher: Watcher, etcd: EtcdClient) -> None:
+    def __init__(self, namespace: str, inbox: Inbox, watcher: Watcher, etcd: EtcdClient, following: Following) -> None:
         self._inbox = inbox
+        self._following = following
         self._watcher = watcher
         self._etcd = etcd
         self._door = FrontDoor(namespace)
@@ -96,7 +98,8 @@ class Requester:
             login = config.nats_user, config.nats_password
             client = await connect(config.nats_url, *login, name, lost=lost, tls=config.nats_tls)
             try:
-                requester = cls(config.namespace, Inbox(client), watcher, etcd)
+                following = Following(lambda heir: cls.open(heir.config(config), name))
+                requester = cls(config.namespace, Inbox(client), watcher, etcd, following)
                 opened.append(requester)
                 async with requester._working():
                     yield requester
@@ -105,13 +108,19 @@ class Requester:
 
     @property
     def snapshot(self) -> Snapshot:
-        """Who serves now."""
-        return self._watcher.snapshot
+        """Who serves now, in the run that has taken over if there is one."""
+        heir = self._following.opened
+        return self._watcher.snapshot if heir is None else heir.snapshot
+
+    async def handed_over(self) -> None:
+        """Return once another run has taken over, to which new requests go from then on."""
+        await self._following.told()
 
     async def ended(self) -> str:
-        """Returns, with the reason, when no request can be sent any more."""
+        """Returns, with the reason, when no request can be sent any more, to a run that has taken over neither."""
         await self._ended.wait()
-        return self._closed
+        heir = await self._following.heir()
+        return self._closed if heir is None else await heir.ended()
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Answer, None]:
         """The answer as it comes; closing the iterator cancels the request. RequestError when it fails."""
@@ -134,6 +143,16 @@ class Requester:
         exclude: list[str] = []
         problem: RequestError | None = None
         for number in range(MAX_ATTEMPTS):
+            heir = await self._following.heir() if self._following.known else None
+            if heir is not None:
+                left = max(0.0, deadline - asyncio.get_running_loop().time())
+                relayed = heir.batches(replace(ask, request_id=request_id, timeout=left), at_once)
+                try:
+                    async for batch in relayed:
+                        yield batch
+                finally:
+                    await relayed.aclose()
+                return
             attempt = Attempt(request_id, number, at_once=at_once)
             async with self._receiving(attempt, ask, deadline) as inbox:
                 try:
@@ -229,8 +248,10 @@ class Requester:
         ticker = asyncio.ensure_future(self._tick())
         try:
             with self._watcher.calling(self._changed):
+                self._following.look(self._watcher.snapshot.heir)
                 yield
         finally:
+            await self._following.close()
             for task in (ticker, *self._checks):
                 await end_task(task)
             await self._early.close()
@@ -241,6 +262,9 @@ class Requester:
     def _close(self, reason: str) -> None:
         self._closed = self._closed or reason
         self._ended.set()
+        if self._following.known:
+            # The run before has gone, and its etcd with it.
+            self._watcher.rest()
         for attempt in self._inbox.attempts:
             attempt.fail(RequestError("unavailable", reason))
 
@@ -262,6 +286,7 @@ class Requester:
                     await self._give_credit(attempt)
 
     def _changed(self, change: Change) -> None:
+        self._following.look(change.snapshot.heir)
         gone = (*self._doubted, *change.vanished)
         self._doubted = gone if change.snapshot.stale else ()
         if change.snapshot.stale:

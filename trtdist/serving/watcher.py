@@ -11,6 +11,7 @@ from typing import Callable
 
 from trtdist.errors import InputError, NotReadyError
 from trtdist.serving.etcd import CompactedError, EtcdClient, EtcdError, EtcdUnavailableError, KeyValue, WatchBatch
+from trtdist.serving.heir import Heir
 from trtdist.serving.instance import Instance
 from trtdist.serving.waiting import end_task, within
 
@@ -25,13 +26,14 @@ DIFFERENCES_TO_RESTART = 2
 class Snapshot:
     """All instances at one moment, in key order.
 
-    `stale` is "" while etcd answers; otherwise it says why this may be out of date. `rejected` has a sentence for
-    each key under the prefix that is no instance.
+    `heir` is the run that has taken over from this one. `stale` is "" while etcd answers; otherwise it says why this
+    may be out of date. `rejected` has a sentence for each key under the prefix that is no instance.
     """
 
     instances: tuple[Instance, ...] = ()
     stale: str = ""
     rejected: tuple[str, ...] = ()
+    heir: Heir | None = None
 
     def of(self, component: str, endpoint: str = "generate") -> tuple[Instance, ...]:
         """The instances of one component's endpoint."""
@@ -60,11 +62,14 @@ class _Entry:
     revision: int
     instance: Instance | None
     problem: str = ""
+    heir: Heir | None = None
 
     @classmethod
     def of(cls, item: KeyValue) -> _Entry:
         try:
-            return cls(item.mod_revision, Instance.from_entry(item))
+            heir = Heir.from_entry(item)
+            instance = Instance.from_entry(item) if heir is None else None
+            return cls(item.mod_revision, instance, heir=heir)
         except InputError as error:
             return cls(item.mod_revision, None, str(error))
 
@@ -103,6 +108,11 @@ class Watcher:
     ) -> None:
         if self._task is not None:
             await end_task(self._task)
+
+    def rest(self) -> None:
+        """Ask etcd no more: nothing of it is of interest from now on."""
+        if self._task is not None:
+            self._task.cancel()
 
     @contextlib.contextmanager
     def calling(self, callback: Callable[[Change], None]) -> Iterator[None]:
@@ -214,7 +224,9 @@ class Watcher:
         before = self._snapshot
         entries = [self._entries[key] for key in sorted(self._entries)]
         instances = tuple(entry.instance for entry in entries if entry.instance is not None)
-        after = Snapshot(instances, stale, tuple(entry.problem for entry in entries if entry.instance is None))
+        rejected = tuple(entry.problem for entry in entries if entry.problem)
+        heir = next((entry.heir for entry in entries if entry.heir is not None), None)
+        after = Snapshot(instances, stale, rejected, heir)
         if after == before:
             return
         self._snapshot = after

@@ -19,7 +19,7 @@ from typing import Any
 from trtdist.plan import Step
 from trtdist.simulation.facts import ASKED, TERM, News, Scene, Temper
 from trtdist.simulation.timeline import Timeline
-from trtdist.supervisor import messages
+from trtdist.supervisor import handover_messages, messages
 
 __all__ = ["EPOCH", "Cluster", "Launch", "Task"]
 
@@ -92,6 +92,7 @@ class Cluster:
         self._moved: dict[int, int] = {}
         used = 1 + max(node for step in scene.plan.steps for node in step.nodes)
         self._spares = list(range(used, scene.plan.allocation.nodes))
+        self._succession = 0
         self._order = itertools.count()
         self._records: list[tuple[float, int, messages.Input, News | None, Launch | None]] = []
         self._looks: set[int] = set()
@@ -214,6 +215,27 @@ class Cluster:
     def _found_killed(self, launch: Launch, news: News) -> None:
         if self.launches[news.step] is launch:
             self.hear(messages.TaskGone(news.step, news.name, EPOCH + self.line.now), news)
+
+    def _succeed(self, action: handover_messages.Succeed) -> None:
+        """Slurm takes the job or not, and it comes up or not, or not while anybody waits."""
+        self._succession += 1
+        say = partial(self._of_successor, self._succession)
+        lost = handover_messages.SuccessorLost("it failed")
+        asked = self.random.uniform(0.1, 2.0)
+        if self.random.random() < 0.2:
+            self.line.after(asked, partial(say, lost))
+            return
+        self.line.after(asked, partial(say, handover_messages.SuccessorAsked("next", "8")))
+        ready = handover_messages.SuccessorReady("next", "8", self.random.uniform(1.0, 60.0))
+        wait = self.random.choice((_NEVER, self.random.uniform(1.0, 60.0), self.random.uniform(1.0, 10.0)))
+        self.line.after(asked + wait, partial(say, self.random.choice((ready, ready, lost))))
+
+    def _of_successor(self, number: int, event: messages.Input) -> None:
+        if number == self._succession:
+            self.hear(event)
+
+    def _call_off(self, action: handover_messages.CallOff) -> None:
+        self._succession += 1
 
     # What happens on the nodes.
 
@@ -451,4 +473,7 @@ _PERFORM: dict[type, Callable[[Cluster, Any], None]] = {
     messages.Sweep: Cluster._sweep,
     messages.Conclude: Cluster._nothing,
     messages.Finish: Cluster._nothing,
+    handover_messages.Succeed: Cluster._succeed,
+    handover_messages.HandOver: Cluster._nothing,
+    handover_messages.CallOff: Cluster._call_off,
 }

@@ -19,6 +19,7 @@ __all__ = ["Ending", "Expected"]
 _RESOLUTION = 0.12
 _CLOSE = 1e-6
 _FAILED = ("FAILED", 1)
+_LEFT = ("STOPPED", 0)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class Expected:
         self._begin_by: dict[str, float] = {}
         self._healthy_by: dict[str, float] = {}
         self._first_start: dict[str, float] = {}
+        self._leave_at = float("inf")
+        self._handed_over = False
 
     # What happened.
 
@@ -70,6 +73,11 @@ class Expected:
     def healthy(self, step: str) -> None:
         """A service is healthy, or will never be."""
         self._healthy_by.pop(step, None)
+
+    def handed_over(self, linger: float, now: float) -> None:
+        """Another run has taken over."""
+        self._handed_over = True
+        self._leave_at = now + linger
 
     def signal_came(self, now: float) -> None:
         """Whether what dies now dies of a signal to everything is told within a while."""
@@ -116,7 +124,7 @@ class Expected:
         """When a stop must have begun by itself."""
         if self.settling():
             return min(self._settled, self._survival.due())
-        return min(self._survival.due(), self._ready_by, *self._healthy_by.values(), float("inf"))
+        return min(self._survival.due(), self._ready_by, *self._healthy_by.values(), self._leave_at)
 
     def pass_time(self, now: float) -> None:
         """A step of which no task ever ran counts as dead from its start."""
@@ -142,7 +150,8 @@ class Expected:
         if isinstance(event, (messages.StopAsked, messages.TimeLimit)):
             if self._news:
                 return Ending(frozenset({_FAILED}), self.causes())
-            return Ending(frozenset({_asked(event)}))
+            followed = self._handed_over and isinstance(event, messages.TimeLimit)
+            return Ending(frozenset({_LEFT if followed else _asked(event)}))
         fatal = self._survival.fatal(now)
         if fatal is not None:
             return Ending(frozenset({_FAILED}), fatal | self.causes())
@@ -151,7 +160,7 @@ class Expected:
         late = frozenset(name for name, limit in self._healthy_by.items() if now >= limit - _CLOSE)
         if late or now >= self._ready_by - _CLOSE:
             return Ending(frozenset({("TIMEOUT", 3)}), late)
-        return None
+        return Ending(frozenset({_LEFT})) if now >= self._leave_at - _CLOSE else None
 
     def causes(self) -> frozenset[str]:
         """Who may be called the first cause by now."""

@@ -7,7 +7,7 @@ from functools import partial
 
 from trtdist.simulation.cluster import Cluster
 from trtdist.simulation.facts import Fault
-from trtdist.supervisor import messages
+from trtdist.supervisor import handover_messages, messages
 
 __all__ = ["FAULTS", "inject"]
 
@@ -101,6 +101,10 @@ def _limit_near(cluster: Cluster, fault: Fault) -> None:
     cluster.hear(messages.TimeLimit("the job is near its time limit"))
 
 
+def _hand_over_due(cluster: Cluster, fault: Fault) -> None:
+    cluster.hear(handover_messages.HandOverDue())
+
+
 def _controller_away(cluster: Cluster, fault: Fault) -> None:
     cluster.away_until = max(cluster.away_until, cluster.line.now + fault.length)
 
@@ -120,5 +124,6 @@ FAULTS: dict[str, Callable[[Cluster, Fault], None]] = {
     "time limit": _ends(messages.EveryoneTerminated("the job reached its time limit", "TIMEOUT", 1, certain=True)),
     "preemption": _ends(messages.EveryoneTerminated("the job was preempted", certain=True)),
     "limit near": _limit_near,
+    "hand-over due": _hand_over_due,
     "controller away": _controller_away,
 }

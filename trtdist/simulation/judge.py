@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from trtdist.events import RUNGS
@@ -11,6 +12,7 @@ from trtdist.simulation.expected import Ending, Expected
 from trtdist.simulation.facts import News, Scene, Violation
 from trtdist.simulation.facts import check as _check
 from trtdist.simulation.survival import Known, Survival
+from trtdist.supervisor import handover_messages as handover
 from trtdist.supervisor import messages
 from trtdist.supervisor.facts import Outcome
 
@@ -25,6 +27,17 @@ _PATIENCE = 6
 _ENDING = (
     messages.StopAsked, messages.TimeLimit, messages.EveryoneTerminated, messages.Broke, messages.Unresolved,
 )  # fmt: skip
+
+
+@dataclass(eq=False)
+class _Heir:
+    """What the supervisor knows of the run that is to take over: since when it is due, how many were asked for, and
+    until when this one may stay once it has taken over."""
+
+    due: float = float("inf")
+    attempts: int = 0
+    awaited: bool = False
+    stay: float = 0.0
 
 
 class Judge:
@@ -53,6 +66,7 @@ class Judge:
         self._outcome: Outcome | None = None
         self._swept: tuple[str, ...] | None = None
         self._sweeps = self._finished = 0
+        self._heir = _Heir()
 
     # What the supervisor hears.
 
@@ -154,6 +168,26 @@ class Judge:
     def _stop_asked(self, event: messages.StopAsked, now: float) -> None:
         if event.grace is not None and self._ending is not None:
             self._must_be_over(now, event.grace)
+
+    def _time_limit(self, event: messages.TimeLimit, now: float) -> None:
+        if self._ending is not None:
+            self._must_be_over(now, self._settings.grace)
+
+    def _hand_over_due(self, event: handover.HandOverDue, now: float) -> None:
+        if not self._heir.attempts:
+            self._heir.due = min(self._heir.due, now)
+
+    def _successor_ready(self, event: handover.SuccessorReady, now: float) -> None:
+        self._heir.awaited = False
+        self._heir.stay = now + event.patience
+        self._owed["clients were not told who has taken over"] = None
+        if self._ending is None:
+            self._expected.handed_over(min(self._settings.linger, event.patience / 2), now)
+
+    def _successor_lost(self, event: handover.SuccessorLost, now: float) -> None:
+        self._heir.awaited = False
+        if self._heir.attempts < self._settings.successors:
+            self._heir.due = now + self._settings.successor_pause
 
     def _heard_swept(self, event: messages.Swept, now: float) -> None:
         self._answers -= 1
@@ -258,6 +292,22 @@ class Judge:
     def _find_killed(self, action: messages.FindKilled, now: float) -> None:
         _check(self._ending is None, f"who was killed in {action.step} was asked during a stop")
 
+    def _succeed(self, action: handover.Succeed, now: float) -> None:
+        self._nothing_more()
+        _check(self._ready and not self._heir.awaited, "a run to take over was asked for at the wrong time")
+        _check(now >= self._heir.due - _CLOSE, "a run to take over was asked for too early")
+        self._heir = _Heir(attempts=self._heir.attempts + 1, awaited=True)
+        _check(self._heir.attempts <= self._settings.successors, "runs to take over are asked for without an end")
+
+    def _hand_over(self, action: handover.HandOver, now: float) -> None:
+        _check(isinstance(self._event, handover.SuccessorReady), "clients were sent to a run that has not taken over")
+        self._owed.pop("clients were not told who has taken over", None)
+
+    def _call_off(self, action: handover.CallOff, now: float) -> None:
+        _check(self._ending is not None and self._heir.awaited, "a run to take over was called off without a reason")
+        self._heir.awaited = False
+        self._owed.pop("the run that was to take over is left", None)
+
     def _announce(self, action: messages.Announce, now: float) -> None:
         if self._ready and self._ending is None and action.state in ("STARTING", "READY"):
             self._survival.condition = (action.state, action.detail)
@@ -288,8 +338,13 @@ class Judge:
         states = {state for state, _ in self._ending.verdicts}
         shown = {"STOPPING" if each in ("STOPPED", "INTERRUPTED") else each for each in states}
         _check(state in shown, f"{state} was said where {' or '.join(sorted(shown))} is right")
-        given = self._event.grace if isinstance(self._event, messages.StopAsked) else None
-        self._must_be_over(now, max(self._settings.grace, self._settings.failure_grace) if given is None else given)
+        event = self._event
+        lasting = isinstance(event, messages.EveryoneTerminated) and event.certain
+        if self._heir.awaited and state == "STOPPING" and not lasting:
+            self._owed["the run that was to take over is left"] = None
+        given = event.grace if isinstance(event, messages.StopAsked) else None
+        allowed = max(self._settings.grace, self._settings.failure_grace, self._heir.stay - now)
+        self._must_be_over(now, allowed if given is None else given)
 
     def _must_be_over(self, now: float, grace: float) -> None:
         """The tiers have the grace together, and each what KILL needs; another wish only shortens it."""
@@ -348,6 +403,8 @@ class Judge:
             _check(self._expected.due() >= now - _CLOSE, "a stop is late")
             if not self._expected.settling():
                 self._survival.settled(now)
+            wanted = self._ready and not self._expected.settling() and not self._heir.awaited
+            _check(not wanted or self._heir.due > now, "no run was asked for that takes over")
         else:
             _check(now <= self._over_by, "a stop takes longer than it may")
             self._lowest_tier_is_told()
@@ -390,6 +447,10 @@ _HEARD: dict[type, Callable[[Judge, Any, float], None]] = {
     messages.CameReady: Judge._came_ready,
     messages.SignalCame: Judge._signal_came,
     messages.StopAsked: Judge._stop_asked,
+    messages.TimeLimit: Judge._time_limit,
+    handover.HandOverDue: Judge._hand_over_due,
+    handover.SuccessorReady: Judge._successor_ready,
+    handover.SuccessorLost: Judge._successor_lost,
 }
 
 _SAID: dict[type, Callable[[Judge, Any, float], None]] = {
@@ -406,4 +467,7 @@ _SAID: dict[type, Callable[[Judge, Any, float], None]] = {
     messages.Sweep: Judge._sweep,
     messages.Conclude: Judge._conclude,
     messages.Finish: Judge._finish,
+    handover.Succeed: Judge._succeed,
+    handover.HandOver: Judge._hand_over,
+    handover.CallOff: Judge._call_off,
 }

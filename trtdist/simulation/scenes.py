@@ -33,7 +33,7 @@ def scene(seed: int, plan: Plan | None = None) -> Scene:
         step = random.choice(planned.steps)
         tempers[step.name] = _troubled(random, step, tempers[step.name])
     slurm = planned.allocation.nodes > 1 or random.random() < 0.5
-    faults = _faults(random, planned, slurm)
+    faults = (*_faults(random, planned, slurm), *_hand_over(Random(f"hand-over {seed}"), slurm))
     if lasts:
         faults = tuple(sorted((*faults, *_more_faults(other, planned)), key=lambda fault: fault.at))
         tempers = _worn(other, tempers, faults)
@@ -137,6 +137,11 @@ def _worn(random: Random, tempers: dict[str, Temper], faults: tuple[Fault, ...])
 
 def _leaving(random: Random, plan: Plan, at: float) -> Fault:
     return Fault(at, "drain", random.choice(plan.servers).name, length=random.choice(_GRACES))
+
+
+def _hand_over(random: Random, slurm: bool) -> tuple[Fault, ...]:
+    """Some runs through Slurm are to be followed by another."""
+    return (Fault(random.uniform(1.0, 90.0), "hand-over due"),) if slurm and random.random() < 0.4 else ()
 
 
 def _task(kind: str) -> Callable[[Random, Plan, float], Fault]:

@@ -50,7 +50,8 @@ class JobOptions:
     or `none`. `warning` is how many seconds before the time limit the batch script gets USR1, 0 for no warning; Slurm
     may send it up to a minute earlier. With `requeue`, a job that is preempted or loses its first node is queued again;
     with `spares`, so many of `nodes` may be lost. With `crowded`, ranks take next to no CPU and may be more than there
-    are CPUs.
+    are CPUs. `lead` is how many seconds before the time limit a job like it is asked for, to take over; 0 for
+    never.
     """
 
     name: str
@@ -75,6 +76,7 @@ class JobOptions:
     crowded: bool = False
     requeue: bool = False
     spares: int = 0
+    lead: int = 0
     extra: tuple[str, ...] = ()
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "PastStep",
     "Step",
     "accounts",
+    "alloc_nodes",
     "config",
     "fields",
     "first_killed",
@@ -128,6 +129,13 @@ def partitions(text: str) -> list[Partition]:
         cores, mib = int(cpus.rstrip("+")), int(memory.rstrip("+"))
         found.append(Partition(name, up == "up", seconds(limit), int(nodes), cores, mib, count, kind))
     return found
+
+
+def alloc_nodes(line: str) -> str:
+    """The hosts from which jobs may be submitted to a partition (a host list), from one line of `scontrol show
+    partition`; "" when any may."""
+    found = fields(line).get("AllocNodes", "")
+    return "" if found in ("ALL", *_NOTHING) else found
 
 
 def node_states(text: str) -> list[tuple[str, str]]:

@@ -33,12 +33,13 @@ _TASTES = ("SQUEUE_", "SINFO_", "SCANCEL_", "SCONTROL_")
 
 
 class Call:
-    """One run of a Slurm program, to be polled; it is killed after `timeout` seconds.
+    """One run of a Slurm program, to be polled; it is killed after `timeout` seconds. It has the environment of this
+    process unless another is given.
 
     MissingError when there is no such program, or SLURM_CONF names no file.
     """
 
-    def __init__(self, argv: Sequence[str], timeout: float = TIMEOUT) -> None:
+    def __init__(self, argv: Sequence[str], timeout: float = TIMEOUT, environ: Mapping[str, str] | None = None) -> None:
         _look_for_configuration(os.environ)
         self._program = argv[0]
         self._until = time.monotonic() + timeout
@@ -50,7 +51,7 @@ class Call:
                 stdin=subprocess.DEVNULL,
                 stdout=self._said,
                 stderr=self._complained,
-                env=_environment(os.environ),
+                env=_environment(os.environ if environ is None else environ),
                 start_new_session=True,
             )
         except FileNotFoundError as error:
@@ -110,11 +111,11 @@ def run(argv: Sequence[str], patience: float = 0.0, timeout: float = TIMEOUT) ->
             time.sleep(_RETRY)
 
 
-async def ask(argv: Sequence[str], timeout: float = TIMEOUT) -> str:
+async def ask(argv: Sequence[str], timeout: float = TIMEOUT, environ: Mapping[str, str] | None = None) -> str:
     """The same for an event loop, once."""
     import asyncio  # here, since `status` and `logs` have to start at once and ask without a loop
 
-    call = Call(argv, timeout)
+    call = Call(argv, timeout, environ)
     while not call.done():
         await asyncio.sleep(_POLL)
     return call.output()

@@ -54,6 +54,8 @@ def main(argv: Sequence[str], head_of: Callable[[RunDir], Head] = LocalHead) -> 
     _introduce(journal, job)
     if again and resumption.resume(run, again):
         journal.say(f"{run.run_id} goes on, since Slurm has queued its job again ({again})")
+    if given.slurm and resumption.unwanted(run):
+        journal.say(f"{run.run_id} was to take over from a run that was stopped since")
     if run.verdict.exists():
         journal.say(f"{run.run_id} has ended already")
         return 1
@@ -89,7 +91,7 @@ def _in_job(run: RunDir, given: argparse.Namespace, journal: Journal) -> tuple[L
     job = os.environ["SLURM_JOB_ID"]
     settings = Settings(given.ready_timeout, given.service_timeout, given.start_timeout, grace=given.grace)
     settings = replace(settings, stall_timeout=given.stall_timeout, settle=0.5, failure_grace=2.0, kill_wait=5.0)
-    return SlurmLauncher(run, job, journal.say), InJob(run, job, given.warning, journal.say), settings
+    return SlurmLauncher(run, job, journal.say), InJob(run, job, given.warning, journal.say, given.handover), settings
 
 
 def _supervise(run: RunDir, settings: Settings, tools: Tools) -> int:
@@ -136,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--start-timeout", type=float, default=_DEFAULTS.start_timeout, metavar="SECONDS")
     parser.add_argument(
         "--warning", type=float, default=60.0, metavar="SECONDS", help="stop so long before the job's time limit"
+    )
+    parser.add_argument(
+        "--handover", type=float, default=0.0, metavar="SECONDS", help="ask for a run that takes over so long before it"
     )
     parser.add_argument("--grace", type=float, default=_DEFAULTS.grace, metavar="SECONDS")
     return parser

@@ -18,7 +18,8 @@ class Settings:
     is what all tiers of a stop have together before KILL, `failure_grace` the same after a death, `hurried_grace` what
     a second request leaves. `kill_wait` is how long the end of a step is awaited after KILL. Restarts of a step count
     anew once it has served for `forgive`. `port_attempts` counts
-    starts of a service whose port was taken.
+    starts of a service whose port was taken. `linger` is how long a run that has handed over goes on as before; a run
+    to take over is asked for `successors` times at most, with `successor_pause` in between.
     """
 
     ready_timeout: float = 1800.0
@@ -34,6 +35,9 @@ class Settings:
     kill_wait: float = 1.0
     forgive: float = 600.0
     port_attempts: int = 5
+    linger: float = 15.0
+    successors: int = 2
+    successor_pause: float = 20.0
 
 
 @dataclass(frozen=True)

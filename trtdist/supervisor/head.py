@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
+from trtdist.rundir import RunDir
+
 __all__ = ["Head"]
 
 
@@ -22,6 +24,10 @@ class Head(Protocol):
 
     async def withdraw(self, servers: Collection[str]) -> None:
         """Have nobody find these servers any more, as far as etcd answers within a second or two."""
+        ...
+
+    async def hand_over(self, heir: RunDir) -> bool:
+        """Tell connected clients of the run that has taken over; whether etcd could be told within a second or two."""
         ...
 
     def port_taken(self, service: str) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 
 from trtdist.errors import TrtdistError
 from trtdist.plan import Step, from_json
@@ -17,8 +18,10 @@ from trtdist.services.envfile import read_env_or_nothing, write_env
 from trtdist.slurm import argv, hostlist, parse, states
 from trtdist.slurm.runner import ask
 from trtdist.supervisor import messages
+from trtdist.supervisor.handover_messages import HandOverDue, SuccessorReady
 from trtdist.supervisor.remains import local_folder
 from trtdist.supervisor.spare_nodes import moved
+from trtdist.supervisor.succession import Succession
 
 __all__ = ["InJob", "why_ended"]
 
@@ -31,13 +34,17 @@ _REMOVE = 'rm -rf -- "$1" && { rmdir -- "${1%/*}" 2>/dev/null || :; }'
 
 
 class InJob:
-    """The job `job`; `warning` is how many seconds before its time limit the run is stopped, `say` takes sentences."""
+    """The job `job`; `warning` is how many seconds before its time limit the run is stopped, `lead` the same for when
+    another one is asked for that takes over, 0 for never. `say` takes sentences."""
 
-    def __init__(self, run: RunDir, job: str, warning: float, say: Callable[[str], None]) -> None:
+    def __init__(self, run: RunDir, job: str, warning: float, say: Callable[[str], None], lead: float = 0.0) -> None:
         self._run = run
         self._job = job
         self._warning = warning
+        self._lead = lead
+        self._end = float("inf")
         self._say = say
+        self._succession = Succession(run, say)
 
     async def meaning(self, name: str) -> messages.Input:
         """TERM means the end of the job, unless the job still runs: then it was for the supervisor alone."""
@@ -88,12 +95,27 @@ class InJob:
                 found = []
             end = found[0].end if found else None
             if end is not None:
+                self._end = end
                 left = end - self._warning - time.time()
                 if left <= 0:
                     yield messages.TimeLimit(f"job {self._job} reaches its time limit in {end - time.time():.0f} s")
                     return
-                pause = min(pause, left)
+                early = end - self._lead - time.time() if self._lead else float("inf")
+                if early <= 0:
+                    yield HandOverDue()
+                pause = min(pause, left, early if early > 0 else left)
             await asyncio.sleep(pause)
+
+    async def succeed(self) -> AsyncIterator[messages.Input]:
+        """Have Slurm start another job of the same files, and follow it."""
+        async for event in self._succession.begin():
+            if isinstance(event, SuccessorReady):
+                event = replace(event, patience=max(0.0, self._end - self._warning - time.time()))
+            yield event
+
+    async def call_off(self) -> None:
+        """Take it from the queue, or have it stopped."""
+        await self._succession.call_off()
 
     async def place(self, step: Step) -> str:
         """Ask Slurm which nodes of the step are down, and have spares take their numbers in resolved.env."""

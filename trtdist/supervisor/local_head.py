@@ -8,7 +8,9 @@ from collections.abc import Collection
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.envfile import read_env_or_nothing
 from trtdist.services.health import probe
+from trtdist.services.heirs import tell_heir
 from trtdist.services.withdrawal import withdraw
 from trtdist.supervisor.ports import PortClaims, taken
 from trtdist.supervisor.resolve import external_services, resolve, service_ports
@@ -44,6 +46,10 @@ class LocalHead:
     async def withdraw(self, servers: Collection[str]) -> None:
         """Revoke the leases of what is registered under these names, as far as etcd answers."""
         await withdraw(self._env, servers)
+
+    async def hand_over(self, heir: RunDir) -> bool:
+        """Put it where requesters look for servers."""
+        return await tell_heir(self._env, read_env_or_nothing(heir.resolved_env))
 
     def port_taken(self, service: str) -> bool:
         """Whether somebody listens on a port that the service was given."""

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from trtdist.events import RUNGS
-from trtdist.supervisor import deaths, draining, restarts, stalls, stopping
+from trtdist.supervisor import deaths, draining, handover, handover_messages, restarts, stalls, stopping
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.messages import (
     Action,
@@ -103,7 +103,7 @@ def next_deadline(state: State) -> float | None:
         times = [state.ready_by] if state.phase in (RESOLVING, STARTING) else []
         times += [step.deadline for step in state.services() if _unhealthy(step) and step.fall is None]
         times += [state.begin_by if state.begin_by < NEVER else None]
-        times += restarts.deadlines(state) + draining.deadlines(state)
+        times += restarts.deadlines(state) + draining.deadlines(state) + handover.deadlines(state)
     return min((time for time in times if time is not None), default=None)
 
 
@@ -255,14 +255,6 @@ def _on_signal_came(state: State, event: SignalCame, now: float) -> Change:
     return replace(state, doubt_until=until, settle_until=settle_until), []
 
 
-def _on_time_limit(state: State, event: TimeLimit, now: float) -> Change:
-    return stopping.time_is_up(state, event, now)
-
-
-def _on_everyone(state: State, event: EveryoneTerminated, now: float) -> Change:
-    return stopping.everyone(state, event, now)
-
-
 def _on_broke(state: State, event: Broke, now: float) -> Change:
     if state.ending:
         return state, []
@@ -388,8 +380,12 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     Withdrawn: restarts.withdrawn,
     Placed: restarts.placed,
     SignalCame: _on_signal_came,
-    TimeLimit: _on_time_limit,
-    EveryoneTerminated: _on_everyone,
+    TimeLimit: handover.time_is_up,
+    EveryoneTerminated: handover.everyone,
+    handover_messages.HandOverDue: handover.due,
+    handover_messages.SuccessorAsked: handover.asked,
+    handover_messages.SuccessorReady: handover.ready,
+    handover_messages.SuccessorLost: handover.lost,
     Broke: _on_broke,
     Swept: _on_swept,
 }
@@ -403,5 +399,6 @@ _RULES: tuple[Callable[[State, float], Change | None], ...] = (
     _start_programs,
     *restarts.RULES,
     *draining.RULES,
+    *handover.RULES,
     *stopping.RULES,
 )

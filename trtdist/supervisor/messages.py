@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Union
 
+from trtdist.supervisor import handover_messages as handover
 from trtdist.supervisor.facts import Outcome, Stall
 
 __all__ = [
@@ -305,6 +306,10 @@ Input = Union[
     EveryoneTerminated,
     Broke,
     Swept,
+    handover.HandOverDue,
+    handover.SuccessorAsked,
+    handover.SuccessorReady,
+    handover.SuccessorLost,
 ]
 
 
@@ -487,4 +492,7 @@ Action = Union[
     Sweep,
     Conclude,
     Finish,
+    handover.Succeed,
+    handover.HandOver,
+    handover.CallOff,
 ]

@@ -1,4 +1,5 @@
-"""A run that Slurm starts once more, since its job was preempted or lost a node. Standard library, Python 3.9.
+"""A run that Slurm starts once more, since its job was preempted or lost a node, or starts although nobody wants it any
+more. Standard library, Python 3.9.
 
 It goes on as the same run: the verdict of the attempt before is kept under another name, its events and logs are added
 to, and what it left on the head node goes, for its services begin anew.
@@ -9,11 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from trtdist import chain
 from trtdist.rundir import RunDir
 from trtdist.supervisor import verdict
+from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.remains import Remains, local_folder
 
-__all__ = ["attempt", "resume"]
+__all__ = ["attempt", "resume", "unwanted"]
 
 
 def attempt(environ: Mapping[str, str]) -> int:
@@ -23,14 +26,29 @@ def attempt(environ: Mapping[str, str]) -> int:
 
 
 def resume(run: RunDir, number: int) -> bool:
-    """Make a run ready for its next attempt, the `number`th after the first; False for one that somebody had stopped.
+    """Make a run ready for its next attempt, the `number`th after the first; False for one that somebody had stopped,
+    or that another one takes over from.
 
     OSError when the verdict of the attempt before cannot be moved.
     """
     before = verdict.read(run)
     if before is not None and before.get("state") == "STOPPED":
         return False
+    after = chain.successor(run)
+    if after is not None and not after.verdict.exists():
+        verdict.write_once(run, verdict.compose(Outcome("STOPPED", 0, f"goes on as {after.run_id}"), run, None))
+        return False
     if before is not None:
         os.replace(run.verdict, run.earlier_verdict(number))
     Remains((), local_folder(run)).remove_folder()
     return True
+
+
+def unwanted(run: RunDir) -> bool:
+    """Whether a run was to take over from one that somebody has stopped since; it has its verdict then. OSError."""
+    before = chain.predecessor(run)
+    found = verdict.read(before) if before is not None else None
+    if before is None or found is None or found.get("state") != "STOPPED" or chain.heir(before) == run:
+        return False
+    reason = f"not needed any more: {before.run_id}, from which it was to take over, was stopped"
+    return verdict.write_once(run, verdict.compose(Outcome("STOPPED", 0, reason), run, None))

@@ -41,7 +41,7 @@ from trtdist.events import (
 from trtdist.plan import Plan, Step
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir, write_atomic
-from trtdist.supervisor import control, facts, messages, verdict
+from trtdist.supervisor import control, facts, handover_messages, messages, verdict
 from trtdist.supervisor.head import Head
 from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
@@ -51,6 +51,7 @@ from trtdist.supervisor.machine import advance, next_deadline
 from trtdist.supervisor.remains import Remains, local_folder
 from trtdist.supervisor.stalls import pace
 from trtdist.supervisor.state import OVER, READY, initial
+from trtdist.supervisor.succeeding import Succeeding
 from trtdist.supervisor.surroundings import Alone, Surroundings
 
 __all__ = ["STOP_SIGNALS", "Supervisor", "Tools"]
@@ -59,6 +60,7 @@ TICK = 0.1
 _PROBE_FIRST, _PROBE_LAST = 0.02, 0.25
 _SWEEP_PATIENCE = 2.0
 _LOOK_PATIENCE = 5.0
+_CALL_OFF_PATIENCE = 15.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -95,6 +97,8 @@ class Supervisor:
         self._asked_of: dict[str, asyncio.Task[None]] = {}
         self._finding: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
+        self._succeeding = Succeeding(run, tools.around, tools.head, tools.journal)
+        self._calling_off: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._broke = False
 
@@ -221,6 +225,21 @@ class Supervisor:
         """Hear what is going to happen from outside."""
         async for event in self._tools.around.news():
             self._feed(event)
+
+    def _succeed(self, action: handover_messages.Succeed) -> None:
+        self._journal.say("another run is asked for, to take over before the time limit")
+        self._errand(self._follow_successor())
+
+    async def _follow_successor(self) -> None:
+        async for event in self._succeeding.follow():
+            self._feed(event)
+
+    def _hand_over(self, action: handover_messages.HandOver) -> None:
+        self._errand(self._succeeding.tell_clients(action.run, self._state.settings.linger))
+
+    def _call_off(self, action: handover_messages.CallOff) -> None:
+        self._journal.say("the run that was to take over is called off")
+        self._calling_off = self._errand(self._tools.around.call_off())
 
     async def _watch_logs(self, every: float) -> None:
         """Tell which logs grow, as long as the run comes up."""
@@ -368,6 +387,8 @@ class Supervisor:
             # Before anything is stopped, which has its own last words.
             self._slow = verdict.slowest(self._run, self._plan, action.behind)
             detail += "" if self._slow is None else self._slow.said
+        if action.state == "READY":
+            self._succeeding.take_over()
         self._journal.write(RunState(action.state, detail))
         self._journal.say(f"{action.state} {detail}".rstrip())
 
@@ -386,6 +407,8 @@ class Supervisor:
         if elsewhere and self._finding:
             # What looks at the nodes makes folders there, also after they were removed.
             await asyncio.wait(self._finding, timeout=_LOOK_PATIENCE)
+        if self._calling_off is not None:
+            await asyncio.wait({self._calling_off}, timeout=_CALL_OFF_PATIENCE)
         remains = self._remains()
         until = self._loop.time() + _SWEEP_PATIENCE
         while remains.alive() and self._loop.time() < until:
@@ -449,4 +472,7 @@ _PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {
     messages.Sweep: Supervisor._sweep,
     messages.Conclude: Supervisor._conclude,
     messages.Finish: Supervisor._finish,
+    handover_messages.Succeed: Supervisor._succeed,
+    handover_messages.HandOver: Supervisor._hand_over,
+    handover_messages.CallOff: Supervisor._call_off,
 }

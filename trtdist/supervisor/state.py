@@ -33,6 +33,7 @@ __all__ = [
     "UNTOLD",
     "WAITING",
     "Fall",
+    "Handover",
     "Progress",
     "State",
     "StepState",
@@ -124,6 +125,25 @@ class StepState:
 
 
 @dataclass(frozen=True)
+class Handover:
+    """The run that is to take over before the time limit, called `name` in a sentence once Slurm has its job.
+
+    One is asked for at `ask_at`, `attempts` were so far, `awaited` says that one is on its way; `problem` is why the
+    last one did not come. Once it has taken over this run leaves, from `leave_at` until `leave_by`. `wanted` says that
+    it shall come up although this run was interrupted.
+    """
+
+    name: str = ""
+    ask_at: float | None = None
+    attempts: int = 0
+    awaited: bool = False
+    problem: str = ""
+    leave_at: float | None = None
+    leave_by: float = 0.0
+    wanted: bool = False
+
+
+@dataclass(frozen=True)
 class Stop:
     """A stop under way: `tiers` are those still to end, the first of them now, until `tier_deadline`.
 
@@ -178,6 +198,7 @@ class State:
     doubt_until: float = 0.0
     rungs: Overlay[str] = field(default_factory=lambda: Overlay({}))
     progress: Progress = field(default_factory=Progress)
+    handover: Handover = field(default_factory=Handover)
     stop: Stop | None = None
     stops_asked: int = 0
     announced: str = ""

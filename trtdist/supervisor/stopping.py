@@ -71,9 +71,10 @@ def ask(state: State, event: StopAsked, now: float) -> Change:
 
 
 def time_is_up(state: State, event: TimeLimit, now: float) -> Change:
-    """The scheduler will end the job soon: our own stop comes first."""
-    if state.ending:
-        return state, []
+    """The scheduler will end the job soon: our own stop comes first, and one under way must not last longer."""
+    if state.stop is not None:
+        deadline = min(state.stop.deadline, now + state.settings.grace)
+        return replace(state, stop=_share(replace(state.stop, deadline=deadline), now)), []
     if state.first is not None:
         return begin(state, deaths.failure(state.first), state.settings.failure_grace, now)
     return begin(state, Outcome("TIMEOUT", 1, event.reason), state.settings.grace, now)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Protocol
 
 from trtdist.plan import Step
-from trtdist.supervisor import messages
+from trtdist.supervisor import handover_messages, messages
 
 __all__ = ["Alone", "Surroundings"]
 
@@ -27,6 +27,14 @@ class Surroundings(Protocol):
 
     async def place(self, step: Step) -> str:
         """Put spare nodes in place of those of a step that are down; says in a sentence what was moved, "" for none."""
+        ...
+
+    def succeed(self) -> AsyncIterator[messages.Input]:
+        """Ask for a run that takes over from this one; what becomes of it, until it has or will not."""
+        ...
+
+    async def call_off(self) -> None:
+        """See to it that the run that was asked for does not come up, if there is one."""
         ...
 
     async def clean(self) -> tuple[str, ...]:
@@ -50,6 +58,13 @@ class Alone:
     async def place(self, step: Step) -> str:
         """Nothing."""
         return ""
+
+    async def succeed(self) -> AsyncIterator[messages.Input]:
+        """Nobody runs out of time here."""
+        yield handover_messages.SuccessorLost("there is no time limit")
+
+    async def call_off(self) -> None:
+        """There is none."""
 
     async def clean(self) -> tuple[str, ...]:
         """There are no other nodes."""

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 __all__ = [
     "AutoCount",
     "AutoPort",
+    "AutoSpan",
     "Count",
     "Duration",
     "EngineVersion",
@@ -229,6 +230,10 @@ def _span(value: Any) -> Any:
     return float(found[1]) * _UNITS[found[3]]
 
 
+def _auto_span(value: Any) -> Any:
+    return value if value == "auto" else _span(value)
+
+
 _PORTS_SCHEMA = {
     "anyOf": [
         {"type": "string", "pattern": r"^\d{1,5}-\d{1,5}$"},
@@ -241,6 +246,7 @@ _PORTS_SCHEMA = {
     ]
 }
 _SPAN_SCHEMA = {"anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": f"^{SPAN}$"}]}
+_AUTO_SPAN_SCHEMA = {"anyOf": [{"const": "auto"}, *_SPAN_SCHEMA["anyOf"]]}
 _AUTO_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}
 _PORT_SCHEMA = {"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1, "maximum": _MAX_PORT}]}
 _TIME_SCHEMA = {
@@ -284,5 +290,10 @@ Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False), BeforeValida
 Seconds = Annotated[float, Field(ge=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]
 Span = Annotated[
     float, Field(ge=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_span), WithJsonSchema(_SPAN_SCHEMA)
+]
+AutoSpan = Annotated[
+    Union[Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False)], Literal["auto"]],
+    BeforeValidator(_auto_span),
+    WithJsonSchema(_AUTO_SPAN_SCHEMA),
 ]
 Duration = Annotated[float, Field(gt=0, le=_YEAR, allow_inf_nan=False), BeforeValidator(_no_bool)]

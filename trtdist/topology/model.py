@@ -13,6 +13,7 @@ from trtdist.topology.engine_args import KV_CACHE_KEYS, LLM_KEYS
 from trtdist.topology.fields import (
     AutoCount,
     AutoPort,
+    AutoSpan,
     Count,
     Duration,
     EngineVersion,
@@ -329,6 +330,10 @@ class SlurmSection(Section):
     nodes: Annotated[AutoCount, Field(description="Nodes, or `auto` for as many as the plan needs.")] = "auto"
     spares: Annotated[int, Field(ge=0, le=1000, description="Further nodes, for servers whose node dies.")] = 0
     requeue: Annotated[bool, Field(description="Whether Slurm may queue the job again, as the same run.")] = False
+    handover: Annotated[
+        AutoSpan | None,
+        Field(description="How long before the time limit the next job is submitted, to take over; `auto` or `20m`."),
+    ] = None
     cpus_per_task: Annotated[Count | None, Field(description="CPUs of each rank.")] = None
     mem: Annotated[Memory, Field(description="Memory of each node, 0 for all of it.")] = 0
     exclusive: Annotated[bool, Field(description="Whole nodes for this job alone.")] = False

@@ -62,7 +62,7 @@ class Connections:
         self.buffered = 0
         self._all: set[Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
-        self._closing = False
+        self._closing = self._retiring = False
         self._date = ("", -1)
 
     def __len__(self) -> int:
@@ -93,6 +93,15 @@ class Connections:
     def closing(self) -> bool:
         """Whether each connection ends with the answer it is at."""
         return self._closing
+
+    @property
+    def retiring(self) -> bool:
+        """Whether clients are asked to connect anew for their next request."""
+        return self._retiring or self._closing
+
+    def retire(self) -> None:
+        """From now on have clients connect anew for each request, wherever that leads them."""
+        self._retiring = True
 
     def date(self) -> str:
         """The header Date of now."""
@@ -257,7 +266,7 @@ class Connection(asyncio.Protocol):
             if not reply.begun:
                 # A defect, whose traceback the event loop prints.
                 reply.send(500, _DEFECT.body)
-            self.answered(reply.complete and request.keep_alive)
+            self.answered(reply.complete and reply.keeps)
 
     def _count(self, waiting: int) -> None:
         self._owner.buffered += waiting - self._counted
@@ -320,12 +329,17 @@ class Reply:
     def __init__(self, connection: Connection, request: Request) -> None:
         self._connection = connection
         self._chunked = request.minor > 0
-        self._keep = request.keep_alive
+        self._keep = request.keep_alive and not connection._owner.retiring
         self._silent = request.method == "HEAD"
         self._first = b""
         self.begun = False
         self.complete = False
         self.status = 0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the client was told that it may send another request."""
+        return self._keep
 
     @property
     def lost(self) -> bool:

@@ -30,7 +30,7 @@ from trtdist.serving.front.service import Service, Settings
 from trtdist.serving.program import asked, run_until_stopped
 from trtdist.serving.requester import Requester
 from trtdist.serving.run_config import RunConfig
-from trtdist.serving.waiting import first_of
+from trtdist.serving.waiting import end_task, first_of
 
 __all__ = ["granted", "listen", "read_keys", "serve", "server_tls", "work"]
 
@@ -61,13 +61,21 @@ async def serve(
             ssl=tls,
             ssl_handshake_timeout=HANDSHAKE_S if tls is not None else None,
         )
+        retiring = asyncio.ensure_future(_retire(requester, connections))
         try:
             reason = await first_of(requester.ended(), asked(stop))
         finally:
+            await end_task(retiring)
             server.close()
             await connections.drain(granted(config.run))
     if reason:
         raise RunFailedError(f"the front end stops: {reason}")
+
+
+async def _retire(requester: Requester, connections: Connections) -> None:
+    """When another run has taken over, connections that stay open would keep clients here until the last moment."""
+    await requester.handed_over()
+    connections.retire()
 
 
 def granted(run: RunDir) -> float:

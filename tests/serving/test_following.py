@@ -1,0 +1,144 @@
+"""Clients follow a run to the one that takes over from it, as its etcd tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.serving.scripted import Refusal, Stage, Worker, collect, greedy, on_stage, until
+from tests.serving.servers import EtcdServer, NatsServer, free_ports
+from trtdist.services.heirs import HEIR, tell_heir
+from trtdist.serving import following
+from trtdist.serving.protocol import Chunk, GenerateCall
+from trtdist.serving.requester import Ask, Requester
+from trtdist.serving.run_config import RunConfig
+from trtdist.serving.slug import instance_prefix
+
+Scene = Callable[[Stage, Stage], Awaitable[None]]
+Play = Callable[[Scene], None]
+
+
+@pytest.fixture
+def play(nats_server: NatsServer, etcd_server: EtcdServer, namespace: str) -> Play:
+    """Plays a scene on the stages of two runs, the second to take over from the first."""
+
+    async def main(scene: Scene) -> None:
+        async with (
+            on_stage(nats_server, etcd_server, namespace) as before,
+            on_stage(nats_server, etcd_server, f"{namespace}-next") as after,
+        ):
+            await scene(before, after)
+
+    return lambda scene: asyncio.run(main(scene))
+
+
+def env(config: RunConfig) -> dict[str, str]:
+    """What resolved.env of a run would say."""
+    etcd = ",".join(config.etcd_endpoints)
+    return {"TRTDIST_RUN_ID": config.namespace, "NATS_SERVER": config.nats_url, "ETCD_ENDPOINTS": etcd}
+
+
+def direct() -> Ask:
+    return Ask(greedy(), "hello", component="tensorrt-llm")
+
+
+async def five(worker: Worker, call: GenerateCall) -> None:
+    await worker.speak(call, 5)
+
+
+async def known(requester: Requester) -> None:
+    await asyncio.wait_for(requester.handed_over(), 20)
+
+
+def test_new_requests_go_to_the_heir_and_open_ones_end_where_they_are(play: Play) -> None:
+    async def scene(before: Stage, after: Stage) -> None:
+        go = asyncio.Event()
+
+        async def later(worker: Worker, call: GenerateCall) -> None:
+            await go.wait()
+            await worker.speak(call, 5)
+
+        old, new = await before.worker("srv.0", later), await after.worker("srv.0", five)
+        open_one = asyncio.ensure_future(collect(before.requester, direct()))
+        await until(lambda: len(old.calls) == 1)
+        assert await tell_heir(env(before.config), env(after.config))
+        await known(before.requester)
+        answers = await collect(before.requester, direct())
+        assert [one.text for one in answers] == ["0 ", "1 ", "2 ", "3 ", "4 "]
+        assert (len(old.calls), len(new.calls)) == (1, 1)
+        # Who serves is told of the run that has taken over.
+        assert before.requester.snapshot.instances == after.requester.snapshot.instances
+        go.set()
+        assert len(await open_one) == 5
+        async with Requester.open(before.config, "who comes late") as late:
+            await collect(late, direct())
+        assert (len(old.calls), len(new.calls)) == (1, 2)
+
+    play(scene)
+
+
+def test_a_request_that_was_not_answered_yet_is_tried_again_at_the_heir(play: Play) -> None:
+    async def scene(before: Stage, after: Stage) -> None:
+        async def leaves(worker: Worker, call: GenerateCall) -> None:
+            assert await tell_heir(env(before.config), env(after.config))
+            await known(before.requester)
+            raise Refusal("unavailable")
+
+        await before.worker("srv.0", leaves)
+        new = await after.worker("srv.0", five)
+        assert len(await collect(before.requester, direct())) == 5
+        assert len(new.calls) == 1
+
+    play(scene)
+
+
+def test_who_stops_reading_cancels_at_the_heir(play: Play) -> None:
+    async def scene(before: Stage, after: Stage) -> None:
+        async def endless(worker: Worker, call: GenerateCall) -> None:
+            await worker.say(call, Chunk(call.attempt, 0, (0,), "0 "))
+
+        new = await after.worker("srv.0", endless)
+        assert await tell_heir(env(before.config), env(after.config))
+        await known(before.requester)
+        async with contextlib.aclosing(before.requester.stream(direct())) as stream:
+            async for _ in stream:
+                break
+        await until(lambda: [one.request_id for one in new.cancels] == [new.calls[0].request_id])
+
+    play(scene)
+
+
+def test_a_run_that_cannot_be_reached_leaves_requests_where_they_were(
+    play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "OPEN_S", 0.2)
+
+    async def scene(before: Stage, after: Stage) -> None:
+        old = await before.worker("srv.0", five)
+        nobody = {**env(after.config), "ETCD_ENDPOINTS": f"http://127.0.0.1:{free_ports(1)[0]}"}
+        assert await tell_heir(env(before.config), nobody)
+        await known(before.requester)
+        assert len(await collect(before.requester, direct())) == 5
+        assert len(old.calls) == 1
+
+    play(scene)
+
+
+@pytest.mark.parametrize("value", [b"", b"{}", b"[1]", b'{"run": "a/b", "nats": "n", "etcd": ["e"]}', b"{" * 99])
+def test_a_key_that_names_no_run_is_told_and_passed_over(play: Play, value: bytes) -> None:
+    async def scene(before: Stage, after: Stage) -> None:
+        old = await before.worker("srv.0", five)
+        await before.etcd.put(f"{instance_prefix(before.config.namespace)}{HEIR}", value)
+        await before.view.wait_for(lambda seen: bool(seen.rejected), 20, "the key")
+        assert before.view.snapshot.heir is None
+        assert len(await collect(before.requester, direct())) == 5
+        assert len(old.calls) == 1
+
+    play(scene)
+
+
+def test_nobody_is_told_where_there_is_no_etcd() -> None:
+    assert not asyncio.run(tell_heir({"TRTDIST_RUN_ID": "a"}, {"TRTDIST_RUN_ID": "b"}))

@@ -1,0 +1,45 @@
+"""Tells the connected clients of a run, by its etcd, which run has taken over. Standard library, Python 3.9."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from trtdist.errors import TrtdistError
+from trtdist.rundir import RunDir
+from trtdist.services.http import Unwell, ask
+from trtdist.services.tls import own_context
+
+__all__ = ["HEIR", "tell_heir"]
+
+HEIR = "heir"
+"""The last word of the key that names the run that has taken over; the others below `components` are instances."""
+
+_SECONDS = 2.0
+
+
+async def tell_heir(env: Mapping[str, str], heir: Mapping[str, str]) -> bool:
+    """Name the run that has taken over, with its addresses, to all that watch this one; whether etcd did so in time.
+
+    Both are what `resolved.env` of the runs says. False also for runs without a discovery service.
+    """
+    try:
+        await asyncio.wait_for(_put(env, heir), _SECONDS)
+    except (Unwell, TrtdistError, OSError, ValueError, KeyError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+        return False
+    return True
+
+
+async def _put(env: Mapping[str, str], heir: Mapping[str, str]) -> None:
+    url = env["ETCD_ENDPOINTS"].split(",")[0]
+    tls = own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
+    value = {"run": heir["TRTDIST_RUN_ID"], "nats": heir["NATS_SERVER"], "etcd": heir["ETCD_ENDPOINTS"].split(",")}
+    key = f"{env['TRTDIST_RUN_ID']}/components/{HEIR}"
+    await ask(url, "POST", "/v3/kv/put", tls, {"key": _coded(key), "value": _coded(json.dumps(value))})
+
+
+def _coded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
