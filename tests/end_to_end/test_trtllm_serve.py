@@ -48,9 +48,21 @@ def fails(place: Workplace, topology: Path, *options: object, code: int = 1) -> 
     return verdict
 
 
+def mapped(pid: int) -> list[Path]:
+    """The files that a process has mapped into its memory, none for one that has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    except OSError:
+        return []
+    return [Path(line.split(maxsplit=5)[5]) for line in lines if line.count("/")]
+
+
 def test_a_server_of_tensorrt_llm_answers(gpus: Workplace) -> None:
     gpus.trtdist("up", ONE_GPU, "--local", "--detach", *AS_SERVED)
     assert gpus.trtdist(*ASK).stdout.strip("\n") == ANSWER
+    # Also that of the server, from which its launcher has taken what says so.
+    segments = [path for pid in gpus.processes() for path in mapped(pid) if path.name.startswith("sm_segment")]
+    assert segments and all(gpus.folder / "tmp" in path.parents for path in segments)
     assert "is down and nothing is left" in gpus.trtdist("down").stdout
 
 

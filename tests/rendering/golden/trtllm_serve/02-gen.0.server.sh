@@ -27,6 +27,9 @@ COMMAND=(
     --extra_llm_api_options "$OPTIONS"
 )
 
+# The launcher takes OMPI_* away from what it starts, also where shared memory of MPI lies.
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
+
 # Python imports from the working folder first; it must not find anything else there.
 cd -- '/work space'
 export PYTHONSAFEPATH=1

@@ -40,6 +40,9 @@ COMMAND=(
     --extra-engine-args "$OPTIONS"
 )
 
+# The launcher takes OMPI_* away from what it starts, also where shared memory of MPI lies.
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
+
 # Python imports from the working folder first; it must not find anything else there.
 cd -- "$TRTDIST_RUN_DIR/site"
 

@@ -35,8 +35,9 @@ fi
 export DYN_TCP_RPC_HOST=${TRTDIST_NODE_ADDRESS:-$TRTDIST_HEAD_ADDRESS}
 export DYN_TCP_RESPONSE_STREAM_HOST=$DYN_TCP_RPC_HOST
 
-# It may start MPI, whose session files lie with the run's other local files and go with them.
+# It may start MPI, whose session files and shared memory lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.front
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
 
 TRTDIST_COMMAND=(

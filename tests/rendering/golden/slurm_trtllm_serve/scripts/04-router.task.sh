@@ -58,8 +58,9 @@ fill() {
 
 fill "$TRTDIST_RUN_DIR/scripts/"04-router.disagg_config.yaml "$TRTDIST_LOCAL_DIR/disagg_config.yaml"
 
-# It may start MPI, whose session files lie with the run's other local files and go with them.
+# It may start MPI, whose session files and shared memory lie with the run's other local files and go with them.
 export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.router
+export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
 
 TRTDIST_COMMAND=(
