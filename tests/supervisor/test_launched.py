@@ -18,7 +18,8 @@ import pytest
 from tests.supervisor.runs import wait_for
 from trtdist.supervisor import launched
 
-PROGRAM = launched.__file__
+ROOT = Path(__file__).parents[2]
+PROGRAM = [sys.executable, "-S", "-m", launched.__name__]
 END_S = 30.0
 
 
@@ -29,11 +30,13 @@ def local(tmp_path: Path) -> Path:
     return folder
 
 
+def environ(local: Path, rank: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "TRTDIST_RANK": rank, "TRTDIST_LOCAL_DIR": str(local)}
+
+
 def start(script: str, local: Path, rank: str = "0") -> subprocess.Popen[bytes]:
-    """`launched.py` with a launcher that is this bash script, in a process group of its own."""
-    environ = {**os.environ, "TRTDIST_RANK": rank, "TRTDIST_LOCAL_DIR": str(local)}
-    words = [sys.executable, "-I", "-S", PROGRAM, "bash", "-c", script]
-    return subprocess.Popen(words, env=environ, start_new_session=True)
+    """The program with a launcher that is this bash script, in a process group of its own."""
+    return subprocess.Popen([*PROGRAM, "bash", "-c", script], env=environ(local, rank), start_new_session=True)
 
 
 @pytest.fixture
@@ -73,6 +76,34 @@ def test_term_reaches_the_server_alone(local: Path, started: list[subprocess.Pop
     started[0].send_signal(signal.SIGTERM)
     assert started[0].wait(END_S) == 0
     assert mark.read_text() == "ended\n"
+
+
+@pytest.mark.long
+def test_a_server_that_is_gone_already_is_left_alone(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
+    """TERM comes between its end and the word of it."""
+    server = f"sleep 600 & echo pid $! >&$TRTDIST_TOLD; echo $! >{local}/pid; touch {local}/up"
+    started.append(start(f"{server}; wait; touch {local}/gone; exec sleep 600", local))
+    wait_for((local / "up").exists, END_S, "the server")
+    os.kill(int((local / "pid").read_text()), signal.SIGKILL)
+    wait_for((local / "gone").exists, END_S, "the end of the server")
+    started[0].send_signal(signal.SIGTERM)
+    assert started[0].wait(END_S) == 0
+
+
+def test_a_turn_that_never_comes_is_told(
+    local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launched, "WAIT_S", 0.1)
+    monkeypatch.setattr(os, "environ", environ(local, "0"))
+    folder = os.open(local.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        assert launched.main(["no-such-launcher"]) == 1
+    finally:
+        os.close(folder)
+    told = capsys.readouterr().err
+    assert told.startswith("trtdist: another launcher has held the turn on this node for 0.1 s, and should have")
+    assert str(local.parent) in told
 
 
 @pytest.mark.long
@@ -117,9 +148,9 @@ def test_other_ranks_wait_for_nobody(local: Path, started: list[subprocess.Popen
 
 
 def test_a_launcher_that_is_not_there(local: Path) -> None:
-    environ = {**os.environ, "TRTDIST_RANK": "1", "TRTDIST_LOCAL_DIR": str(local)}
-    words = [sys.executable, "-I", "-S", PROGRAM, "no-such-launcher"]
-    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*PROGRAM, "no-such-launcher"], env=environ(local, "1"), capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (
         127,
         "trtdist: cannot start no-such-launcher: No such file or directory\n",

@@ -1,6 +1,6 @@
 """Ends when the server ends that a launcher was to start, since the launcher may not.
 
-    launched.py PROGRAM [ARG ...]
+    python -S -m trtdist.supervisor.launched PROGRAM [ARG ...]
 
 `trtllm-llmapi-launch` starts what it is given beside the ranks' own programs and stays with those. Up to 1.0 it waits
 for ever once the server has ended, and the server's exit code is lost (tensorrt_llm/llmapi/trtllm-llmapi-launch
@@ -13,7 +13,7 @@ same, so those of a user take turns, until the port of each is in use.
 Exits with the server's code when that is not 0, else with the launcher's. TERM goes to the server alone, which then
 ends the ranks; who is not gone a moment later is left to the shim, which kills whatever this program leaves behind.
 
-Runs as `python -I -S launched.py` in images, so it imports nothing of ours. Standard library, Python 3.9.
+Runs in images. Standard library, Python 3.9.
 """
 
 from __future__ import annotations
@@ -26,18 +26,23 @@ import subprocess
 import sys
 import time
 
+from trtdist.errors import TrtdistError
+from trtdist.process import ProcessId
+
 __all__ = ["Launched", "Turn", "main"]
 
 # How long a launcher may take to end after its server, and the server and its ranks to end after TERM.
 LEAVE_S = 3.0
 # How long a launcher may have its turn, and how often it is looked at meanwhile.
 TURN_S, LOOK_S = 180.0, 0.2
+# How long the turn is waited for: as long as twenty others may have theirs.
+WAIT_S = 20 * TURN_S
 _ADDRESS = b"TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR="
 _LISTENING = "0A"  # proc_net(5), tcp_states.h
 
 
 class Turn:
-    """The right to launch on this node; only the first rank of a server needs it."""
+    """The right to launch on this node; only the first rank of a server needs it. TrtdistError when it never comes."""
 
     def __init__(self, environ: dict[str, str]) -> None:
         self._locks: list[int] = []
@@ -46,7 +51,7 @@ class Turn:
             # The folder above is that of all runs of this user; in a container there may be only the first.
             for folder in (local, os.path.dirname(local)):
                 self._locks.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-                fcntl.flock(self._locks[-1], fcntl.LOCK_EX)
+                _lock(self._locks[-1], folder)
         self._until = time.monotonic() + TURN_S
 
     @property
@@ -75,7 +80,7 @@ class Launched:
         # Nobody may hold the other end any more, and then it is ready for ever.
         self._open = [self._told]
         self._text = b""
-        self._server = 0
+        self._server: ProcessId | None = None
         self._code: int | None = None
         self._deadline: float | None = None
 
@@ -108,14 +113,14 @@ class Launched:
         for line in lines:
             word, _, number = line.partition(b" ")
             if word == b"pid":
-                self._server = int(number)
+                self._server = ProcessId.of(int(number))
             elif word == b"exit":
-                self._code, self._server = int(number), 0
+                self._code, self._server = int(number), None
                 self._leave_soon()
 
     def _stop(self) -> None:
-        if self._server:
-            os.kill(self._server, signal.SIGTERM)
+        if self._server is not None:
+            self._server.signal(signal.SIGTERM)
         self._leave_soon()
 
     def _leave_soon(self) -> None:
@@ -133,9 +138,27 @@ def main(argv: list[str]) -> int:
     """Run the launcher that the arguments are; returns the exit code."""
     try:
         return Launched(argv, Turn(dict(os.environ))).wait()
+    except TrtdistError as error:
+        print(f"trtdist: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
     except OSError as error:
         print(f"trtdist: cannot start {argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
         return 127
+
+
+def _lock(descriptor: int, folder: str) -> None:
+    until = time.monotonic() + WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise TrtdistError(
+                    f"another launcher has held the turn on this node for {WAIT_S:g} s, and should have given it on by"
+                    f" now: see who has {folder} locked (`lslocks`), and end it"
+                ) from None
+        time.sleep(LOOK_S)
 
 
 def _address() -> str:

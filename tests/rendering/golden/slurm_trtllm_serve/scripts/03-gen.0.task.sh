@@ -132,7 +132,7 @@ export TRTLLM_EPLB_SHM_NAME=moe_shared_${TRTDIST_LOCAL_DIR##*/}.$1
 # The launcher takes its arguments apart at blanks, so none of these may have any.
 cd -- "$TRTDIST_RUN_DIR"
 TRTDIST_COMMAND=(
-    "$TRTDIST_PYTHON" -I -S "$TRTDIST_RUN_DIR/site/trtdist/supervisor/launched.py"
+    "$TRTDIST_PYTHON" -S -m trtdist.supervisor.launched
     trtllm-llmapi-launch bash scripts/03-gen.0.server.sh
 )
 
