@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from trtdist.serving import http_prover
 from trtdist.serving.http1 import parse_url
 from trtdist.serving.http_canary import Front
 from trtdist.serving.http_prover import HttpProver, health_of, urls_of
-from trtdist.serving.waiting import first_of
+from trtdist.serving.waiting import end_task, first_of, within
 from trtdist.supervisor.journal import Journal
 
 END_S = 30.0
@@ -68,6 +68,24 @@ def planned(runtime: str) -> Plan:
     return plan(given, Target.LOCAL)
 
 
+def in_its_first(name: str) -> float:
+    """The life of what never dies."""
+    return 1.0
+
+
+async def until(folder: Path, wanted: Callable[[object], bool]) -> object:
+    """The first event of a folder that is wanted, once there is one."""
+
+    async def found() -> object:
+        while True:
+            for record in EventReader(folder).poll():
+                if wanted(record.event):
+                    return record.event
+            await asyncio.sleep(0.01)
+
+    return await within(END_S, found())
+
+
 @pytest.mark.parametrize("status", [200, 503, 500])
 def test_health_is_a_status(status: int) -> None:
     async def main() -> None:
@@ -113,9 +131,8 @@ def test_every_server_and_the_door_are_asked(tmp_path: Path, runtime: str, each:
                 name: parse_url(server.url) for name, server in zip(("ctx.0", "gen.0", "gen.1"), servers, strict=False)
             }
             found = planned(runtime)
-            prover = HttpProver(
-                found, urls, Front(parse_url(servers[-1].url), "", found.model), Journal(tmp_path / "canary.jsonl")
-            )
+            front = Front(parse_url(servers[-1].url), "", found.model)
+            prover = HttpProver(found, urls, front, Journal(tmp_path / "canary.jsonl"), in_its_first)
             told = EventReader(tmp_path)
             events: list[object] = []
 
@@ -145,22 +162,76 @@ def test_a_server_that_was_up_and_is_unwell_has_failed(tmp_path: Path, monkeypat
         async with serving(server):
             urls = {"gen.1": parse_url(server.url)}
             front = Front(parse_url(server.url), "", found.model)
-            prover = HttpProver(found, urls, front, Journal(tmp_path / "canary.jsonl"))
+            prover = HttpProver(found, urls, front, Journal(tmp_path / "canary.jsonl"), in_its_first)
             watching = asyncio.ensure_future(prover.watch("gen.1"))
             # While it loads, 503 is no sign of death.
             assert not (await asyncio.wait({watching}, timeout=0.6))[0]
+            assert EventReader(tmp_path).poll() == []
             server.health = 200
-            await asyncio.sleep(0)
-            told = EventReader(tmp_path)
-            while not any(isinstance(record.event, Rung) for record in told.poll()):
-                await asyncio.sleep(0.01)
+            await until(tmp_path, lambda event: isinstance(event, Rung))
             server.health = 503
-            reason = await asyncio.wait_for(watching, END_S)
-        assert "its engine is dead: since 0.3 s it answers with status 503" in reason
-        last = [record.event for record in EventReader(tmp_path).poll()][-1]
-        assert isinstance(last, TaskUnwell) and (last.step, last.name) == ("gen.1", "gen.1.0")
+            told = await until(tmp_path, lambda event: isinstance(event, TaskUnwell))
+            # Once is enough.
+            assert not (await asyncio.wait({watching}, timeout=0.6))[0]
+            await end_task(watching)
+        assert isinstance(told, TaskUnwell) and (told.step, told.name) == ("gen.1", "gen.1.0")
+        assert "its engine is dead: since 0.3 s it answers with status 503" in told.reason
+        assert sum(isinstance(record.event, TaskUnwell) for record in EventReader(tmp_path).poll()) == 1
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("runtime", ["trtllm-serve", "dynamo"])
+@pytest.mark.parametrize("name", ["gen.1", "router"])
+def test_what_is_started_again_is_proven_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, name: str
+) -> None:
+    """Not before it is well in its new life, and once for each."""
+    monkeypatch.setattr(http_prover, "LOOK_S", 0.05)
+    lives: dict[str, float] = {}
+
+    async def main() -> None:
+        servers = [Scripted() for _ in range(4)]
+        async with serving(*servers):
+            names = ("ctx.0", "gen.0", "gen.1")
+            urls = {name: parse_url(server.url) for name, server in zip(names, servers, strict=False)}
+            found = planned(runtime)
+            again = name if name in urls or runtime == "trtllm-serve" else "front"
+            front = Front(parse_url(servers[-1].url), "", found.model)
+            journal = Journal(tmp_path / "canary.jsonl")
+            prover = HttpProver(found, urls, front, journal, lambda each: lives.get(each, 1.0))
+            working = asyncio.ensure_future(first_of(prover.prove(), *(prover.watch(each) for each in urls)))
+            await until(tmp_path, lambda event: isinstance(event, Ready))
+            lives[again] = 0.0
+            servers[2].health = 503
+            asked = len(servers[-1].asked)
+            assert not (await asyncio.wait({working}, timeout=0.3))[0]
+            lives[again] = 2.0
+            assert not (await asyncio.wait({working}, timeout=0.3))[0]
+            before = [record.event for record in EventReader(tmp_path).poll()]
+            assert (again in urls) == (len(servers[-1].asked) == asked)
+            assert before.count(Rung(again, "canary")) == (1 if again in urls else 2)
+            servers[2].health = 200
+            twice = await until_twice(tmp_path, Rung(again, "canary"))
+            await end_task(working)
+        others = [event.name for event in twice if isinstance(event, Rung) and event.rung == "canary"]
+        assert sorted(others) == sorted([*names, "router" if runtime == "trtllm-serve" else "front", again])
+        assert twice.count(Rung(again, "answering")) == (2 if again in urls else 0)
+
+    asyncio.run(main())
+
+
+async def until_twice(folder: Path, wanted: object) -> list[object]:
+    """All events of a folder once one of them is there twice."""
+
+    async def found() -> list[object]:
+        while True:
+            events: list[object] = [record.event for record in EventReader(folder).poll()]
+            if events.count(wanted) >= 2:
+                return events
+            await asyncio.sleep(0.01)
+
+    return await within(END_S, found())
 
 
 def test_a_server_that_users_ask_is_asked_where_they_do() -> None:

@@ -4,14 +4,15 @@ their health until the run ends.
 A server is up when its /health says so; until then it may refuse connections or answer with 503. Prompts follow: one to
 each server that takes some itself, then through the front door, one after the other and as many as it takes for each
 server to take part when the door takes turns. A router answers /health with 200 whatever becomes of its servers, so
-each server is asked itself, and one that has not been well for DEAD_S seconds has failed.
+each server is asked itself, and one that has not been well for DEAD_S seconds has failed. One that is started again is
+proven as at first.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trtdist.errors import RunFailedError
@@ -21,6 +22,7 @@ from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env
 from trtdist.serving.http1 import Connection, HttpError, Url, parse_url
 from trtdist.serving.http_canary import Front
+from trtdist.serving.lives import Lives
 from trtdist.serving.program import asked, run_program, run_until_stopped
 from trtdist.serving.waiting import first_of, until_passed, within
 from trtdist.supervisor.journal import Journal
@@ -63,59 +65,103 @@ async def _get(url: Url, path: str) -> int:
 
 
 class HttpProver:
-    """Watches the servers of a run and sends prompts; what comes of it goes into the journal."""
+    """Watches the servers of a run and sends prompts; what comes of it goes into the journal.
 
-    def __init__(self, plan: Plan, urls: Mapping[str, Url], front: Front, journal: Journal) -> None:
+    `life` says by a number which life a server or program is in, 0 for none: what is started again is proven again.
+    """
+
+    def __init__(
+        self, plan: Plan, urls: Mapping[str, Url], front: Front, journal: Journal, life: Callable[[str], float]
+    ) -> None:
         self._plan = plan
         self._urls = urls
         self._front = front
         self._journal = journal
-        self._up = {name: asyncio.Event() for name in urls}
+        self._life = life
+        # The life in which each server was well, 0 for none.
+        self._well = dict.fromkeys(urls, 0.0)
 
     async def watch(self, name: str) -> str:
-        """Returns when a server that was up has failed; says how."""
+        """Look at a server for ever; one that was well and is no more has failed, which is told once."""
         clock = asyncio.get_running_loop().time
-        pause, well = FIRST_PAUSE_S, clock()
+        pause, well, failed = FIRST_PAUSE_S, clock(), 0.0
         while True:
-            problem = await health_of(self._urls[name])
+            life = self._life(name)
+            problem = await health_of(self._urls[name]) if life else "is not there"
+            was_well = bool(life) and self._well[name] == life
             if not problem:
                 well = clock()
-                self._is_up(name)
-            elif self._up[name].is_set() and clock() - well > DEAD_S:
-                step = next(step.name for step in self._plan.steps if name in step.servers)
-                reason = f"is there, but its engine is dead: since {DEAD_S:g} s it {problem}"
-                self._journal.write(TaskUnwell(step, f"{name}.0", reason))
-                return f"{name} {reason}"
-            pause = LOOK_S if self._up[name].is_set() else min(2 * pause, LONGEST_PAUSE_S)
+                self._is_well(name, life)
+            elif was_well and life != failed and clock() - well > DEAD_S:
+                failed = life
+                self._failed_alive(name, f"is there, but its engine is dead: since {DEAD_S:g} s it {problem}")
+            pause = LOOK_S if was_well else min(2 * pause, LONGEST_PAUSE_S)
             await asyncio.sleep(pause)
 
-    def _is_up(self, name: str) -> None:
-        if not self._up[name].is_set():
-            self._up[name].set()
+    def _is_well(self, name: str, life: float) -> None:
+        ended_meanwhile = life != self._life(name)
+        if self._well[name] != life and not ended_meanwhile:
+            self._well[name] = life
             self._journal.write(Rung(name, "answering"))
 
+    def _failed_alive(self, name: str, reason: str) -> None:
+        step = next(step.name for step in self._plan.steps if name in step.servers)
+        self._journal.write(TaskUnwell(step, f"{name}.0", reason))
+        self._journal.say(f"{name} {reason}")
+
     async def prove(self) -> str:
-        """Prompts to all servers, then for ever where the plan says so; never returns."""
-        await asyncio.gather(*(self._prove_server(name) for name in self._urls))
+        """Prompts to all servers, then to those that are started again, and to all where the plan says so; never
+        returns."""
+        lives = dict(zip(self._urls, await asyncio.gather(*map(self._prove_server, self._urls))))
         door = self._door()
-        for _ in range(self._turns()):
-            await until_passed(lambda: self._ask(door, self._front))
-        for name in self._urls:
-            self._journal.write(Rung(name, "canary"))
-        if door not in self._urls:
-            self._journal.write(Rung(door, "canary"))
+        lives.setdefault(door, self._life(door))
+        await self._prove_door()
+        for name, life in lives.items():
+            self._proven(name, life)
         self._journal.write(Ready(self._turns()))
-        while self._plan.canary.interval > 0:
-            await asyncio.sleep(self._plan.canary.interval)
-            await self._ask(door, self._front)
-        await asyncio.Event().wait()
+        await asyncio.gather(self._repeat(), *(self._prove_again(name, life) for name, life in lives.items()))
         return ""
 
-    async def _prove_server(self, name: str) -> None:
-        await self._up[name].wait()
-        if self._plan.runtime in _TAKE_PROMPTS and name != self._door():
-            server = Front(self._urls[name], "", self._plan.model)
-            await until_passed(lambda: self._ask(name, server))
+    async def _repeat(self) -> None:
+        interval = self._plan.canary.interval
+        while interval > 0:
+            await asyncio.sleep(interval)
+            await self._ask(self._door(), self._front)
+
+    async def _prove_again(self, name: str, proven: float) -> None:
+        """Prove a server, or what is before them, whenever it has begun another life."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if self._life(name) in (0.0, proven):
+                continue
+            life = await self._prove_server(name) if name in self._urls else self._life(name)
+            await self._prove_door()
+            if self._proven(name, life):
+                proven = life
+
+    def _proven(self, name: str, life: float) -> bool:
+        """Tell that a server has answered, unless that was in a life that is over."""
+        if not life or life != self._life(name):
+            return False
+        self._journal.write(Rung(name, "canary"))
+        return True
+
+    async def _prove_server(self, name: str) -> float:
+        """The life in which a server is well and has answered, if it answers others than those before it."""
+        server = Front(self._urls[name], "", self._plan.model)
+        asked = self._plan.runtime in _TAKE_PROMPTS and name != self._door()
+
+        async def passed() -> bool:
+            well = self._well[name] and self._well[name] == self._life(name)
+            return bool(well) and (not asked or await self._ask(name, server))
+
+        await until_passed(passed)
+        return self._well[name]
+
+    async def _prove_door(self) -> None:
+        """As many prompts as reach every server when the door takes turns."""
+        for _ in range(self._turns()):
+            await until_passed(lambda: self._ask(self._door(), self._front))
 
     def _door(self) -> str:
         """The name of the step or server that users ask."""
@@ -145,13 +191,14 @@ class HttpProver:
 
 
 async def prove(run: RunDir, plan: Plan, journal: Journal, stop: asyncio.Event) -> None:
-    """Prove and watch until `stop`; RunFailedError says which server has failed."""
+    """Prove and watch until `stop`; RunFailedError when nothing can be told any more."""
     env = read_env(run.resolved_env)
     urls = urls_of(plan, env)
-    prover = HttpProver(plan, urls, Front(parse_url(env["TRTDIST_HTTP_URL"]), "", plan.model), journal)
-    reason = await first_of(prover.prove(), asked(stop), *(prover.watch(name) for name in urls))
-    if reason or journal.broken:
-        raise RunFailedError(reason or journal.broken)
+    front = Front(parse_url(env["TRTDIST_HTTP_URL"]), "", plan.model)
+    prover = HttpProver(plan, urls, front, journal, Lives(run.events, plan).of)
+    await first_of(prover.prove(), asked(stop), *(prover.watch(name) for name in urls))
+    if journal.broken:
+        raise RunFailedError(journal.broken)
 
 
 def _work(run_dir: Path) -> None:

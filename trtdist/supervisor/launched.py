@@ -28,6 +28,7 @@ import time
 
 from trtdist.errors import TrtdistError
 from trtdist.process import ProcessId
+from trtdist.supervisor.free_port import listened_on
 
 __all__ = ["Launched", "Turn", "main"]
 
@@ -38,7 +39,6 @@ TURN_S, LOOK_S = 180.0, 0.2
 # How long the turn is waited for: as long as twenty others may have theirs.
 WAIT_S = 20 * TURN_S
 _ADDRESS = b"TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR="
-_LISTENING = "0A"  # proc_net(5), tcp_states.h
 
 
 class Turn:
@@ -180,10 +180,7 @@ def _is_bound(address: str) -> bool:
     """Whether somebody listens on a `tcp://` address; true for one that is no port."""
     if not address.startswith("tcp://"):
         return bool(address)
-    port = f"{int(address.rpartition(':')[2]):04X}"
-    with open("/proc/net/tcp") as file:
-        rows = [line.split() for line in file]
-    return any(row[1].endswith(f":{port}") and row[3] == _LISTENING for row in rows[1:])
+    return listened_on(int(address.rpartition(":")[2]))
 
 
 def _wake_on_signals() -> int:

@@ -21,6 +21,7 @@ OPTIONS=$TRTDIST_LOCAL_DIR/$TRTDIST_SERVER.extra_llm_api_options.yaml
 fill "$TRTDIST_RUN_DIR/scripts/"02-gen.0.extra_llm_api_options.yaml "$OPTIONS"
 
 COMMAND=(
+    "$TRTDIST_PYTHON" -S -m trtdist.supervisor.free_port "$TRTDIST_LISTEN"
     trtllm-serve '/models/it'\''s mine' --host "${TRTDIST_LISTEN%:*}" --port "${TRTDIST_LISTEN##*:}" --backend pytorch
     --tp_size 1 --pp_size 1
     --cp_size 2

@@ -47,6 +47,7 @@ export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_dire
 (umask 077 && mkdir -p "$TMPDIR")
 
 TRTDIST_COMMAND=(
+    "$TRTDIST_PYTHON" -S -m trtdist.supervisor.free_port "$TRTDIST_HTTP_HOST:$TRTDIST_HTTP_PORT"
     trtllm-serve disaggregated -c "$TRTDIST_LOCAL_DIR/disagg_config.yaml"
     -t 1800 -r 3600
 )

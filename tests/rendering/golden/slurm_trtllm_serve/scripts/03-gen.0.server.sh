@@ -21,6 +21,7 @@ OPTIONS=$TRTDIST_LOCAL_DIR/$TRTDIST_SERVER.extra_llm_api_options.yaml
 fill "$TRTDIST_RUN_DIR/scripts/"03-gen.0.extra_llm_api_options.yaml "$OPTIONS"
 
 COMMAND=(
+    "$TRTDIST_PYTHON" -S -m trtdist.supervisor.free_port "$TRTDIST_LISTEN"
     trtllm-serve some/model --host "${TRTDIST_LISTEN%:*}" --port "${TRTDIST_LISTEN##*:}" --backend pytorch
     --tp_size 8 --pp_size 1
     --server_role GENERATION

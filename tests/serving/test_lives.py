@@ -1,0 +1,85 @@
+"""Lives of programs by the events of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.planning.topologies import section, topology
+from trtdist.events import Drained, Event, EventWriter, Restarting, TaskStarted, WrittenOff
+from trtdist.planning import Target, plan
+from trtdist.serving.lives import Lives
+
+RESTARTING = Restarting("gen.0", 1, 3, "gen.0.0 died")
+
+
+def started(name: str, server: str = "") -> TaskStarted:
+    return TaskStarted(server or name, name, server, 0, "node1", 7, 7, 6, 6)
+
+
+class Events:
+    """A folder of events, each a second after the last one by the clock of its writer."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        self._monkeypatch = monkeypatch
+        self._now = 1000.0
+
+    def add(self, writer: str, event: Event, later: float = 1.0) -> float:
+        self._now += later
+        self._monkeypatch.setattr("trtdist.events._now", lambda: self._now)
+        one = EventWriter(self.folder / f"{writer}.jsonl")
+        one.write(event)
+        one.close()
+        return self._now
+
+
+@pytest.fixture
+def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Events:
+    return Events(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def lives(events: Events) -> Lives:
+    given = topology(
+        runtime="trtllm-serve", launch="per_server", context_servers=section(), generation_servers=section(1, 2)
+    )
+    return Lives(events.folder, plan(given, Target.LOCAL))
+
+
+def test_nobody_lives_who_has_not_begun(lives: Lives, events: Events) -> None:
+    assert lives.of("gen.0") == lives.of("router") == 0
+    events.add("task.gen.0.1", started("gen.0.1", "gen.0"))
+    assert lives.of("gen.0") == 0
+    born = events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
+    assert lives.of("gen.0") == born and lives.of("ctx.0") == 0
+    born = events.add("task.router", started("router"))
+    assert lives.of("router") == born
+
+
+@pytest.mark.parametrize("apart", [1.0, 0.05, -0.05])
+def test_who_is_started_again_has_another_life(lives: Lives, events: Events, apart: float) -> None:
+    """Also by a clock that is a little behind."""
+    first = events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
+    assert lives.of("gen.0") == first
+    events.add("supervisor", RESTARTING)
+    assert lives.of("gen.0") == 0
+    again = events.add("task.gen.0.0", started("gen.0.0", "gen.0"), apart)
+    assert lives.of("gen.0") == again != first
+
+
+def test_what_is_read_at_once_counts_alike(lives: Lives, events: Events) -> None:
+    events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
+    events.add("supervisor", RESTARTING)
+    assert lives.of("gen.0") == 0
+    again = events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
+    events.add("supervisor", Restarting("ctx.0", 1, 3, "ctx.0.0 died"))
+    assert lives.of("gen.0") == again
+
+
+@pytest.mark.parametrize("end", [WrittenOff("gen.0", "it died"), Drained("gen.0", "it has left")])
+def test_who_left_for_good_is_not_there(lives: Lives, events: Events, end: Event) -> None:
+    events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
+    events.add("supervisor", end)
+    assert lives.of("gen.0") == 0
