@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks import import_recipes
 from tests.topology.conftest import ENVIRON
 from trtdist.errors import InputError
 from trtdist.plan import Plan
@@ -98,6 +99,23 @@ def test_public_configurations_are_imported_valid_and_planned(names: str, ranks:
     planned: Plan = plan(topology, Target.SLURM)
     assert (planned.world_size, len(planned.gpus), planned.allocation.nodes) == (ranks, ranks, nodes)
     assert all(rank.gpu < planned.allocation.gpus_per_node for server in planned.servers for rank in server.ranks)
+
+
+def test_recipes_are_compared_with_their_plans(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every file that is a recipe counts, and one whose plan has fewer GPUs than it says is told."""
+    assert import_recipes.main(IMPORTS / "srtslurm") == 0
+    assert capsys.readouterr().out == "6 recipes with the workers, GPUs and nodes that they say, 0 without\n"
+    text = (IMPORTS / "srtslurm" / "dynamo_dep32.yaml").read_text()
+    (tmp_path / "many.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text(text.replace("type: trtllm", "type: sglang"))
+    assert import_recipes.main(tmp_path) == 0
+    fewer = import_recipes.Counts(1, 1, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_recipes, "planned", lambda path: fewer)
+        assert import_recipes.main(tmp_path) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2].startswith(f"{tmp_path}/many.yaml: says Counts(workers=")
+    assert told[-1] == "0 recipes with the workers, GPUs and nodes that they say, 1 without"
 
 
 def keys_of(value: Any) -> set[str]:
@@ -426,3 +444,17 @@ def test_strange_names_cannot_leave_the_comments(tmp_path: Path) -> None:
     found = import_files([write(tmp_path, "r.yaml", text)], Wishes())
     assert topology_of(found).name == "r"
     assert "x\\nname: evil" in topology_text(found, ["a\nname: evil.yaml"])
+
+
+@pytest.mark.parametrize(("line", "port"), [("port: 8000\n", 8000), ("", None)])
+def test_the_port_of_servers_for_both_roles_is_not_that_of_the_front(
+    tmp_path: Path, line: str, port: int | None
+) -> None:
+    """Users asked the router at `port`, and go on asking there; where servers listened is told as not carried over."""
+    role = 'num_instances: 1\n  urls: ["localhost:8001"]\n'
+    text = f"hostname: localhost\n{line}model: a/b\ncontext_servers:\n  {role}generation_servers:\n  {role}"
+    found = import_files([write(tmp_path, "both.yaml", text)], Wishes())
+    assert found.topology["servers"] == {"num_instances": 1}
+    assert found.topology.get("router", {}).get("http", {}).get("port") == port
+    changed = [remark.key for remark in found.of_kind(CHANGED)]
+    assert {"context_servers.urls", "generation_servers.urls"} <= set(changed)
