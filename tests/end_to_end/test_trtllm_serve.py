@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.end_to_end.workplace import ROOT, Workplace
+from tests.end_to_end.workplace import ROOT, UP_SECONDS, Workplace
+from tests.supervisor.runs import wait_for
+from trtdist.events import Restarting, Rung
 
 STANDIN = ROOT / "tests" / "standin"
 SINGLE = ROOT / "examples" / "single"
@@ -21,7 +25,7 @@ ONE_GPU = SINGLE / "monolithic-1gpu.tensorrt-llm.yaml"
 AS_SERVED = ("--set", "runtime=trtllm-serve", "--set", "launch=per_server")
 ASK = ("client", "--prompt", "The capital of France is", "--max-tokens", 6, "--temperature", 0)
 ANSWER = " olive heron grove maple amber quartz"
-END_S = 120
+END_S = 240
 
 
 @pytest.fixture
@@ -198,6 +202,53 @@ def test_a_worker_of_dynamo_that_ends_is_the_first_cause(gpus: Workplace, kind: 
     faulty(gpus, "ctx.0.0", kind)
     verdict = fails(gpus, DYNAMO)
     assert (verdict["state"], verdict["first"]["name"], verdict["first"]["code"]) == ("FAILED", "ctx.0.0", 1)
+
+
+def program_of(place: Workplace, server: str, word: str) -> int:
+    """The process of a server or program whose command line begins with words of which one ends so."""
+    for pid in place.processes():
+        path = Path("/proc", str(pid))
+        words = (path / "cmdline").read_bytes().split(b"\0")[:4]
+        if any(each.endswith(word.encode()) for each in words):
+            environ = (path / "environ").read_bytes().split(b"\0")
+            if f"TRTDIST_SERVER={server}".encode() in environ or f"TRTDIST_STEP={server}".encode() in environ:
+                return pid
+    raise AssertionError(f"no {word} of {server}")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("topology", "name", "word", "settings"),
+    [
+        (DISAGGREGATED, "gen.1", "trtllm-serve", ()),
+        (DISAGGREGATED, "ctx.0", "tensorrt_llm.llmapi.mgmn_leader_node", ()),
+        (DISAGGREGATED, "ctx.0", "trtllm-serve", ("--set", "router.discovery=etcd")),
+        (DISAGGREGATED, "router", "trtllm-serve", ()),
+        (DYNAMO, "gen.1", "dynamo.trtllm", ()),
+        (DYNAMO, "front", "dynamo.frontend", ()),
+    ],
+)
+def test_what_is_killed_is_started_again_and_serves(
+    gpus: Workplace, topology: Path, name: str, word: str, settings: tuple[str, ...]
+) -> None:
+    """Also when a connection was open, which keeps its port from being bound for a minute."""
+    sections = ("context_servers", "generation_servers", "router")
+    restart = [each for name in sections for each in ("--set", f"{name}.restart.policy=on-failure")]
+    gpus.trtdist("up", topology, "--local", "--detach", *settings, *restart)
+    found = dict(line.split("=", 1) for line in (gpus.runs()[-1] / "resolved.env").read_text().splitlines() if line)
+    listening = dict(pair.split("=") for pair in found["TRTDIST_ENDPOINTS"].strip("'\"").split())
+    host, _, port = listening.get(name, found["TRTDIST_HTTP_URL"].strip("'\"").rpartition("/")[2]).rpartition(":")
+    with socket.create_connection((host, int(port))):
+        os.kill(program_of(gpus, name, word), signal.SIGKILL)
+        wait_for(lambda: gpus.events(Restarting) != [], UP_SECONDS, f"the restart of {name}")
+    wait_for(lambda: gpus.events(Rung).count(Rung(name, "canary")) == 2, END_S, f"{name} again")
+    restarts = gpus.events(Restarting)
+    assert [event.step for event in restarts] == [name], restarts
+    wait_for(lambda: gpus.status()["detail"] == "", UP_SECONDS, "a run that misses nobody")
+    for _ in range(2):
+        assert gpus.trtdist(*ASK).stdout.strip("\n") == ANSWER
+    assert gpus.status()["state"] == "READY"
+    assert "is down and nothing is left" in gpus.trtdist("down").stdout
 
 
 def test_commands_that_are_missing_are_told_before_anything_starts(place: Workplace) -> None:

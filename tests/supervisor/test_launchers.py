@@ -20,6 +20,7 @@ from tests.cluster import PYTHON, Cluster
 from tests.supervisor.runs import DEAF, ROOT, SLEEP, HandMade, wait_for
 from tests.supervisor.slurm_runs import SlurmMade
 from trtdist.events import TaskStarted
+from trtdist.process import ProcessId
 
 DRIVER = "tests.supervisor.launcher_driver"
 
@@ -153,6 +154,21 @@ def test_kill_leaves_nothing(launching: Launching) -> None:
     launching.tell("kill", "workers")
     launching.hear("ended", "workers")
     wait_for(lambda: not alive(launching.made), 10, "the end of all tasks")
+
+
+def test_kill_takes_what_a_program_has_started(local: Launching) -> None:
+    """So that it is in nobody's way when the step starts again."""
+    pids = local.made.run.path / "pids"
+    started = f"sleep 600 & echo $! >{pids}.new; mv {pids}.new {pids}; wait"
+    # The shim gives each program a process group of its own.
+    local.made.program("router", f"exec setsid bash -c '{started}'")
+    local.up("router")
+    wait_for(pids.exists, 30, "the program's own")
+    child = ProcessId.of(int(pids.read_text()))
+    local.tell("kill", "router")
+    local.hear("ended", "router")
+    assert child is not None
+    wait_for(lambda: not child.alive(), 30, "its end")
 
 
 def test_everything_ends_with_the_launcher(launching: Launching) -> None:

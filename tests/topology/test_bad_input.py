@@ -175,6 +175,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("servers: {}\nruntime: trtllm-serve", "4:10: error[TRT022]"),
         ("servers: {num_instances: 2}\nruntime: trtllm-serve\nlaunch: per_server", "3:26: error[TRT030]"),
         ("servers: {}\nruntime: dynamo\nlaunch: per_server\nrouter: {http: {keys: k}}", "6:23: error[TRT030]"),
+        ("servers: {}\nruntime: dynamo\nlaunch: per_server\nslurm: {spares: 1}", "6:17: error[TRT030]"),
         ("servers: {}\nrouter: {discovery: etcd}", "4:21: error[TRT030]"),
         ("servers: {}\nruntime: trtllm-serve\nengine: reference", "5:9: error[TRT023]"),
         ("servers: {reference: {step_delay: 1}}", "3:22: error[TRT023]"),

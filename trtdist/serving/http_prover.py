@@ -89,6 +89,8 @@ class HttpProver:
             life = self._life(name)
             problem = await health_of(self._urls[name]) if life else "is not there"
             was_well = bool(life) and self._well[name] == life
+            if life != self._life(name):
+                continue  # it ended while it was asked
             if not problem:
                 well = clock()
                 self._is_well(name, life)
@@ -99,8 +101,7 @@ class HttpProver:
             await asyncio.sleep(pause)
 
     def _is_well(self, name: str, life: float) -> None:
-        ended_meanwhile = life != self._life(name)
-        if self._well[name] != life and not ended_meanwhile:
+        if self._well[name] != life:
             self._well[name] = life
             self._journal.write(Rung(name, "answering"))
 

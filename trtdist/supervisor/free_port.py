@@ -2,7 +2,7 @@
 
 A server that was killed leaves connections behind, and for a minute its port cannot be bound without SO_REUSEADDR, as
 `trtllm-serve` does it (tensorrt_llm/commands/serve.py 00209af1): started again at once, it would fail of its own past.
-A port on which somebody listens is not waited for; the program says best what is wrong then. Standard library,
+A port on which somebody else listens is not waited for; the program says best what is wrong then. Standard library,
 Python 3.9.
 """
 
@@ -18,13 +18,18 @@ __all__ = ["listened_on", "main", "wait_for"]
 
 # FIN_WAIT2 of connections without owner, then TIME_WAIT: tcp(7), tcp_fin_timeout; include/net/tcp.h, TCP_TIMEWAIT_LEN.
 LONGEST_S, LOOK_S = 125.0, 0.2
+# A server that was killed a moment ago may listen for another one.
+LISTENED_S = 5.0
 _LISTENING = "0A"  # proc_net(5), tcp_states.h
 
 
 def wait_for(host: str, port: int) -> None:
     """Return once a port can be bound, somebody listens on it, or no connection can be left of its past."""
-    until = time.monotonic() + LONGEST_S
-    while _in_use(host, port) and not listened_on(port) and time.monotonic() < until:
+    begun = time.monotonic()
+    while _in_use(host, port):
+        waited = time.monotonic() - begun
+        if waited > LONGEST_S or (waited > LISTENED_S and listened_on(port)):
+            return
         time.sleep(LOOK_S)
 
 

@@ -18,13 +18,15 @@ class Lives:
     def __init__(self) -> None:
         self._begun: dict[str, float] = {}
         self._again: set[str] = set()
-        self._pids: dict[str, int] = {}
+        # By step and task; one that was started again has none until its tasks tell of themselves.
+        self._pids: dict[str, dict[str, int]] = {}
 
     def begin(self, step: str) -> None:
         """A step is started, perhaps once more."""
         if step in self._begun:
             self._again.add(step)
         self._begun[step] = time.time()
+        self._pids[step] = {}
 
     def concerns(self, record: Record) -> bool:
         """Whether an event is about a present life; learns of those that begin."""
@@ -34,11 +36,11 @@ class Lives:
         if event.step in self._again and record.time < self._begun[event.step]:
             return False
         if isinstance(event, TaskExited):
-            return self._pids.get(event.name) == event.pid
+            return self._pids.get(event.step, {}).get(event.name) == event.pid
         if isinstance(event, TaskStarted):
-            self._pids[event.name] = event.pid
+            self._pids.setdefault(event.step, {})[event.name] = event.pid
         return True
 
     def has(self, task: TaskStarted) -> bool:
         """Whether this is the present life of a task."""
-        return self._pids.get(task.name) == task.pid
+        return self._pids.get(task.step, {}).get(task.name) == task.pid

@@ -8,6 +8,7 @@ from trtdist.events import TaskStarted
 from trtdist.plan import Step
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
+from trtdist.supervisor import lineage
 from trtdist.supervisor.launch_lines import LaunchLines, Watched
 from trtdist.supervisor.launcher import Ended, Gone
 from trtdist.supervisor.watch import Watch
@@ -65,11 +66,13 @@ class LocalLauncher:
                 ProcessId(adopted.shim_pid, adopted.shim_started).signal(number)
 
     def kill(self, step: str) -> None:
-        """Kill the programs and shims that are known and the process group of the step."""
+        """Kill the programs and shims that are known, with the process groups that they lead, and that of the step."""
         if not self._lines.runs(step):
             return
         for task in self._tasks[step]:
-            ProcessId(task.pid, task.started).signal(signal.SIGKILL)
+            # A shim that is killed has no time to end what its program has started.
+            if ProcessId(task.pid, task.started).alive():
+                lineage.kill_group(task.pid)
             ProcessId(task.shim_pid, task.shim_started).signal(signal.SIGKILL)
         self._lines.kill_group(step)
 

@@ -70,6 +70,7 @@ def _runtime(data: Mapping[str, Any], root: Section, problems: Problems) -> None
     router = _part(data, "router")
     if runtime in _FOREIGN:
         _of_trtdist_alone(str(runtime), router, root, problems)
+        _no_spares(str(runtime), _part(data, "slurm").get("spares"), root, problems)
     if runtime != "trtllm-serve" and router.get("discovery", "static") != "static":
         problems.error(
             "TRT030",
@@ -95,6 +96,16 @@ def _of_trtdist_alone(runtime: str, router: Mapping[str, Any], root: Section, pr
     given += [("router", "http", key) for key in _OF_FRONT if key in _part(router, "http")]
     for path in given:
         problems.error("TRT030", f"runtime {runtime} has no {'.'.join(path)}; leave it out", at(root, path))
+
+
+def _no_spares(runtime: str, spares: Any, root: Section, problems: Problems) -> None:
+    """A server that is started again must be where routers were told that it is."""
+    if isinstance(spares, int) and spares > 0:
+        problems.error(
+            "TRT030",
+            f"with runtime {runtime} a server stays at the address that others were told; leave slurm.spares out",
+            at(root, ("slurm", "spares")),
+        )
 
 
 def _container(data: Mapping[str, Any], root: Section, problems: Problems) -> None:

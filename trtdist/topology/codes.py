@@ -232,7 +232,8 @@ _LIST = (
         "With `runtime: trtllm-serve` and `runtime: dynamo` the router and the HTTP front end are programs of"
         " TensorRT-LLM and Dynamo, which have no API keys, weights or certificates to set here. The router of"
         " trtllm-serve is for"
-        " disaggregated deployments alone: a monolithic one has a single server there, which users ask themselves.",
+        " disaggregated deployments alone: a monolithic one has a single server there, which users ask themselves."
+        " Where servers listen is told to others when a run starts, so that none can move to a spare node.",
         "name: demo\nmodel: org/model\nruntime: dynamo\nlaunch: per_server\nservers: {}\nrouter: {direct_below: 5}\n",
         "name: demo\nmodel: org/model\nruntime: dynamo\nlaunch: per_server\nservers: {}\n",
     ),
