@@ -75,6 +75,7 @@ async def _launch_server(host: str, port: int, args: dict, cluster: Cluster | No
     await until_told()
     if registered is not None:
         registered.cancel()
+        await cluster.deregister()
     listening.close()
     await server.engine.shutdown()
 
@@ -96,7 +97,7 @@ def disaggregated(config_file: str, server_start_timeout: int, **given) -> None:
 
 
 def _urls(config: dict, section: str) -> list[str]:
-    """llmapi/disagg_utils.py `extract_ctx_gen_cfgs`."""
+    """llmapi/disagg_utils.py (0228a712) `extract_ctx_gen_cfgs`; whether a URL is there twice, it does not look."""
     found = config[section]
     urls, count = found.get("urls") or [], found.get("num_instances", 1)
     for url in urls:
@@ -104,8 +105,6 @@ def _urls(config: dict, section: str) -> list[str]:
         int(port)
     if len(urls) != count:
         raise ValueError(f"Number of hostnames ({len(urls)}) should be equal to the number of instances ({count})")
-    if len(set(urls)) < len(urls):
-        raise ValueError(f"Duplicated {section} server config for {urls}")
     return list(urls)
 
 

@@ -1,4 +1,4 @@
-"""tensorrt_llm/llmapi/mpi_session.py: who runs the tasks of an engine."""
+"""tensorrt_llm/llmapi/mpi_session.py (00a1352a): who runs the tasks of an engine."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ class MpiSession:
         try:
             done.result(timeout=timeout)
         except TimeoutError:
-            logger.error(f"MpiSession shutdown timeout after {timeout}s; calling MPI_Abort to force-kill stuck ranks")
+            logger.error(
+                f"MpiSession shutdown timeout after {timeout}s; calling MPI_Abort to force-kill stuck ranks..."
+            )
             MPI.COMM_WORLD.Abort(1)
 
 

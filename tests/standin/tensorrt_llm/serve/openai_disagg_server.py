@@ -1,4 +1,5 @@
-"""tensorrt_llm/serve/openai_disagg_server.py: the router of a disaggregated deployment."""
+"""tensorrt_llm/serve/openai_disagg_server.py (01edceae) and openai_disagg_service.py: the router of a disaggregated
+deployment."""
 
 from __future__ import annotations
 
@@ -41,9 +42,9 @@ class OpenAIDisaggServer:
     async def handle(self, method: str, path: str, body: dict) -> tuple:
         """What a request is answered with."""
         if path == "/health":
-            # `is_ready` of a router without a cluster is always true.
+            # `is_ready` of a router without a cluster is always true; 503 as in 01edceae.
             ready = self._cluster is None or self._cluster.ready(self.contexts, self.generations)
-            return (200, {}, None) if ready else (500, {}, None)
+            return (200 if ready else 503), {}, None
         if path == "/cluster_info":
             lists = {"context": self.contexts, "generation": self.generations}
             return 200, {}, {"is_ready": bool(self.contexts and self.generations), "server_lists": lists}

@@ -8,6 +8,13 @@ import uuid
 from tensorrt_llm.serve.http import HttpError
 from tensorrt_llm.version import __version__
 
+# serve/readiness.py (e6c89c08): before it has loaded, every path is answered so.
+_STARTING = {
+    "message": "The server is still initializing the model and cannot serve requests yet. It is listening, so this is"
+    " not a crash; retry until /health returns 200.",
+    "type": "ServiceUnavailableError",
+    "code": "starting",
+}
 _UNAVAILABLE = "LLM is unavailable. Please check the server logs for more details."
 
 
@@ -20,8 +27,7 @@ class OpenAIServer:
     async def handle(self, method: str, path: str, body: dict) -> tuple:
         """What a request is answered with."""
         if self.starting:
-            # serve/readiness.py (e6c89c08).
-            return 503, {"x-trtllm-server-state": "starting", "retry-after": "1"}, "starting"
+            return 503, {"x-trtllm-server-state": "starting", "retry-after": "1"}, {"error": _STARTING}
         if path == "/health":
             return (200, {}, None) if await self.engine.healthy() else (503, {}, _UNAVAILABLE)
         if path == "/version":
