@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import socket
@@ -25,9 +24,7 @@ END_S = 30.0
 
 @pytest.fixture
 def local(tmp_path: Path) -> Path:
-    folder = tmp_path / "user" / "run"
-    folder.mkdir(parents=True)
-    return folder
+    return tmp_path
 
 
 def environ(local: Path, rank: str) -> dict[str, str]:
@@ -90,22 +87,6 @@ def test_a_server_that_is_gone_already_is_left_alone(local: Path, started: list[
     assert started[0].wait(END_S) == 0
 
 
-def test_a_turn_that_never_comes_is_told(
-    local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(launched, "WAIT_S", 0.1)
-    monkeypatch.setattr(os, "environ", environ(local, "0"))
-    folder = os.open(local.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        assert launched.main(["no-such-launcher"]) == 1
-    finally:
-        os.close(folder)
-    told = capsys.readouterr().err
-    assert told.startswith("trtdist: another launcher has held the turn on this node for 0.1 s, and should have")
-    assert str(local.parent) in told
-
-
 @pytest.mark.long
 def test_a_rank_without_server_leaves_a_moment_after_term(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
     started.append(start(f"touch {local}/up; exec sleep 600", local, rank="1"))
@@ -123,28 +104,45 @@ def test_launchers_of_a_node_take_turns(local: Path, started: list[subprocess.Po
     there = "TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR=tcp://127.0.0.1:"
     started.append(start(f"touch {local}/one; export {there}{port}; sleep 600 & wait", local))
     wait_for((local / "one").exists, END_S, "the first")
-    other = local.parent / "another"
-    other.mkdir()
-    started.append(start(f"touch {local}/two; export {there}{port}; sleep 600 & wait", other))
-    folder = os.open(local.parent, os.O_RDONLY)
+    started.append(start(f"touch {local}/two; export {there}{port}; sleep 600 & wait", local))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mine, pytest.raises(OSError, match="in use"):
+        mine.bind(f"\0{launched.NAME}")
+    assert not (local / "two").exists()
+    with socket.create_server(("127.0.0.1", port)):
+        wait_for((local / "two").exists, END_S, "the second")
+
+
+@pytest.fixture
+def turn() -> Iterator[None]:
+    """Somebody has the turn, and keeps it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mine:
+        wait_for(lambda: has_bound(mine), END_S, "the turn")
+        yield
+
+
+def has_bound(mine: socket.socket) -> bool:
     try:
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert not (local / "two").exists()
-        with socket.create_server(("127.0.0.1", port)):
-            wait_for((local / "two").exists, END_S, "the second")
-    finally:
-        os.close(folder)
+        mine.bind(f"\0{launched.NAME}")
+    except OSError:
+        return False
+    return True
 
 
+@pytest.mark.usefixtures("turn")
+def test_a_turn_that_never_comes_is_told(
+    local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launched, "WAIT_S", 0.1)
+    monkeypatch.setattr(os, "environ", environ(local, "0"))
+    assert launched.main(["no-such-launcher"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("trtdist: another launcher has had the turn on this node for 0.1 s, and should have")
+
+
+@pytest.mark.usefixtures("turn")
 def test_other_ranks_wait_for_nobody(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
-    folder = os.open(local, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        started.append(start("exit 4", local, rank="1"))
-        assert started[0].wait(END_S) == 4
-    finally:
-        os.close(folder)
+    started.append(start("exit 4", local, rank="1"))
+    assert started[0].wait(END_S) == 4
 
 
 def test_a_launcher_that_is_not_there(local: Path) -> None:

@@ -8,7 +8,8 @@ for ever once the server has ended, and the server's exit code is lost (tensorrt
 writes "pid N" at its start and "exit CODE" at its end.
 
 The same launchers look for a free port from 10012 on, which rank 0 binds a minute later. Two on a node would find the
-same, so those of a user take turns, until the port of each is in use.
+same, so they take turns, until the port of each is in use. Who has an abstract socket of a name has the turn: it is
+seen by whoever sees the ports, from any container and by any user, and goes with its owner (unix(7)).
 
 Exits with the server's code when that is not 0, else with the launcher's. TERM goes to the server alone, which then
 ends the ranks; who is not gone a moment later is left to the shim, which kills whatever this program leaves behind.
@@ -18,10 +19,11 @@ Runs in images. Standard library, Python 3.9.
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -30,7 +32,9 @@ from trtdist.errors import TrtdistError
 from trtdist.process import ProcessId
 from trtdist.supervisor.free_port import listened_on
 
-__all__ = ["Launched", "Turn", "main"]
+__all__ = ["NAME", "Launched", "Turn", "main"]
+
+NAME = "trtdist-launches"
 
 # How long a launcher may take to end after its server, and the server and its ranks to end after TERM.
 LEAVE_S = 3.0
@@ -45,25 +49,19 @@ class Turn:
     """The right to launch on this node; only the first rank of a server needs it. TrtdistError when it never comes."""
 
     def __init__(self, environ: dict[str, str]) -> None:
-        self._locks: list[int] = []
-        if environ.get("TRTDIST_RANK") == "0":
-            local = environ["TRTDIST_LOCAL_DIR"]
-            # The folder above is that of all runs of this user; in a container there may be only the first.
-            for folder in (local, os.path.dirname(local)):
-                self._locks.append(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
-                _lock(self._locks[-1], folder)
+        self._held = _bound() if environ.get("TRTDIST_RANK") == "0" else None
         self._until = time.monotonic() + TURN_S
 
     @property
     def taken(self) -> bool:
         """Whether others still have to wait for us."""
-        return bool(self._locks)
+        return self._held is not None
 
     def look(self) -> None:
         """Give the turn on when the port of what was launched is in use, or it needs none."""
-        if self._locks and (time.monotonic() > self._until or _is_bound(_address())):
-            while self._locks:
-                os.close(self._locks.pop())
+        if self._held is not None and (time.monotonic() > self._until or _is_bound(_address())):
+            self._held.close()
+            self._held = None
 
 
 class Launched:
@@ -146,18 +144,23 @@ def main(argv: list[str]) -> int:
         return 127
 
 
-def _lock(descriptor: int, folder: str) -> None:
+def _bound() -> socket.socket:
+    """The socket of the turn, once nobody else has it."""
     until = time.monotonic() + WAIT_S
     while True:
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > until:
-                raise TrtdistError(
-                    f"another launcher has held the turn on this node for {WAIT_S:g} s, and should have given it on by"
-                    f" now: see who has {folder} locked (`lslocks`), and end it"
-                ) from None
+            held.bind(f"\0{NAME}")
+            return held
+        except OSError as error:
+            held.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+        if time.monotonic() > until:
+            raise TrtdistError(
+                f"another launcher has had the turn on this node for {WAIT_S:g} s, and should have given it on by now:"
+                f" see whose it is with `ss -xap src @{NAME}`, and end it"
+            )
         time.sleep(LOOK_S)
 
 
