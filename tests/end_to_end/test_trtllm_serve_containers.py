@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import ROOT, Cluster
 from tests.containers.places import refuse_or_skip
+from tests.end_to_end.test_containers import environment
 from tests.end_to_end.test_tensorrt_llm_slurm import ANSWER, ASK, SLURM
 from tests.end_to_end.test_through_slurm import SHARED, User
 from tests.images import image_or_skip, unpacked_or_skip
@@ -42,13 +43,6 @@ def image_with_the_standin(image: Path) -> Path:
     return image
 
 
-def environment(user: User, run: Path, rank: dict[str, str]) -> list[str]:
-    """What a rank has in its environment."""
-    events = user.cluster.output("cat", str(run / "events" / f"task.{rank['name']}.jsonl")).splitlines()
-    started = next(event for event in map(json.loads, events) if event["type"] == "task_started")
-    return user.cluster.output("cat", f"/proc/{started['pid']}/environ", host=rank["node"]).split("\0")
-
-
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("example", "settings"),
@@ -72,7 +66,7 @@ def test_servers_and_router_of_an_image(user: User, example: str, settings: tupl
     assert len({rank["node"] for rank in state["ranks"]}) == 2
     run = Path(told["run_dir"])
     for rank in state["ranks"]:
-        assert "TRTDIST_INSIDE=charliecloud" in environment(user, run, rank)
+        assert "TRTDIST_INSIDE=charliecloud" in environment(user, run, rank).split("\0")
     assert user.trtdist("down", told["job_id"]).returncode == 0
     assert json.loads((run / "verdict.json").read_text())["state"] == "STOPPED"
     assert user.left() == []

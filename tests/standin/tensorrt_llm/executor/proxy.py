@@ -66,13 +66,16 @@ class GenerationExecutorProxy:
         self._error = self._error or future.exception()
 
     def _dispatch(self) -> None:
+        counts: dict[int, int] = {}
         while (response := ipc.find(self._addresses["results"]).get()) is not None:
             result = self._results[response.client_id]
+            # The caller's own count is of the tokens that it has taken up.
+            counts[response.client_id] = counts.get(response.client_id, 0) + len(response.tokens)
             if response.finish or response.error:
                 self.served = True
                 del self._results[response.client_id]
             result.put(response)
-            if faults.kind() == "unhealthy" and len(result.outputs[0].token_ids) >= faults.fault().get("tokens", 1):
+            if faults.kind() == "unhealthy" and counts[response.client_id] >= faults.fault().get("tokens", 1):
                 self.doing_shutdown = True
                 return
 
