@@ -148,7 +148,7 @@ def _answer(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, 
             argv, env=environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return {}, f"{argv[0]} does not open it within {_SECONDS} s"
+        return {}, f"{os.path.basename(argv[0])} does not open it within {_SECONDS} s"
     if done.returncode in REFUSALS:
         return {}, REFUSALS[done.returncode]
     # Hooks and entry points of images print banners before it.
@@ -157,7 +157,8 @@ def _answer(argv: Sequence[str], environ: Mapping[str, str]) -> tuple[dict[str, 
         return json.loads(last), ""
     except ValueError:
         said = (done.stderr or done.stdout).strip().splitlines()
-        return {}, f"{argv[0]} cannot open it: {said[-1] if said else f'exit code {done.returncode}'}"
+        why = said[-1] if said else f"exit code {done.returncode}"
+        return {}, f"{os.path.basename(argv[0])} cannot open it: {why}"
 
 
 def _lacking(versions: Mapping[str, str], errors: Mapping[str, str]) -> Iterator[str]:
