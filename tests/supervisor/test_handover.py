@@ -100,6 +100,16 @@ def test_it_leaves_a_while_after_the_other_one_is_ready_and_may_take_the_time_th
     assert life.of(CallOff) == []
 
 
+def test_each_tier_may_use_all_the_time_but_the_usual_grace() -> None:
+    life = asked()
+    life.hear(SuccessorReady("next", "8", 100.0), 200.0)
+    life.hear(messages.Tick(), 215.0)
+    for step in ("router", "canary"):
+        life.hear(messages.StepEnded(step, 0, None, 1.0), 216.0)
+    within = {action.step: action.within for action in life.said if isinstance(action, messages.Signal)}
+    assert (within["router"], within["workers"]) == (75.0, 74.0)
+
+
 def test_the_limit_while_clients_still_turn_is_a_hand_over_too() -> None:
     life = asked()
     life.hear(SuccessorReady("next", "8", 2.0), 200.0)

@@ -1,7 +1,7 @@
 """The two stops: ours, tier by tier, and the one that reached everything at once. Pure. Standard library, Python 3.9.
 
-Each tier gets an equal share of the time that is left; what has not gone by then is killed. Another request only
-shortens the time.
+Each tier gets an equal share of the time that is left, and all of it that is beyond the usual grace; what has not gone
+by then is killed. Another request only shortens the time.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def begin(state: State, outcome: Outcome, grace: float, now: float) -> Change:
     tiers = tuple(sorted({step.step.tier for step in state.steps.values()}))
     stop = Stop(outcome, now + grace, tiers, 0.0)
     shown = "STOPPING" if outcome.state in ("STOPPED", "INTERRUPTED") else outcome.state
-    state = replace(state, phase=STOPPING, stop=_share(stop, now), settle_until=None, announced=shown)
+    state = replace(state, phase=STOPPING, stop=_share(state, stop, now), settle_until=None, announced=shown)
     return state, [Announce(shown, outcome.reason, outcome.behind)]
 
 
@@ -63,7 +63,7 @@ def ask(state: State, event: StopAsked, now: float) -> Change:
     grace = patience[min(asked, len(patience)) - 1] if event.grace is None else event.grace
     if state.stop is not None:
         deadline = min(state.stop.deadline, now + grace)
-        return replace(state, stop=_share(replace(state.stop, deadline=deadline), now)), []
+        return replace(state, stop=_share(state, replace(state.stop, deadline=deadline), now)), []
     if state.first is not None:
         return begin(state, deaths.failure(state.first), min(grace, state.settings.failure_grace), now)
     outcome = Outcome("INTERRUPTED", 130, event.reason) if event.interrupt else Outcome("STOPPED", 0, event.reason)
@@ -74,7 +74,7 @@ def time_is_up(state: State, event: TimeLimit, now: float) -> Change:
     """The scheduler will end the job soon: our own stop comes first, and one under way must not last longer."""
     if state.stop is not None:
         deadline = min(state.stop.deadline, now + state.settings.grace)
-        return replace(state, stop=_share(replace(state.stop, deadline=deadline), now)), []
+        return replace(state, stop=_share(state, replace(state.stop, deadline=deadline), now)), []
     if state.first is not None:
         return begin(state, deaths.failure(state.first), state.settings.failure_grace, now)
     return begin(state, Outcome("TIMEOUT", 1, event.reason), state.settings.grace, now)
@@ -128,10 +128,12 @@ def deadlines(state: State) -> list[float]:
     return patient + ([state.kill_by] if state.kill_by < NEVER else [])
 
 
-def _share(stop: Stop, now: float) -> Stop:
-    """Give the first of the tiers its share of the time that is left."""
+def _share(state: State, stop: Stop, now: float) -> Stop:
+    """Give the first of the tiers its share of the time that is left, or what is beyond the usual grace: that is there
+    to finish requests, which one tier after the other has none of any more."""
     left = max(0.0, stop.deadline - now)
-    return replace(stop, tier_deadline=now + left / max(1, len(stop.tiers)))
+    share = max(left / max(1, len(stop.tiers)), left - state.settings.grace)
+    return replace(stop, tier_deadline=now + share)
 
 
 def _signal_tier(state: State, now: float) -> Change | None:
@@ -179,7 +181,7 @@ def _next_tier(state: State, now: float) -> Change | None:
         return replace(state, phase=SWEEPING), [Sweep(elsewhere=not stop.everyone)]
     if state.count(stop.tiers[0], UNTOLD, TOLD, KILLED):
         return None
-    return replace(state, stop=_share(replace(stop, tiers=stop.tiers[1:]), now)), []
+    return replace(state, stop=_share(state, replace(stop, tiers=stop.tiers[1:]), now)), []
 
 
 def _stop_signal(step: StepState) -> int:
