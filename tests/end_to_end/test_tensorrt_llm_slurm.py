@@ -116,7 +116,12 @@ def test_a_fault_on_another_node_is_the_first_cause(
 @pytest.mark.parametrize(
     ("rank", "kind", "behind", "told"),
     [
-        ("gen.1.1", "hang", "gen.1.1", "behind is gen.1.1, whose log ends with 'Rank 1 is using GPU"),
+        (
+            "gen.1.1",
+            "hang",
+            "gen.1.1",
+            "gen.1.1 is behind the others, and the last line of its log is 'Rank 1 is using GPU",
+        ),
         ("gen.1.0", "silent", "gen.1", "; gen.1, where it was then, had not answered a token of it"),
     ],
 )
