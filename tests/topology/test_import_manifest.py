@@ -117,6 +117,18 @@ def test_flags_without_a_place_are_told(arguments: list[str], key: str, tmp_path
     assert key in lost(import_files([path], Wishes(model=MODEL)))
 
 
+def through_shell(script: str, **more: Any) -> str:
+    container = {"command": ["/bin/sh", "-c"], "args": [script], **more}
+    spec = {"services": {"worker": {"extraPodSpec": {"mainContainer": container}}}}
+    return json.dumps({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": spec})
+
+
+@pytest.mark.parametrize("end", ["\nother --model b", "; other --model b", "& wait", " --publish-kv-events > log"])
+def test_flags_end_with_their_command(end: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", through_shell(f"# it's one\npython3 -m dynamo.trtllm --model a{end}"))
+    assert import_files([path], Wishes()).topology["model"] == "a"
+
+
 JSON = st.recursive(
     st.none() | st.integers() | st.sampled_from(["--model", "x", "$X", "dynamo.trtllm", "'", "prefill"]),
     lambda inner: (

@@ -7,20 +7,18 @@ of v1beta1, with a `podTemplate`.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trtdist.topology.diagnostics import Origin
+from trtdist.topology.importers.command import commands
 from trtdist.topology.importers.draft import Draft
 
 __all__ = ["FRONTEND", "WORKER", "Component", "component", "variables"]
 
 WORKER = "dynamo.trtllm"
 FRONTEND = "dynamo.frontend"
-_ENDS = {"&", "&&", "||", "|", ";"}
-_SHELLS = {"sh", "bash"}
 _TAKEN = {
     *("componentType", "env", "envs", "extraPodSpec", "multinode", "name", "podTemplate", "replicas", "resources"),
     *("subComponentType", "type"),
@@ -139,41 +137,25 @@ def _maps(pod: Mapping[str, Any]) -> Iterator[str]:
 
 def _command(container: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, dict[str, str | None]]:
     """The program of Dynamo that a container runs, directly or through a shell, and its flags."""
-    words: list[str] = []
+    listed: list[str] = []
     for key in ("command", "args"):
         value = container.get(key)
-        words += map(str, value) if isinstance(value, list) else [value] if isinstance(value, str) else []
-    through_shell = any(word.rpartition("/")[2] in _SHELLS for word in words[:1]) or len(words) == 1
-    tokens = _tokens(_substituted(" ".join(words) if through_shell else shlex.join(words), env))
+        listed += map(str, value) if isinstance(value, list) else [value] if isinstance(value, str) else []
+    found = list(commands(listed, env))
     for program in (WORKER, FRONTEND):
-        if program in tokens:
-            return program, _flags(tokens[tokens.index(program) + 1 :])
+        for words in found:
+            if program in words:
+                return program, _flags(words[words.index(program) + 1 :])
     return "", {}
 
 
-def _substituted(text: str, env: Mapping[str, str]) -> str:
-    return re.sub(
-        r"\$(?:\{(\w+)\}|\((\w+)\)|(\w+))", lambda found: env.get(found[1] or found[2] or found[3], found[0]), text
-    )
-
-
-def _tokens(text: str) -> list[str]:
-    text = text.replace("\\\n", " ")
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
-
-
-def _flags(tokens: list[str]) -> dict[str, str | None]:
+def _flags(words: list[str]) -> dict[str, str | None]:
     flags: dict[str, str | None] = {}
     last = None
-    for token in tokens:
-        if token in _ENDS:
-            break
-        if token.startswith("--"):
-            last, mark, value = token[2:].partition("=")
+    for word in words:
+        if word.startswith("--"):
+            last, mark, value = word[2:].partition("=")
             flags[last] = value if mark else None
         elif last is not None and flags[last] is None:
-            flags[last] = token
+            flags[last] = word
     return flags
