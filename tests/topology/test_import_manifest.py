@@ -117,6 +117,43 @@ def test_flags_without_a_place_are_told(arguments: list[str], key: str, tmp_path
     assert key in lost(import_files([path], Wishes(model=MODEL)))
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    services = {
+        mode: {
+            "extraPodSpec": {
+                "mainContainer": {
+                    "command": ["python3", "-m", "dynamo.trtllm"],
+                    "args": ["--disaggregation-mode", mode, "--extra-engine-args", f"/engines/{mode}/config.yaml"],
+                }
+            }
+        }
+        for mode in ("prefill", "decode")
+    }
+    text = json.dumps({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": {"services": services}})
+    deployment = write(tmp_path, "deploy.yaml", text)
+    for folder, size in (("prefill", 1), ("decode", 2), ("a", 3), ("b", 4)):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "config.yaml", f"max_batch_size: {size}\n")
+    found, turned = (
+        import_files([deployment, *(tmp_path / folder / "config.yaml" for folder in folders)], Wishes(model=MODEL))
+        for folders in (("prefill", "decode"), ("decode", "prefill"))
+    )
+    assert found.topology == turned.topology and not found.remarks
+    assert found.topology["context_servers"]["max_batch_size"] == 1
+    assert found.topology["generation_servers"]["max_batch_size"] == 2
+    files = [tmp_path / folder / "config.yaml" for folder in ("a", "b")]
+    told = lost(import_files([deployment, *files], Wishes(model=MODEL)))
+    assert f"/engines/prefill/config.yaml may be {files[0]} or {files[1]}" in told["prefill --extra-engine-args"]
+    assert set(told) == {"prefill --extra-engine-args", "decode --extra-engine-args"}
+
+
+@pytest.mark.parametrize("around", ["---\n{}", "{}---\n", "{}---", "# a\n---\n# b\n---\n\n---\n{}---\n# c\n"])
+def test_parts_without_an_object_are_nothing(around: str, tmp_path: Path) -> None:
+    text = yaml.safe_dump(json.loads(graph("--model", "a")))
+    found = import_files([write(tmp_path, "a.yaml", around.format(text))], Wishes())
+    assert found.topology["model"] == "a" and not found.remarks
+
+
 def through_shell(script: str, **more: Any) -> str:
     container = {"command": ["/bin/sh", "-c"], "args": [script], **more}
     spec = {"services": {"worker": {"extraPodSpec": {"mainContainer": container}}}}
