@@ -117,6 +117,27 @@ def test_flags_without_a_place_are_told(arguments: list[str], key: str, tmp_path
     assert key in lost(import_files([path], Wishes(model=MODEL)))
 
 
+@pytest.mark.parametrize("replicas", [0, -1, 2.0, "${N}", 1234567, True, [1]])
+def test_a_count_that_is_none_is_told(replicas: Any, tmp_path: Path) -> None:
+    text = graph("--model", "a", replicas=replicas, multinode={"nodeCount": "all"}, resources={"limits": {"gpu": "4x"}})
+    found = import_files([write(tmp_path, "a.yaml", text)], Wishes())
+    assert found.topology["servers"] == {"num_instances": 1}
+    told = lost(found)
+    assert set(told) == {"worker.replicas", "worker.multinode.nodeCount", "worker.resources.gpu"}
+    assert "is no whole number from 1 to 999999; 1 stands in its place" in told["worker.replicas"]
+    usual = graph("--model", "a", replicas="2", multinode=None, resources={"limits": {"gpu": 0}})
+    found = import_files([write(tmp_path, "a.yaml", usual)], Wishes())
+    assert found.topology["servers"] == {"num_instances": 2} and not found.remarks
+
+
+def test_a_variable_of_null_has_no_value(tmp_path: Path) -> None:
+    found = import_files(
+        [write(tmp_path, "a.yaml", graph("--model", "a", envs=[{"name": "X", "value": None}]))], Wishes()
+    )
+    assert "container" not in found.topology
+    assert "its value is not in the manifest; set it in container.env" in lost(found)["worker.env.X"]
+
+
 def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
     services = {
         mode: {

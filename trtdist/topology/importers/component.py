@@ -56,7 +56,7 @@ def component(
     for listed in (data.get("envs"), data.get("env"), container.get("env")):
         env.update(variables(listed))
         for variable in _without_value(listed):
-            why = "its value comes from Kubernetes"
+            why = "its value is not in the manifest"
             draft.lose(f"{name}.env.{variable}", origin, why, "set it in container.env")
     program, flags = _command(container, env)
     kinds = [data.get(key) for key in ("subComponentType", "type", "componentType")]
@@ -70,6 +70,7 @@ def component(
     if ignored:
         draft.lose(f"{name}.pod", origin, f"there are no pods, with {', '.join(ignored)}")
     image = container.get("image")
+    counts = _Counts(name, origin, draft)
     return Component(
         name=name,
         origin=origin,
@@ -78,22 +79,26 @@ def component(
         flags=flags,
         env=env,
         image=image if isinstance(image, str) else None,
-        gpus=_gpus(data) or _gpus(container),
-        nodes=_number(_mapping(data.get("multinode")).get("nodeCount"), 1),
-        replicas=_number(data.get("replicas"), 1),
+        gpus=counts.gpus(data) or counts.gpus(container),
+        nodes=counts.number("multinode.nodeCount", _mapping(data.get("multinode")).get("nodeCount"), 1),
+        replicas=counts.number("replicas", data.get("replicas"), 1),
         maps=tuple(_maps(pod)),
     )
 
 
 def variables(listed: Any) -> dict[str, str]:
-    """Variables of a list of names and values; those that Kubernetes gives have none."""
+    """Variables of a list of names and values; those that Kubernetes gives, and null, have none."""
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    return {str(entry["name"]): str(entry["value"]) for entry in entries if "name" in entry and "value" in entry}
+    return {str(entry["name"]): str(entry["value"]) for entry in entries if "name" in entry and _has_value(entry)}
+
+
+def _has_value(entry: Mapping[str, Any]) -> bool:
+    return entry.get("value") is not None
 
 
 def _without_value(listed: Any) -> Iterator[str]:
     for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and "name" in entry and "value" not in entry:
+        if isinstance(entry, dict) and "name" in entry and not _has_value(entry):
             yield str(entry["name"])
 
 
@@ -101,9 +106,29 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any, default: int) -> int:
-    text = str(value)
-    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else default
+@dataclass(frozen=True)
+class _Counts:
+    """Reads the counts of a component, and remarks on what is none."""
+
+    name: str
+    origin: Origin
+    draft: Draft
+
+    def number(self, key: str, value: Any, default: int) -> int:
+        """A number of 1 to 999999, also 0 when that is the default; the default for None and what is none."""
+        if value is None:
+            return default
+        if re.fullmatch(r"[0-9]{1,6}", str(value)) and int(value) >= min(default, 1):
+            return int(value)
+        why = f"{value} is no whole number from {min(default, 1)} to 999999"
+        self.draft.lose(f"{self.name}.{key}", self.origin, why, f"{default} stands in its place" if default else "")
+        return default
+
+    def gpus(self, holder: Mapping[str, Any]) -> int:
+        """The GPUs of the resources of a component or container."""
+        resources = _mapping(holder.get("resources"))
+        limits = _mapping(resources.get("limits")) or _mapping(resources.get("requests"))
+        return self.number("resources.gpu", limits.get("gpu", limits.get("nvidia.com/gpu")), 0)
 
 
 def _pod(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -119,12 +144,6 @@ def _pod(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 def _containers(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
     listed = pod.get("containers")
     return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
-
-
-def _gpus(holder: Mapping[str, Any]) -> int:
-    resources = _mapping(holder.get("resources"))
-    limits = _mapping(resources.get("limits")) or _mapping(resources.get("requests"))
-    return _number(limits.get("gpu", limits.get("nvidia.com/gpu")), 0)
 
 
 def _maps(pod: Mapping[str, Any]) -> Iterator[str]:
