@@ -187,27 +187,41 @@ def test_flags_end_with_their_command(end: str, tmp_path: Path) -> None:
     assert import_files([path], Wishes()).topology["model"] == "a"
 
 
-JSON = st.recursive(
-    st.none() | st.integers() | st.sampled_from(["--model", "x", "$X", "dynamo.trtllm", "'", "prefill"]),
+ANY = st.recursive(
+    st.none() | st.integers(-1, 10**7) | st.sampled_from(["--model", "x", "$X", "$(X)", "'", "prefill", "2.5"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["name", "value", "limits", "gpu", "containers", "spec"]), inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "value", "limits", "gpu", "containers", "spec", 7]), inner, max_size=3
+        )
     ),
     max_leaves=6,
 )
-WORKER_KEYS = ["componentType", "env", "extraPodSpec", "multinode", "podTemplate", "replicas", "resources", "type"]
+AROUND = ["componentType", "env", "multinode", "podTemplate", "replicas", "resources", "subComponentType", 5]
+INSIDE = ["env", "image", "resources", "volumeMounts", 6]
 
 
-@given(data=st.dictionaries(st.sampled_from(WORKER_KEYS), JSON), container=JSON)
+@given(
+    around=st.dictionaries(st.sampled_from(AROUND), ANY),
+    inside=st.dictionaries(st.sampled_from(INSIDE), ANY),
+    pod=st.dictionaries(st.sampled_from(["volumes", "tolerations", True]), ANY),
+    flags=st.lists(st.sampled_from(["--max-batch-size", "--extra-engine-args", "--novel", "x", "3", "$X", "$(X)"])),
+)
 @settings(deadline=None, max_examples=40)
-def test_whatever_a_component_holds_it_ends_in_an_import_or_a_sentence(
-    data: dict[str, Any], container: Any, tmp_path_factory: pytest.TempPathFactory
+def test_whatever_is_around_the_command_of_a_worker_it_is_imported(
+    around: dict[Any, Any],
+    inside: dict[Any, Any],
+    pod: dict[Any, Any],
+    flags: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    services = {"w": data, "v": {"extraPodSpec": {"mainContainer": {"args": container}}}}
-    text = yaml.safe_dump({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": {"services": services}})
-    path = tmp_path_factory.mktemp("any") / "a.yaml"
-    path.write_text(text)
-    try:
-        import_files([path], Wishes(model=MODEL))
-    except InputError as error:
-        assert "Traceback" not in str(error)
+    container = {**inside, "command": ["python3", "-m", "dynamo.trtllm"], "args": flags}
+    worker = {**around, "extraPodSpec": {**pod, "mainContainer": container}}
+    spec = {"services": {"w": worker}}
+    text = yaml.safe_dump({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": spec})
+    found = import_files([write(tmp_path_factory.mktemp("any"), "a.yaml", text)], Wishes(model=MODEL))
+    (section,) = found.topology.keys() & {"servers", "context_servers", "generation_servers"}
+    assert found.topology[section]["num_instances"] >= 1
+    keys = {remark.key for remark in found.remarks}
+    assert ("w.5" in keys) == (5 in around)
+    assert ("w.pod" in keys) == bool(pod or inside.keys() & {"volumeMounts", 6})
