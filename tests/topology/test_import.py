@@ -342,6 +342,15 @@ def test_aiconfigurator_with_and_without_the_files_of_its_engines() -> None:
     assert (agg["tensor_parallel_size"], agg["enable_attention_dp"], agg["num_instances"]) == (8, True, 2)
 
 
+def test_words_without_an_end_are_told(tmp_path: Path) -> None:
+    text = (IMPORTS / "benchmark/config.yaml").read_text()
+    text = text.replace('extra_args: ""', 'extra_args: "--comment=it\'s"').replace("TLLM_LOG_LEVEL=INFO", "A='")
+    found = import_files([write(tmp_path, "config.yaml", text)], Wishes(model=MODEL))
+    assert "container" not in found.topology and "extra_sbatch" not in found.topology["slurm"]
+    for key in ("slurm.extra_args", "environment.worker_env_var"):
+        assert "a quote or backslash in it is not closed" in lost(found)[key]
+
+
 def test_a_file_for_servers_that_there_are_not_is_told() -> None:
     name = str(IMPORTS / "options/llm_api_config.yaml")
     found = imported(f"aiconfigurator/generator_config.yaml {ENGINES} options/llm_api_config.yaml")
