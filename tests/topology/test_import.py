@@ -22,6 +22,7 @@ from trtdist.topology.importers.writing import topology_text
 
 IMPORTS = Path(__file__).parent / "imports"
 MODEL = "org/model"
+ARGUMENTS = '{"model": "org/model", "max_batch_size": 1}'
 ENGINES = "aiconfigurator/disagg/prefill_config.yaml aiconfigurator/disagg/decode_config.yaml"
 
 # Files, ranks (each with a GPU of its own) and nodes: as the files say them, or as they follow from their sizes and the
@@ -341,6 +342,22 @@ def test_aiconfigurator_with_and_without_the_files_of_its_engines() -> None:
     assert (agg["tensor_parallel_size"], agg["enable_attention_dp"], agg["num_instances"]) == (8, True, 2)
 
 
+def test_words_without_an_end_are_told(tmp_path: Path) -> None:
+    text = (IMPORTS / "benchmark/config.yaml").read_text()
+    text = text.replace('extra_args: ""', 'extra_args: "--comment=it\'s"').replace("TLLM_LOG_LEVEL=INFO", "A='")
+    found = import_files([write(tmp_path, "config.yaml", text)], Wishes(model=MODEL))
+    assert "container" not in found.topology and "extra_sbatch" not in found.topology["slurm"]
+    for key in ("slurm.extra_args", "environment.worker_env_var"):
+        assert "a quote or backslash in it is not closed" in lost(found)[key]
+
+
+def test_a_file_for_servers_that_there_are_not_is_told() -> None:
+    name = str(IMPORTS / "options/llm_api_config.yaml")
+    found = imported(f"aiconfigurator/generator_config.yaml {ENGINES} options/llm_api_config.yaml")
+    assert "servers" not in found.topology
+    assert "has no servers" in lost(found)[name]
+
+
 @pytest.mark.parametrize(
     ("texts", "why"),
     [
@@ -365,6 +382,19 @@ def test_aiconfigurator_with_and_without_the_files_of_its_engines() -> None:
             {"srtslurm.yaml": "default_account: a\n", "a.yaml": "context_servers: {}\ngeneration_servers: {}\n"},
             "does not belong to",
         ),
+        *(
+            (
+                {"d.yaml": "model: m\ncontext_servers: {}\n", one: ARGUMENTS, other: ARGUMENTS},
+                f"{other} are both for {section}",
+            )
+            for one, other, section in (
+                ("llm_api_config.yaml", "other.yaml", "servers"),
+                ("llm_api_config.yaml", "model.json", "servers"),
+                ("model.json", "agg.yaml", "servers"),
+                ("ctx.yaml", "prefill.yaml", "context_servers"),
+            )
+        ),
+        (dict.fromkeys(("ctx.yaml", "gen.yaml", "agg.yaml"), ARGUMENTS), "nothing describes the servers"),
     ],
 )
 def test_what_cannot_be_understood_is_told_in_one_sentence(texts: dict[str, str], why: str, tmp_path: Path) -> None:

@@ -117,27 +117,111 @@ def test_flags_without_a_place_are_told(arguments: list[str], key: str, tmp_path
     assert key in lost(import_files([path], Wishes(model=MODEL)))
 
 
-JSON = st.recursive(
-    st.none() | st.integers() | st.sampled_from(["--model", "x", "$X", "dynamo.trtllm", "'", "prefill"]),
+@pytest.mark.parametrize("replicas", [0, -1, 2.0, "${N}", 1234567, True, [1]])
+def test_a_count_that_is_none_is_told(replicas: Any, tmp_path: Path) -> None:
+    text = graph("--model", "a", replicas=replicas, multinode={"nodeCount": "all"}, resources={"limits": {"gpu": "4x"}})
+    found = import_files([write(tmp_path, "a.yaml", text)], Wishes())
+    assert found.topology["servers"] == {"num_instances": 1}
+    told = lost(found)
+    assert set(told) == {"worker.replicas", "worker.multinode.nodeCount", "worker.resources.gpu"}
+    assert "is no whole number from 1 to 999999; 1 stands in its place" in told["worker.replicas"]
+    usual = graph("--model", "a", replicas="2", multinode=None, resources={"limits": {"gpu": 0}})
+    found = import_files([write(tmp_path, "a.yaml", usual)], Wishes())
+    assert found.topology["servers"] == {"num_instances": 2} and not found.remarks
+
+
+def test_a_variable_of_null_has_no_value(tmp_path: Path) -> None:
+    found = import_files(
+        [write(tmp_path, "a.yaml", graph("--model", "a", envs=[{"name": "X", "value": None}]))], Wishes()
+    )
+    assert "container" not in found.topology
+    assert "its value is not in the manifest; set it in container.env" in lost(found)["worker.env.X"]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    services = {
+        mode: {
+            "extraPodSpec": {
+                "mainContainer": {
+                    "command": ["python3", "-m", "dynamo.trtllm"],
+                    "args": ["--disaggregation-mode", mode, "--extra-engine-args", f"/engines/{mode}/config.yaml"],
+                }
+            }
+        }
+        for mode in ("prefill", "decode")
+    }
+    text = json.dumps({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": {"services": services}})
+    deployment = write(tmp_path, "deploy.yaml", text)
+    for folder, size in (("prefill", 1), ("decode", 2), ("a", 3), ("b", 4)):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "config.yaml", f"max_batch_size: {size}\n")
+    found, turned = (
+        import_files([deployment, *(tmp_path / folder / "config.yaml" for folder in folders)], Wishes(model=MODEL))
+        for folders in (("prefill", "decode"), ("decode", "prefill"))
+    )
+    assert found.topology == turned.topology and not found.remarks
+    assert found.topology["context_servers"]["max_batch_size"] == 1
+    assert found.topology["generation_servers"]["max_batch_size"] == 2
+    files = [tmp_path / folder / "config.yaml" for folder in ("a", "b")]
+    told = lost(import_files([deployment, *files], Wishes(model=MODEL)))
+    assert f"/engines/prefill/config.yaml may be {files[0]} or {files[1]}" in told["prefill --extra-engine-args"]
+    assert set(told) == {"prefill --extra-engine-args", "decode --extra-engine-args"}
+
+
+@pytest.mark.parametrize("around", ["---\n{}", "{}---\n", "{}---", "# a\n---\n# b\n---\n\n---\n{}---\n# c\n"])
+def test_parts_without_an_object_are_nothing(around: str, tmp_path: Path) -> None:
+    text = yaml.safe_dump(json.loads(graph("--model", "a")))
+    found = import_files([write(tmp_path, "a.yaml", around.format(text))], Wishes())
+    assert found.topology["model"] == "a" and not found.remarks
+
+
+def through_shell(script: str, **more: Any) -> str:
+    container = {"command": ["/bin/sh", "-c"], "args": [script], **more}
+    spec = {"services": {"worker": {"extraPodSpec": {"mainContainer": container}}}}
+    return json.dumps({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": spec})
+
+
+@pytest.mark.parametrize("end", ["\nother --model b", "; other --model b", "& wait", " --publish-kv-events > log"])
+def test_flags_end_with_their_command(end: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "a.yaml", through_shell(f"# it's one\npython3 -m dynamo.trtllm --model a{end}"))
+    assert import_files([path], Wishes()).topology["model"] == "a"
+
+
+ANY = st.recursive(
+    st.none() | st.integers(-1, 10**7) | st.sampled_from(["--model", "x", "$X", "$(X)", "'", "prefill", "2.5"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["name", "value", "limits", "gpu", "containers", "spec"]), inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["name", "value", "limits", "gpu", "containers", "spec", 7]), inner, max_size=3
+        )
     ),
     max_leaves=6,
 )
-WORKER_KEYS = ["componentType", "env", "extraPodSpec", "multinode", "podTemplate", "replicas", "resources", "type"]
+AROUND = ["componentType", "env", "multinode", "podTemplate", "replicas", "resources", "subComponentType", 5]
+INSIDE = ["env", "image", "resources", "volumeMounts", 6]
 
 
-@given(data=st.dictionaries(st.sampled_from(WORKER_KEYS), JSON), container=JSON)
+@given(
+    around=st.dictionaries(st.sampled_from(AROUND), ANY),
+    inside=st.dictionaries(st.sampled_from(INSIDE), ANY),
+    pod=st.dictionaries(st.sampled_from(["volumes", "tolerations", True]), ANY),
+    flags=st.lists(st.sampled_from(["--max-batch-size", "--extra-engine-args", "--novel", "x", "3", "$X", "$(X)"])),
+)
 @settings(deadline=None, max_examples=40)
-def test_whatever_a_component_holds_it_ends_in_an_import_or_a_sentence(
-    data: dict[str, Any], container: Any, tmp_path_factory: pytest.TempPathFactory
+def test_whatever_is_around_the_command_of_a_worker_it_is_imported(
+    around: dict[Any, Any],
+    inside: dict[Any, Any],
+    pod: dict[Any, Any],
+    flags: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
-    services = {"w": data, "v": {"extraPodSpec": {"mainContainer": {"args": container}}}}
-    text = yaml.safe_dump({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": {"services": services}})
-    path = tmp_path_factory.mktemp("any") / "a.yaml"
-    path.write_text(text)
-    try:
-        import_files([path], Wishes(model=MODEL))
-    except InputError as error:
-        assert "Traceback" not in str(error)
+    container = {**inside, "command": ["python3", "-m", "dynamo.trtllm"], "args": flags}
+    worker = {**around, "extraPodSpec": {**pod, "mainContainer": container}}
+    spec = {"services": {"w": worker}}
+    text = yaml.safe_dump({"apiVersion": "n/v1", "kind": "DynamoGraphDeployment", "spec": spec})
+    found = import_files([write(tmp_path_factory.mktemp("any"), "a.yaml", text)], Wishes(model=MODEL))
+    (section,) = found.topology.keys() & {"servers", "context_servers", "generation_servers"}
+    assert found.topology[section]["num_instances"] >= 1
+    keys = {remark.key for remark in found.remarks}
+    assert ("w.5" in keys) == (5 in around)
+    assert ("w.pod" in keys) == bool(pod or inside.keys() & {"volumeMounts", 6})

@@ -68,11 +68,12 @@ def benchmark(document: Document, draft: Draft) -> None:
     draft.put("container.runtime", "pyxis" if image else None)
     mounts = environment.text("container_mount")
     draft.put("container.mounts", mounts.split(",") if mounts else None)
-    draft.put("container.env", _variables(environment.text("worker_env_var") or "") or None)
+    pairs = [word.partition("=") for word in _words(environment, "worker_env_var", draft)]
+    draft.put("container.env", {name: value for name, mark, value in pairs if mark} or None)
     for key, ours in (("account", "account"), ("partition", "partition"), ("job_time", "time")):
         draft.put(f"slurm.{ours}", slurm.text(key))
     draft.put("slurm.gpus_per_node", hardware.number("gpus_per_node") or None)
-    words = shlex.split(slurm.text("extra_args") or "")
+    words = _words(slurm, "extra_args", draft)
     for word in [word for word in words if word.startswith(("--gres=gpu", "--gpus"))]:
         draft.change("slurm.extra_args", slurm.at("extra_args"), f"{word} follows from the plan and gpus_per_node")
         words.remove(word)
@@ -109,9 +110,12 @@ def _tell_shared_nodes(servers: list[tuple[int, int]], hardware: Fields, draft: 
         draft.change("hardware.gpus_per_node", hardware.at("gpus_per_node"), what)
 
 
-def _variables(text: str) -> dict[str, str]:
-    pairs = (word.partition("=") for word in shlex.split(text))
-    return {name: value for name, mark, value in pairs if mark}
+def _words(fields: Fields, key: str, draft: Draft) -> list[str]:
+    try:
+        return shlex.split(fields.text(key) or "")
+    except ValueError:
+        draft.lose(fields.named(key), fields.at(key), "a quote or backslash in it is not closed", "correct it")
+        return []
 
 
 def _ignore_empty(fields: Fields, key: str) -> None:

@@ -7,20 +7,18 @@ of v1beta1, with a `podTemplate`.
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from trtdist.topology.diagnostics import Origin
+from trtdist.topology.importers.command import commands
 from trtdist.topology.importers.draft import Draft
 
 __all__ = ["FRONTEND", "WORKER", "Component", "component", "variables"]
 
 WORKER = "dynamo.trtllm"
 FRONTEND = "dynamo.frontend"
-_ENDS = {"&", "&&", "||", "|", ";"}
-_SHELLS = {"sh", "bash"}
 _TAKEN = {
     *("componentType", "env", "envs", "extraPodSpec", "multinode", "name", "podTemplate", "replicas", "resources"),
     *("subComponentType", "type"),
@@ -58,7 +56,7 @@ def component(
     for listed in (data.get("envs"), data.get("env"), container.get("env")):
         env.update(variables(listed))
         for variable in _without_value(listed):
-            why = "its value comes from Kubernetes"
+            why = "its value is not in the manifest"
             draft.lose(f"{name}.env.{variable}", origin, why, "set it in container.env")
     program, flags = _command(container, env)
     kinds = [data.get(key) for key in ("subComponentType", "type", "componentType")]
@@ -72,6 +70,7 @@ def component(
     if ignored:
         draft.lose(f"{name}.pod", origin, f"there are no pods, with {', '.join(ignored)}")
     image = container.get("image")
+    counts = _Counts(name, origin, draft)
     return Component(
         name=name,
         origin=origin,
@@ -80,22 +79,26 @@ def component(
         flags=flags,
         env=env,
         image=image if isinstance(image, str) else None,
-        gpus=_gpus(data) or _gpus(container),
-        nodes=_number(_mapping(data.get("multinode")).get("nodeCount"), 1),
-        replicas=_number(data.get("replicas"), 1),
+        gpus=counts.gpus(data) or counts.gpus(container),
+        nodes=counts.number("multinode.nodeCount", _mapping(data.get("multinode")).get("nodeCount"), 1),
+        replicas=counts.number("replicas", data.get("replicas"), 1),
         maps=tuple(_maps(pod)),
     )
 
 
 def variables(listed: Any) -> dict[str, str]:
-    """Variables of a list of names and values; those that Kubernetes gives have none."""
+    """Variables of a list of names and values; those that Kubernetes gives, and null, have none."""
     entries = [entry for entry in listed if isinstance(entry, dict)] if isinstance(listed, list) else []
-    return {str(entry["name"]): str(entry["value"]) for entry in entries if "name" in entry and "value" in entry}
+    return {str(entry["name"]): str(entry["value"]) for entry in entries if "name" in entry and _has_value(entry)}
+
+
+def _has_value(entry: Mapping[str, Any]) -> bool:
+    return entry.get("value") is not None
 
 
 def _without_value(listed: Any) -> Iterator[str]:
     for entry in listed if isinstance(listed, list) else []:
-        if isinstance(entry, dict) and "name" in entry and "value" not in entry:
+        if isinstance(entry, dict) and "name" in entry and not _has_value(entry):
             yield str(entry["name"])
 
 
@@ -103,9 +106,29 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _number(value: Any, default: int) -> int:
-    text = str(value)
-    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else default
+@dataclass(frozen=True)
+class _Counts:
+    """Reads the counts of a component, and remarks on what is none."""
+
+    name: str
+    origin: Origin
+    draft: Draft
+
+    def number(self, key: str, value: Any, default: int) -> int:
+        """A number of 1 to 999999, also 0 when that is the default; the default for None and what is none."""
+        if value is None:
+            return default
+        if re.fullmatch(r"[0-9]{1,6}", str(value)) and int(value) >= min(default, 1):
+            return int(value)
+        why = f"{value} is no whole number from {min(default, 1)} to 999999"
+        self.draft.lose(f"{self.name}.{key}", self.origin, why, f"{default} stands in its place" if default else "")
+        return default
+
+    def gpus(self, holder: Mapping[str, Any]) -> int:
+        """The GPUs of the resources of a component or container."""
+        resources = _mapping(holder.get("resources"))
+        limits = _mapping(resources.get("limits")) or _mapping(resources.get("requests"))
+        return self.number("resources.gpu", limits.get("gpu", limits.get("nvidia.com/gpu")), 0)
 
 
 def _pod(data: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -123,12 +146,6 @@ def _containers(pod: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
 
 
-def _gpus(holder: Mapping[str, Any]) -> int:
-    resources = _mapping(holder.get("resources"))
-    limits = _mapping(resources.get("limits")) or _mapping(resources.get("requests"))
-    return _number(limits.get("gpu", limits.get("nvidia.com/gpu")), 0)
-
-
 def _maps(pod: Mapping[str, Any]) -> Iterator[str]:
     volumes = pod.get("volumes")
     for volume in volumes if isinstance(volumes, list) else []:
@@ -139,41 +156,25 @@ def _maps(pod: Mapping[str, Any]) -> Iterator[str]:
 
 def _command(container: Mapping[str, Any], env: Mapping[str, str]) -> tuple[str, dict[str, str | None]]:
     """The program of Dynamo that a container runs, directly or through a shell, and its flags."""
-    words: list[str] = []
+    listed: list[str] = []
     for key in ("command", "args"):
         value = container.get(key)
-        words += map(str, value) if isinstance(value, list) else [value] if isinstance(value, str) else []
-    through_shell = any(word.rpartition("/")[2] in _SHELLS for word in words[:1]) or len(words) == 1
-    tokens = _tokens(_substituted(" ".join(words) if through_shell else shlex.join(words), env))
+        listed += map(str, value) if isinstance(value, list) else [value] if isinstance(value, str) else []
+    found = list(commands(listed, env))
     for program in (WORKER, FRONTEND):
-        if program in tokens:
-            return program, _flags(tokens[tokens.index(program) + 1 :])
+        for words in found:
+            if program in words:
+                return program, _flags(words[words.index(program) + 1 :])
     return "", {}
 
 
-def _substituted(text: str, env: Mapping[str, str]) -> str:
-    return re.sub(
-        r"\$(?:\{(\w+)\}|\((\w+)\)|(\w+))", lambda found: env.get(found[1] or found[2] or found[3], found[0]), text
-    )
-
-
-def _tokens(text: str) -> list[str]:
-    text = text.replace("\\\n", " ")
-    try:
-        return shlex.split(text)
-    except ValueError:
-        return text.split()
-
-
-def _flags(tokens: list[str]) -> dict[str, str | None]:
+def _flags(words: list[str]) -> dict[str, str | None]:
     flags: dict[str, str | None] = {}
     last = None
-    for token in tokens:
-        if token in _ENDS:
-            break
-        if token.startswith("--"):
-            last, mark, value = token[2:].partition("=")
+    for word in words:
+        if word.startswith("--"):
+            last, mark, value = word[2:].partition("=")
             flags[last] = value if mark else None
         elif last is not None and flags[last] is None:
-            flags[last] = token
+            flags[last] = word
     return flags

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
 from typing import Any, Union
 
 from trtdist.errors import InputError
@@ -106,7 +107,7 @@ def manifest(objects: Sequence[Document], beside: Sequence[Document], draft: Dra
     for (name, file), holder in files.items():
         if (name, file) not in used:
             why = "no worker names it as its --extra-engine-args"
-            draft.lose(f"{name}.{file}".lstrip("."), _origin(holder), why)
+            draft.lose(_called(name, file), _origin(holder), why)
     _shared(workers, draft)
     for each in found:
         if each.program == FRONTEND:
@@ -119,8 +120,8 @@ def manifest(objects: Sequence[Document], beside: Sequence[Document], draft: Dra
 
 
 def _files(objects: Sequence[Document], beside: Sequence[Document], draft: Draft) -> _Files:
-    """All files of engine arguments by ConfigMap, "" for those beside the manifest, and name."""
-    files: _Files = {("", document.name.rpartition("/")[2]): document for document in beside}
+    """All files of engine arguments by ConfigMap and name, or by "" and path for those beside the manifest."""
+    files: _Files = {("", document.name): document for document in beside}
     for document in objects:
         if _kind(document) == _MAP:
             fields = draft.fields(document)
@@ -129,6 +130,10 @@ def _files(objects: Sequence[Document], beside: Sequence[Document], draft: Draft
         elif _kind(document) != _GRAPH:
             draft.lose(_kind(document), document.root.origin, "it is for Kubernetes")
     return files
+
+
+def _called(name: str, file: str) -> str:
+    return f"{name}.{file}" if name else file
 
 
 def _origin(holder: _Holder) -> Origin:
@@ -163,7 +168,7 @@ def _components(spec: Fields, draft: Draft) -> Iterator[Component]:
 
 
 def _server(worker: Component, files: _Files, draft: Draft) -> list[tuple[str, str]]:
-    """Put the section of a worker; returns the file that it uses."""
+    """Put the section of a worker; returns the file that it uses, or those that it may mean."""
     mode = worker.flags.get("disaggregation-mode") or worker.role
     section = _SECTIONS.get(_ALONE.get(mode, mode))
     for flag in worker.flags:
@@ -195,18 +200,32 @@ def _arguments(worker: Component, files: _Files, draft: Draft) -> tuple[list[tup
     path = worker.flags.get("extra-engine-args")
     if path is None:
         return [], given
+    fitting = _fitting(path, worker, files)
+    if len(fitting) == 1:
+        return fitting, merged(given, arguments_of(_opened(files[fitting[0]], draft), draft))
+    why, instead = f"{path} is not in the manifest", "name it beside this file"
+    if fitting:
+        why = f"{path} may be {' or '.join(_called(*key) for key in fitting)}"
+        instead = "give each file a folder or name that tells it apart"
+    draft.lose(f"{worker.name} --extra-engine-args", worker.origin, why, instead)
+    return fitting, given
+
+
+def _fitting(path: str, worker: Component, files: _Files) -> list[tuple[str, str]]:
+    """The files that a worker may mean by a path: those that its pod mounts, else those beside the manifest that have
+    most of the path's end, else those of any ConfigMap."""
     file = path.rpartition("/")[2]
-    mounted = [(name, file) for name in worker.maps if (name, file) in files]
-    anywhere = [key for key in files if key[1] == file]
-    for key in (mounted or anywhere)[:1]:
-        return [key], merged(given, arguments_of(_opened(files[key], draft), draft))
-    draft.lose(
-        f"{worker.name} --extra-engine-args",
-        worker.origin,
-        f"{path} is not in the manifest",
-        "name it beside this file",
-    )
-    return [], given
+    mounted = [(name, file) for name in dict.fromkeys(worker.maps) if (name, file) in files]
+    beside = {key: _common(path, key[1]) for key in files if not key[0]}
+    most = max(beside.values(), default=0)
+    nearest = [key for key, common in beside.items() if most and common == most]
+    return mounted or nearest or [key for key in files if key[1] == file]
+
+
+def _common(path: str, other: str) -> int:
+    """How many names two paths have in common, counted from their ends."""
+    pairs = zip(reversed(path.split("/")), reversed(other.split("/")))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _value(text: str | None) -> Any:

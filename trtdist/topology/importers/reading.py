@@ -119,10 +119,10 @@ def _take(kind: str, document: Document, parts: list[tuple[str, Document]], draf
     if (cluster and kind != srtslurm.FORMAT) or (engines and kind not in (disagg.FORMAT, aiconfigurator.FORMAT)):
         stray = (cluster or [part for _, part in engines])[0]
         raise InputError(f"{stray.name} does not belong to {document.name}, which is: {kind}")
-    own, original = _engines(engines, draft)
+    own = _engines(engines, draft)
     if kind == disagg.FORMAT:
         # A file for one monolithic server, named beside servers of both roles, counts for what these do not say.
-        disagg.disagg(document, draft, own, own.get("servers") if original is None else original)
+        disagg.disagg(document, draft, own, own.get("servers"))
         # The original's transfers, and those that say so, need one MPI world.
         example = any(each == options.MODEL for each, _ in engines) or disagg.of_example(document)
         mpi = example or any(_transfer(draft.data.get(side)) == "MPI" for side in disagg.SIDES)
@@ -133,6 +133,9 @@ def _take(kind: str, document: Document, parts: list[tuple[str, Document]], draf
         srtslurm.srtslurm(document, draft, cluster[0] if cluster else None)
     else:
         aiconfigurator.aiconfigurator(document, draft, own)
+        for each, part in engines:
+            if (section := _section(each, part)) not in draft.data:
+                draft.lose(part.name, part.root.origin, f"{document.name} has no {section}")
 
 
 def _transfer(section: dict[str, Any] | None) -> Any:
@@ -140,29 +143,29 @@ def _transfer(section: dict[str, Any] | None) -> Any:
     return config.get("backend") if isinstance(config, dict) else None
 
 
-def _engines(
-    parts: list[tuple[str, Document]], draft: Draft
-) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
-    """Engine arguments by server section, and those of a model.json or llm_api_config.yaml, which hold for both."""
+def _engines(parts: list[tuple[str, Document]], draft: Draft) -> dict[str, dict[str, Any]]:
+    """Engine arguments by server section; a model.json or llm_api_config.yaml is for `servers`, as `agg` files are."""
     own: dict[str, dict[str, Any]] = {}
-    original: dict[str, Any] | None = None
+    names: dict[str, str] = {}
     for kind, document in parts:
+        section = _section(kind, document)
+        if section in names:
+            raise InputError(f"{names[section]} and {document.name} are both for {section}: name one of them")
+        names[section] = document.name
         arguments = options.arguments_of(document, draft)
-        side = options.side_of(document)
-        if kind == options.MODEL:
-            original = _of_example(arguments, document, draft)
-        elif "agg" in document.words:
-            own["servers"] = arguments
-        elif side is None and kind == options.CONFIG:
-            original = arguments
-        elif side is None:
-            raise InputError(
-                f"{document.name} does not show whether it is for context or generation servers: "
-                "name it ctx_... or gen_..."
-            )
-        else:
-            own[side] = arguments
-    return own, original
+        own[section] = _of_example(arguments, document, draft) if kind == options.MODEL else arguments
+    return own
+
+
+def _section(kind: str, document: Document) -> str:
+    if kind == options.MODEL or "agg" in document.words:
+        return "servers"
+    section = options.side_of(document) or ("servers" if kind == options.CONFIG else None)
+    if section is None:
+        raise InputError(
+            f"{document.name} does not show whether it is for context or generation servers: name it ctx_... or gen_..."
+        )
+    return section
 
 
 def _of_example(arguments: dict[str, Any], document: Document, draft: Draft) -> dict[str, Any]:
@@ -188,9 +191,9 @@ def _take_parts(parts: list[tuple[str, Document]], draft: Draft) -> str:
     if len(parts) == 1 and options.side_of(parts[0][1]) is None:
         options.servers_of(parts[0][1], draft)
         return parts[0][0]
-    own, original = _engines(parts, draft)
+    own = _engines(parts, draft)
     missing = [side for side in disagg.SIDES if side not in own]
-    if missing or original is not None:
+    if missing or "servers" in own:
         raise InputError(f"nothing describes {' and '.join(missing or ['the servers'])}: name that file, too")
     draft.put("launch", "per_server")
     for side in disagg.SIDES:
