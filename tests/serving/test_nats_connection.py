@@ -11,6 +11,7 @@ from typing import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nats import errors
 from nats.protocol.parser import Parser
 
 from tests.serving.servers import NatsServer, free_ports
@@ -104,7 +105,7 @@ def test_a_direct_subscription_gets_all_however_the_bytes_come(payloads: list[by
     async def main() -> None:
         client = DirectClient()
         # Nobody is connected: only the bytes that a server would send are read.
-        client._takers[7] = lambda subject, taken, status: got.append(taken)
+        _take_directly(client, got)
         whole = b""
         for payload in payloads:
             other = data.draw(st.sampled_from([b"", b"PONG\r\n", b"MSG other 8 3\r\nabc\r\n", b"+OK\r\n"]))
@@ -127,12 +128,15 @@ def test_what_is_taken_where_it_is_received_keeps_its_order(payloads: list[bytes
     async def main() -> None:
         client = DirectClient()
         client._status = DirectClient.CONNECTED
-        client._takers[7] = lambda subject, taken, status: got.append(taken)
+        _take_directly(client, got)
         reader = asyncio.StreamReader()
         received = _AtOnce(client, reader, asyncio.StreamReaderProtocol(reader))
 
+        # Not in the task: hypothesis ends an example by raising where it draws.
+        most = data.draw(st.integers(1, 200))
+
         async def read() -> None:
-            while some := await reader.read(data.draw(st.integers(1, 200))):
+            while some := await reader.read(most):
                 await client._ps.parse(some)
 
         task = asyncio.ensure_future(read())
@@ -153,6 +157,94 @@ def test_what_is_taken_where_it_is_received_keeps_its_order(payloads: list[bytes
 
     asyncio.run(main())
     assert got == payloads
+
+
+def _take_directly(client: DirectClient, got: list[bytes]) -> None:
+    client._takers[7] = lambda subject, taken, status: got.append(taken)
+    client._after_read[7] = lambda: None
+
+
+def test_a_part_of_a_message_waits_without_a_copy_and_without_a_call() -> None:
+    class Kept(bytearray):
+        def __bytes__(self) -> bytes:
+            copies.append(len(self))
+            return bytes(memoryview(self))
+
+    copies: list[int] = []
+    got: list[bytes] = []
+    calls: list[int] = []
+    client = DirectClient()
+    _take_directly(client, got)
+    client._after_read[7] = lambda: calls.append(len(got))
+    client._ps.buf = Kept()
+    whole = b"MSG direct.1 7 100\r\n%b\r\n" % (b"x" * 100)
+    for at in range(len(whole)):
+        # What is no whole line yet is nats-py's to keep.
+        client._ps.buf.extend(client._ps.take(whole[at : at + 1]))
+    assert got == [b"x" * 100] and calls == [1]
+    assert sum(size > 30 for size in copies) == 1
+
+
+def test_a_number_that_is_too_long_is_an_error_of_nats_pys_own() -> None:
+    client = DirectClient()
+    _take_directly(client, [])
+    with pytest.raises(errors.ProtocolError):
+        asyncio.run(client._ps.parse(b"MSG direct.1 7 " + b"9" * 5000 + b"\r\n"))
+
+
+def test_a_fault_of_our_own_is_not_told_as_one_of_the_server(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(client: DirectClient) -> None:
+        raise AttributeError("ours")
+
+    monkeypatch.setattr(DirectClient, "_read_at_once", fail)
+    with pytest.raises(AttributeError, match="ours"):
+        asyncio.run(connect(nats_server.url, nats_server.user, nats_server.password, "a test"))
+
+
+def test_two_direct_subscriptions_end_by_themselves(nats_server: NatsServer) -> None:
+    read: list[str] = []
+
+    async def main() -> None:
+        async with connection(nats_server.url, nats_server.user, nats_server.password, "a test") as client:
+            for name in ("one", "two"):
+                await client.subscribe_directly(name, lambda *message: None, lambda name=name: read.append(name))  # type: ignore[misc]
+            await client.publish("one", b"")
+            await client.flush()
+            assert "one" in read
+            for subscription in list(client._subs.values()):
+                await subscription.unsubscribe()
+            assert not client._takers and not client._after_read
+
+    asyncio.run(main())
+
+
+def test_messages_are_taken_where_they_are_received_also_after_a_reconnect(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        tasks: list[object] = []
+        client = await connect(server.url, server.user, server.password, "a test", said.append)
+        await client.subscribe_directly("direct", lambda *message: tasks.append(_task()), lambda: None)
+        await client.flush()
+        await client.publish("direct", b"")
+        await within(30, _until(lambda: len(tasks) == 1))
+        server.kill()
+        await asyncio.get_running_loop().run_in_executor(None, server.start)
+        await within(30, _until(lambda: "NATS: connected again" in said))
+        await client.flush()
+        await client.publish("direct", b"")
+        await within(30, _until(lambda: len(tasks) == 2))
+        assert tasks == [None, None]
+        await disconnect(client)
+
+    with NatsServer(tmp_path) as server:
+        asyncio.run(main())
+
+
+def _task() -> object:
+    return asyncio.current_task()
 
 
 def test_wrong_password_is_told_at_once(nats_server: NatsServer, capfd: pytest.CaptureFixture[str]) -> None:

@@ -22,8 +22,8 @@ Taker = Callable[[str, bytes, str], None]
 # While the socket has not taken as much, nats-py's flusher sends, which waits for it.
 _UNSENT = 64 * 1024
 
-# Before a message without reply and headers, as the NATS server writes it.
-_LINE = re.compile(rb"MSG (\S+) ([0-9]+) ([0-9]+)")
+# Before a message without reply and headers, as the NATS server writes it; nobody has numbers longer than that.
+_LINE = re.compile(rb"MSG (\S+) ([0-9]{1,18}) ([0-9]{1,18})")
 # The messages of a stream differ little in size, so that most lines have come before.
 _LINES = 8192
 
@@ -33,8 +33,9 @@ class DirectClient(Client):
     sooner and whose `flush` sends everything.
 
     It replaces nats-py's parser, overrides methods, and reads and writes at its transport, which are not part of
-    nats-py's interface. With a version that does not use them, messages come through the subscription, as they do for
-    messages with headers. It also logs in to nobody who does not speak TLS where that is asked for.
+    nats-py's interface: a new major version may lack them. Where they are there and not used, messages come through the
+    subscription, as they do for messages with headers. It also logs in to nobody who does not speak TLS where that is
+    asked for.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class DirectClient(Client):
         # Set when nats-py has used that parser.
         self._take: Callable[[bytes], bytes] | None = None
         self._takers: dict[int, Taker] = {}
-        self._after_read: Callable[[], None] = lambda: None
+        self._after_read: dict[int, Callable[[], None]] = {}
         self._same_turn = False
 
     async def publish(
@@ -77,7 +78,7 @@ class DirectClient(Client):
 
         subscription = await self.subscribe(subject, cb=take, pending_msgs_limit=0, pending_bytes_limit=0)
         self._takers[subscription._id] = taker
-        self._after_read = after_read
+        self._after_read[subscription._id] = after_read
 
     async def flush(self, timeout: int = DEFAULT_FLUSH_TIMEOUT) -> None:
         """As nats-py's, whose PING goes ahead of what is pending: a subscription would not be known to the server yet
@@ -114,9 +115,9 @@ class DirectClient(Client):
             unless_open.callback(self._abandon)
             try:
                 await super()._process_connect_init()
-                self._read_at_once()
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 raise errors.Error(f"nats: what has the port does not greet as a NATS server does ({error})") from None
+            self._read_at_once()
             unless_open.pop_all()
 
     def _read_at_once(self) -> None:
@@ -148,13 +149,24 @@ class DirectClient(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
         else:
             taker(subject.decode(), data, "")
-            self._after_read()
+            self._after_read[sid]()
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        super()._remove_sub(sid, max_msgs)
+        self._takers.pop(sid, None)
+        self._after_read.pop(sid, None)
 
 
 class _Parser(Parser):
     """Gives whole messages to their takers, and leaves everything else to nats-py."""
 
     nc: DirectClient
+
+    def reset(self) -> None:
+        """Forget what is not whole, of a connection that is over."""
+        super().reset()
+        # What a message that has a taker lacks, so that a large one is not copied at each read.
+        self._missing = 0
 
     async def parse(self, data: bytes = b"") -> None:
         """Take what came with one read; what is not whole waits for the next."""
@@ -168,6 +180,11 @@ class _Parser(Parser):
         if self.state != AWAITING_CONTROL_LINE:
             return data
         if self.buf:
+            if len(data) < self._missing:
+                self._missing -= len(data)
+                self.buf.extend(data)
+                return b""
+            self._missing = 0
             data = bytes(self.buf) + data
             self.buf.clear()
         takers, at = self.nc._takers, 0
@@ -179,13 +196,15 @@ class _Parser(Parser):
             begin = end + CRLF_SIZE
             end = begin + size
             if end + CRLF_SIZE > len(data):
+                self._missing = end + CRLF_SIZE - len(data)
                 self.buf.extend(data[at:])
-                at = len(data)
+                data = data[:at]
                 break
             taker(subject, data[begin:end], "")
             at = end + CRLF_SIZE
         if at:
-            self.nc._after_read()
+            for after_read in self.nc._after_read.values():
+                after_read()
         return data[at:]
 
 
