@@ -108,7 +108,7 @@ def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping
     caller = Caller(os.getuid(), os.getgid(), _help(way, environ), str(rc), listed)
     before: Sequence[Mount] = ()
     if not way.makes_mount_points(caller) and not container.writable:
-        container, before = mount_points.covered(container, _private(scratch / f"cover.{task}"))
+        container, before = mount_points.covered(container, scratch)
     if not way.sets_limits:
         _set_limits(container)
     if not way.mounts_read_only:
