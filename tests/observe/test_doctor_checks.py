@@ -62,6 +62,7 @@ def test_nodes_that_are_well_have_nothing_wrong() -> None:
         ({"programs": {"enroot": ""}}, "error", "runtime", "has no enroot on PATH"),
         ({"hooks": ()}, "warning", "runtime.hook", "has no 50-slurm-pmi.sh"),
         ({"image": {"problem": "there is no image: import it"}}, "error", "image", "there is no image"),
+        ({"image": {"problem": "", "size": 10 << 30, "doubt": "not known: look"}}, "warning", "image", "not known"),
         ({"machine": "aarch64"}, "error", "image.architecture", f"is aarch64, and the image {IMAGE} is made for x86_"),
         ({"image": {"problem": "", "size": 9 << 30}}, "error", "image.differs", "of 9663676416 bytes"),
         ({"mounts_missing": ("/models",)}, "error", "mount", "has no /models to mount"),
@@ -173,7 +174,7 @@ BOTH = ["gpu1", "gpu2"]
         (replace(HELLO, ranks=(REFUSING, HELLO.ranks[1])), "image.python", ["gpu1"], f"cannot run ranks in {IMAGE}"),
         (replace(HELLO, ranks=(NONE, NONE)), "image.mpi", ["gpu1"], "(No module named 'mpi4py')"),
         (
-            replace(HELLO, ranks=(), code=None, seconds=25.0, at={"gpu1": "starting MPI"}),
+            replace(HELLO, ranks=(), code=None, seconds=25.0, at=dict.fromkeys(BOTH, "starting MPI")),
             "mpi.hello", BOTH, f"after 25 s, for ranks in {IMAGE} to meet by --mpi=pmix",
         ),
         (
@@ -191,11 +192,19 @@ def test_what_keeps_ranks_apart_is_told(hello: HelloFacts, code: str, nodes: lis
 
 
 def test_what_a_rank_was_at_when_time_was_over_is_told() -> None:
-    late = replace(
-        HELLO, ranks=(), code=None, at={"gpu1": "starting Open MPI v5.0.7", "gpu2": "entering its container"}
-    )
+    late = replace(HELLO, ranks=(), code=None, at=dict(zip(BOTH, ["starting Open MPI v4", "starting Open MPI v5"])))
     words = [each.what.partition(" after")[0] for each in check_hello(late, IMAGE)]
-    assert words == ["was still starting Open MPI v5.0.7", "was still entering its container"]
+    assert words == ["was still starting Open MPI v4", "was still starting Open MPI v5"]
+
+
+@pytest.mark.parametrize("at", ["running slurm.setup", "entering its container", ""])
+def test_a_node_that_did_not_come_to_start_mpi_says_nothing_about_it(at: str) -> None:
+    """Nor do the ranks of the other one, which wait for it; pyxis unpacks a large image before there is any rank."""
+    late = replace(HELLO, ranks=(), code=None, seconds=42.0, at={"gpu1": "starting Open MPI v5.0.7", "gpu2": at})
+    findings = list(check_hello(late, IMAGE))
+    assert [(each.level, each.node) for each in findings] == [("warning", "gpu1"), ("warning", "gpu2")]
+    assert findings[1].what.startswith(f"was still {at or f'making ready for a rank in {IMAGE}'} after 42 s, for ranks")
+    assert all("not tried" in each.what and "PMIx" not in each.remedy for each in findings)
 
 
 def test_the_words_of_what_failed_first_are_taken() -> None:
@@ -243,6 +252,7 @@ HERE_WELL = HereFacts(None, "/shared/runs", "", "x86_64", "enroot", (), ())
         (replace(HERE_WELL, image=ImageFacts(IMAGE, "there is no image: import it")), False, "error", "image"),
         (replace(HERE_WELL, image=ImageFacts(IMAGE, "no: x", reachable=False)), False, "warning", "image"),
         (replace(HERE_WELL, image=ImageFacts(IMAGE, "no: x", reachable=False)), True, "error", "image"),
+        (replace(HERE_WELL, image=ImageFacts(IMAGE, doubt="not known: x")), True, "warning", "image"),
         (replace(HERE_WELL, image=ImageFacts(IMAGE, architecture="aarch64")), False, "ok", "image"),
         (replace(HERE_WELL, image=ImageFacts(IMAGE, architecture="aarch64")), True, "error", "image.architecture"),
         (replace(HERE_WELL, image=ImageFacts(IMAGE, format="sif")), False, "error", "image"),

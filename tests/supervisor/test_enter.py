@@ -16,9 +16,11 @@ from trtdist.containers.image_formats import here
 from trtdist.errors import InputError, MissingError
 from trtdist.events import EventReader, TaskRefused
 from trtdist.images import RECORD, ImageRecord
+from trtdist.observe.node_facts import LOOK_S
 from trtdist.rundir import RunDir
+from trtdist.supervisor import gpu_driver
 from trtdist.supervisor.enter import enter
-from trtdist.supervisor.gpu_driver import driver_problem
+from trtdist.supervisor.gpu_driver import Driver, driver_of
 
 OTHER = "aarch64" if here() == "x86_64" else "x86_64"
 
@@ -95,18 +97,47 @@ def test_charliecloud_needs_the_driver_in_the_image(tmp_path: Path, form: str) -
     assert str(caught.value).startswith("node n7 has no ch-run: ") and "libcuda" not in str(caught.value)
 
 
-def test_the_driver_of_a_squashfs_may_come_by_a_mount_or_be_out_of_sight(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_driver_of_a_squashfs_may_come_by_a_mount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image, driver = tmp_path / "image.sqsh", tmp_path / "driver"
+    folder = driver / "lib/x86_64-linux-gnu"
     image.write_bytes(b"hsqs" + bytes(200))
-    driver.mkdir()
+    folder.mkdir(parents=True)
     monkeypatch.setenv("PATH", str(driver))
-    assert "has no libcuda, as far as can be told without unsquashfs: make a folder" in driver_problem(str(image), [])
-    assert driver_problem(str(image), [(str(driver), "/usr/local/nvidia")])
-    (driver / "libcuda.so.1").touch()
-    assert driver_problem(str(image), [(str(driver), "/usr/local/nvidia")]) == ""
-    assert driver_problem(str(image), [("/some/lib.so", "/usr/lib/libcuda.so.1")]) == ""
+    assert driver_of(str(image), [(str(driver), "/usr")]) != Driver()
+    (folder / "libcuda.so.1").touch()
+    for source in (folder, folder.parent, driver):
+        assert driver_of(str(image), [(str(source), "/usr/local/nvidia")]) == Driver()
+    assert driver_of(str(image), [("/some/lib.so", "/usr/lib/libcuda.so.1")]) == Driver()
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (None, "cannot be started: No such file or directory"),
+        ("echo 'unsquashfs: -lc is an invalid option'; exit 1", "ended with exit code 1"),
+        ("exec sleep 60", "did not end within 0.5 s"),
+    ],
+)
+def test_a_squashfs_that_cannot_be_looked_into_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str | None, why: str
+) -> None:
+    image, unsquashfs = tmp_path / "image.sqsh", tmp_path / "bin/unsquashfs"
+    image.write_bytes(b"hsqs" + bytes(200))
+    unsquashfs.parent.mkdir()
+    path = str(unsquashfs.parent)
+    if program is not None:
+        unsquashfs.write_text(f"#!/bin/sh\n{program}\n")
+        unsquashfs.chmod(0o755)
+        path += os.pathsep + os.defpath
+    monkeypatch.setenv("PATH", path)
+    monkeypatch.setattr(gpu_driver, "_SECONDS", 0.5)
+    found = driver_of(str(image), [])
+    assert found.problem == "" and f"not known whether {image} has libcuda" in found.doubt
+    assert f"(unsquashfs {why}): look with" in found.doubt
+
+
+def test_looking_for_the_driver_ends_before_the_look_at_a_node() -> None:
+    assert gpu_driver._SECONDS < LOOK_S / 2
 
 
 def test_what_a_node_lacks_is_told_as_the_reason(tmp_path: Path) -> None:

@@ -88,9 +88,9 @@ def _image(topology: Topology, missing: Sequence[str]) -> ImageFacts | None:
     found, mounts = image_facts(topology.container.image or ""), driver_by(topology)
     if found is None or found.problem or mounts is None or missing:
         return found
-    from trtdist.supervisor.gpu_driver import driver_problem
+    from trtdist.supervisor.gpu_driver import driver_of
 
-    return replace(found, problem=driver_problem(found.path, mounts))
+    return replace(found, **driver_of(found.path, mounts)._asdict())
 
 
 def driver_by(topology: Topology) -> list[tuple[str, str]] | None:

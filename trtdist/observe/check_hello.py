@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from trtdist.containers.image_open import REFUSALS
 from trtdist.observe.findings import Finding, split
@@ -29,6 +29,7 @@ _APART = (
     "take an image whose Open MPI knows the PMIx of this Slurm (`trtdist image check`), and see that its folders are "
     "mounted: with pyxis and enroot the hook 50-slurm-pmi.sh does that"
 )
+_SLOW = "look again, or see there what takes so long: a large image may have to be unpacked for each step"
 
 
 def check_hello(hello: HelloFacts, inside: str) -> Iterator[Finding]:
@@ -43,10 +44,7 @@ def check_hello(hello: HelloFacts, inside: str) -> Iterator[Finding]:
 def _greeted(hello: HelloFacts, where: str) -> Iterator[Finding]:
     missing = [node for node in hello.nodes if node not in {rank["node"] for rank in hello.ranks}] or hello.nodes
     if len(hello.ranks) < hello.tasks and hello.code is None:
-        for node in missing:
-            at = hello.at.get(node) or f"starting a rank {where}"
-            what = f"was still {at} after {hello.seconds:.0f} s, for ranks {where} to meet by {_by(hello)}"
-            yield Finding("error", "mpi.hello", node, what, _APART)
+        yield from _late(hello, missing, where)
     elif len(hello.ranks) < hello.tasks or hello.code:
         words = _words(hello)
         for node in missing:
@@ -60,6 +58,20 @@ def _greeted(hello: HelloFacts, where: str) -> Iterator[Finding]:
         library, nodes = hello.ranks[0]["library"], len(set(hello.ranks[0]["nodes"]))
         over = f"over {nodes} node{'' if nodes == 1 else 's'}"
         yield Finding("ok", "mpi.hello", "", f"{hello.tasks} ranks {where} met {over}: {library}, by {_by(hello)}")
+
+
+def _late(hello: HelloFacts, missing: Sequence[str], where: str) -> Iterator[Finding]:
+    """What each node was at when time was over. Where one did not come to start MPI, the others wait for its ranks, and
+    nothing is known of MPI."""
+    greeting = {rank["node"] for rank in hello.ranks}
+    tried = all(node in greeting or hello.at.get(node, "").startswith("starting") for node in hello.nodes)
+    for node in missing:
+        at = hello.at.get(node) or ("starting MPI" if tried else f"making ready for a rank {where}")
+        what = f"was still {at} after {hello.seconds:.0f} s, for ranks {where} to meet by {_by(hello)}"
+        if tried:
+            yield Finding("error", "mpi.hello", node, what, _APART)
+        else:
+            yield Finding("warning", "mpi.hello", node, f"{what}, which was not tried", _SLOW)
 
 
 def _by(hello: HelloFacts) -> str:

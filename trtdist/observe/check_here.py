@@ -19,9 +19,9 @@ _NAMES = {"directory": "a folder", "archive": "an archive", "sif": "SIF"}
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """An image as it is seen from one place: `problem` is "" when it can be read and is whole, `reachable` says
-    whether at least the folder that it should be in is there. `size` in bytes is 0 for a folder; what is not known of
-    format and architecture is ""."""
+    """An image as it is seen from one place: `problem` is "" when it can be read and is whole, `doubt` what else could
+    not be found out, with what to do. `reachable` says whether at least the folder that it should be in is there.
+    `size` in bytes is 0 for a folder; what is not known of format and architecture is ""."""
 
     path: str
     problem: str = ""
@@ -29,6 +29,7 @@ class ImageFacts:
     format: str = ""
     size: int = 0
     architecture: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ def _image(image: ImageFacts, runtime: str, machine: str) -> Finding:
     if image.format and not openers(image.format, runtime, None):
         what = f"{runtime} starts nothing from {image.path}, which is {_NAMES.get(image.format, image.format)}"
         return Finding("error", "image", "", what, f"import it with `trtdist image import --runtime {runtime}`")
+    if image.doubt:
+        return Finding("warning", "image", "", *split(image.doubt))
     if not image.problem:
         told = [image.format, image.architecture]
         return Finding("ok", "image", "", f"{image.path} is {', '.join(filter(None, told))}")

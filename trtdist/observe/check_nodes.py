@@ -88,6 +88,8 @@ def _image(wanted: Wanted, node: NodeFacts) -> Iterator[Finding]:
         remedy = f"import it with `trtdist image import --arch {node.machine}`"
         what = f"is {node.machine}, and the image {wanted.image} is made for {made_for}"
         yield Finding("error", "image.architecture", node.node, what, remedy)
+    elif image.get("doubt"):
+        yield Finding("warning", "image", node.node, *split(image["doubt"]))
     else:
         yield Finding("ok", "image", node.node, f"reads {wanted.image}")
 

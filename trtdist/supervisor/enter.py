@@ -30,7 +30,7 @@ from trtdist.images import FILES, problems_of, read_record
 from trtdist.process import start_ticks
 from trtdist.rundir import RunDir
 from trtdist.supervisor import mount_points
-from trtdist.supervisor.gpu_driver import driver_problem
+from trtdist.supervisor.gpu_driver import driver_of
 
 __all__ = ["CROSSING", "container_of", "enter", "main", "pmix_folders"]
 
@@ -108,7 +108,7 @@ def enter(name: str, container: Container, argv: Sequence[str], environ: Mapping
     caller = Caller(os.getuid(), os.getgid(), _help(way, environ), str(rc), listed)
     before: Sequence[Mount] = ()
     if not way.makes_mount_points(caller) and not container.writable:
-        container, before = mount_points.covered(container, _private(scratch / f"cover.{task}"))
+        container, before = mount_points.covered(container, scratch)
     if not way.sets_limits:
         _set_limits(container)
     if not way.mounts_read_only:
@@ -135,7 +135,7 @@ def _check(name: str, way: ContainerRuntime, container: Container, environ: Mapp
 def _driver_problems(name: str, container: Container) -> list[str]:
     if name != "charliecloud" or not container.gpus:
         return []
-    problem = driver_problem(container.image, [(mount.source, mount.target) for mount in container.mounts])
+    problem = driver_of(container.image, [(mount.source, mount.target) for mount in container.mounts]).problem
     return [f"cannot use the image: {problem}"] if problem else []
 
 

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from trtdist.containers.image_formats import here, recognised
 from trtdist.errors import InputError, MissingError
 from trtdist.services.binaries import find_binary
-from trtdist.supervisor.gpu_driver import driver_problem
+from trtdist.supervisor.gpu_driver import Driver, driver_of
 from trtdist.supervisor.greeter import Greeter
 from trtdist.supervisor.nodeprobe import Unusable, choose, interfaces, reach
 
@@ -162,8 +162,8 @@ def _image(path: str, driver: Sequence[tuple[str, str]] | None) -> dict[str, Any
         found = recognised(Path(path))
     except InputError as error:
         return {"problem": str(error)}
-    problem = driver_problem(path, driver) if driver is not None else ""
-    return {"problem": problem, "format": found.format, "size": found.size, "architecture": found.architecture}
+    known = driver_of(path, driver) if driver is not None else Driver()
+    return {**known._asdict(), "format": found.format, "size": found.size, "architecture": found.architecture}
 
 
 def _version(program: str) -> str:

@@ -9,8 +9,9 @@ import glob
 import os
 import subprocess
 from collections.abc import Sequence
+from typing import NamedTuple
 
-__all__ = ["driver_problem"]
+__all__ = ["Driver", "driver_of"]
 
 # Where ch-fromhost and NVIDIA's images have the library of the driver.
 _LIBRARIES = tuple(
@@ -25,38 +26,61 @@ _LIBRARIES = tuple(
         "usr/local/cuda*/compat/*",
     )
 )
-_SECONDS = 20.0
+# A mount may be of any folder above: /usr/lib64, /usr/lib, /usr.
+_MOUNTED = ("libcuda.so*", "*/libcuda.so*", "lib*/*/libcuda.so*")
+# `doctor` has all that it looks for on a node within observe.node_facts.LOOK_S.
+_SECONDS = 8.0
 
 
-def driver_problem(image: str, mounts: Sequence[tuple[str, str]]) -> str:
-    """What is to be said against an image that is a path, with its remedy; "" when the driver is in it, or comes by one
-    of the mounts, which are sources with their targets."""
-    if any("libcuda" in target or _holds(source, ("libcuda.so*", "lib*/libcuda.so*")) for source, target in mounts):
-        return ""
+class Driver(NamedTuple):
+    """`problem` is what is to be said against an image, `doubt` what is not known of it, each with what to do; both are
+    "" for an image that has the driver or gets it."""
+
+    problem: str = ""
+    doubt: str = ""
+
+
+def driver_of(image: str, mounts: Sequence[tuple[str, str]]) -> Driver:
+    """Whether the driver is in an image that is a path, or comes by one of the mounts, which are sources with their
+    targets."""
+    if any("libcuda" in target or _holds(source, _MOUNTED) for source, target in mounts):
+        return Driver()
     if os.path.isdir(image):
         if _holds(image, _LIBRARIES):
-            return ""
-        return f"the image {image} has no libcuda, and charliecloud brings none: `ch-fromhost --nvidia {image}` does"
+            return Driver()
+        what = f"the image {image} has no libcuda, and charliecloud brings none"
+        return Driver(problem=f"{what}: `ch-fromhost --nvidia {image}` does")
     try:
         listed = _listed(image)
-    except FileNotFoundError:
-        listed, why = "", "as far as can be told without unsquashfs"
-    except subprocess.TimeoutExpired:
-        listed, why = "", f"as far as unsquashfs could tell within {_SECONDS:g} s"
-    else:
-        why = "and charliecloud brings none into a squashfs file"
+    except _Unlisted as why:
+        what = f"it is not known whether {image} has libcuda, which charliecloud does not bring ({why})"
+        return Driver(doubt=f"{what}: look with `unsquashfs -l {image}` where that is installed")
     if "/libcuda.so" in listed:
-        return ""
+        return Driver()
+    what = f"the image {image} has no libcuda, and charliecloud brings none into a squashfs file"
     remedy = f"make a folder of it (`trtdist image import {image} --runtime charliecloud`) for `ch-fromhost --nvidia`"
-    return f"the image {image} has no libcuda, {why}: {remedy}"
+    return Driver(problem=f"{what}: {remedy}")
+
+
+class _Unlisted(Exception):
+    """Why nothing is known of what a squashfs file has."""
 
 
 def _listed(image: str) -> str:
-    """The libraries of the driver in a squashfs file, one a line."""
+    """The libraries of the driver in a squashfs file, one a line; _Unlisted when unsquashfs does not tell."""
     words = ["unsquashfs", "-lc", image, *_LIBRARIES]
-    return subprocess.run(
-        words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False
-    ).stdout
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise _Unlisted(f"unsquashfs did not end within {_SECONDS:g} s") from None
+    except OSError as error:
+        raise _Unlisted(f"unsquashfs cannot be started: {error.strerror}") from None
+    # Releases before 4.4 have no -lc, and some are built without the compression of the image.
+    if done.returncode != 0:
+        raise _Unlisted(f"unsquashfs ended with exit code {done.returncode}")
+    return done.stdout
 
 
 def _holds(folder: str, patterns: Sequence[str]) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -32,34 +33,79 @@ def covered(container: Container, scratch: Path) -> tuple[Container, list[Mount]
     for that before it is entered.
 
     A folder of the image, such as /home, /run or /var/spool, is covered by one in `scratch` that has what is missing,
-    and into which that is mounted which the image has there. InputError when there is nothing to cover but the root, or
-    too much in it. An image that is one file cannot be looked into, and is left as it is.
+    and into which that is mounted which the image has there. Targets that lead through links of the image become what
+    they lead to. InputError when there is nothing to cover but the root, too much in it, no folder, or one that a mount
+    before hides. An image that is one file cannot be looked into, and is left as it is.
     """
     image = Path(container.image)
     if not image.is_dir():
         return container, []
     missing: dict[str, list[Mount]] = {}
+    mounts: list[Mount] = []
     for mount in container.mounts:
-        above = _deepest(image, mount.target)
-        if above != mount.target:
-            missing.setdefault(above, []).append(mount)
+        target, over = _place(image, mount.target, mounts)
+        mounts.append(replace(mount, target=target))
+        if over is not None:
+            _there(over, mounts[-1])
+        elif (above := _deepest(image, target)) != target:
+            missing.setdefault(above, []).append(mounts[-1])
     first: list[Mount] = []
     before: list[Mount] = []
     # What lies within another that is covered comes after it.
-    for number, (above, mounts) in enumerate(sorted(missing.items())):
-        cover, there = scratch / str(number), inside(image, above)
-        names = os.listdir(there)
-        if above == "/" or len(names) > _MOST:
-            child = os.path.join(above, mounts[0].target[len(above) :].strip("/").split("/")[0])
-            raise InputError(
-                f"the image {image} has no {mounts[0].target} to mount at, and this release of charliecloud cannot make"
-                f" it: `mkdir {image}{child}`"
-            )
-        for mount in mounts:
+    for above, wanting in sorted(missing.items()):
+        names, there = _names(image, above, wanting[0]), Path(f"{image}{above}")
+        # Always another, since a task that is started again would find in its own what the image no longer has.
+        cover = Path(tempfile.mkdtemp(prefix="cover.", dir=scratch))
+        for mount in wanting:
             _make(cover / mount.target[len(above) :].lstrip("/"), os.path.isdir(mount.source))
         first.append(Mount(str(cover), above))
         before += [Mount(str(there / name), str(cover / name)) for name in _shown(there, names, cover)]
-    return replace(container, mounts=(*first, *container.mounts)), before
+    return replace(container, mounts=(*first, *mounts)), before
+
+
+def _place(image: Path, target: str, before: Sequence[Mount]) -> tuple[str, Mount | None]:
+    """Where a target is when the links of the image are followed, and which of the mounts before it has that place."""
+    parts = os.path.normpath(target).strip("/").split("/")
+    path = "/"
+    for count in range(1, len(parts) + 1):
+        try:
+            path = os.path.normpath(f"/{inside(image, '/'.join(parts[:count])).relative_to(image)}")
+        except OSError as error:
+            what = f"nothing can be mounted at {target} in the image {image} ({error})"
+            raise InputError(f"{what}: mend the links or permissions there") from error
+        for mount in reversed(before):
+            if f"{path}/".startswith(f"{mount.target}/"):
+                return os.path.join(path, *parts[count:]), mount
+    return path, None
+
+
+def _there(over: Mount, mount: Mount) -> None:
+    """InputError unless a folder that is mounted has the place for a mount within it; nothing is made in it."""
+    place = f"{over.source}{mount.target[len(over.target) :]}"
+    if not os.path.lexists(place):
+        raise InputError(
+            f"{mount.source} is to be mounted at {mount.target}, and {over.source}, which is mounted at {over.target},"
+            f" has no place for it: make {place}, or correct container.mounts"
+        )
+
+
+def _names(image: Path, above: str, mount: Mount) -> list[str]:
+    """What a folder that is to be covered has; InputError when it cannot be covered."""
+    there = f"{image}{above}"
+    if not os.path.isdir(there):
+        raise InputError(
+            f"{there} is a file, so that nothing can be mounted at {mount.target}: correct container.mounts"
+        )
+    if not os.access(there, os.R_OK | os.X_OK, effective_ids=True):
+        raise InputError(f"{there} cannot be read, which mounting at {mount.target} needs: `chmod u+rx {there}`")
+    names = os.listdir(there)
+    if above == "/" or len(names) > _MOST:
+        child = os.path.join(above, mount.target[len(above) :].strip("/").split("/")[0])
+        raise InputError(
+            f"the image {image} has no {mount.target} to mount at, and this release of charliecloud cannot make it:"
+            f" `mkdir {image}{child}`"
+        )
+    return names
 
 
 def _shown(folder: Path, names: Sequence[str], cover: Path) -> Iterator[str]:
@@ -74,8 +120,8 @@ def _shown(folder: Path, names: Sequence[str], cover: Path) -> Iterator[str]:
 
 
 def _deepest(image: Path, target: str) -> str:
-    """The longest part of a target that the image has."""
-    path = os.path.normpath(target)
+    """The longest part of a target, which leads through no links, that the image has."""
+    path = target
     while path != "/" and not os.path.lexists(str(image) + path):
         path = os.path.dirname(path)
     return path
