@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 from collections.abc import Iterator
 
@@ -13,6 +14,9 @@ from tests.cluster import Cluster, cluster_or_skip, locked, running, shared_fold
 
 # Tests that a shell starts in the background ignore Ctrl-C, and so would everything that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Launchers of other tests, and of runs on this machine, are not waited for.
+os.environ["TRTDIST_LAUNCHES"] = f"-of-tests-{os.getpid()}"
 
 # A busy machine may take its time over an example.
 settings.register_profile("trtdist", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from dataclasses import replace
 from pathlib import Path
+
+import pytest
 
 from tests.observe.fake_run import FakeRun, make_plan, reconciled
 from trtdist.errors import SlurmDownError, SlurmError
@@ -12,6 +16,7 @@ from trtdist.observe.jobs import JobWatcher
 from trtdist.observe.snapshot import RunReader
 from trtdist.observe.state import JobLook, Machine, RunStatus
 from trtdist.plan import to_json
+from trtdist.process import ProcessId
 
 NOW = 1000.0
 ELSEWHERE = [
@@ -62,22 +67,51 @@ def test_a_job_that_was_ended_takes_its_run_along() -> None:
     assert status.supervisor_alive is False
 
 
-def test_a_job_that_outlives_its_head_node_is_no_ready_run(tmp_path: Path) -> None:
+@pytest.fixture
+def with_spare(tmp_path: Path) -> FakeRun:
+    """A run that has a node more than it uses, and node1 as its head."""
     fake = FakeRun.create(tmp_path)
     allocation = replace(fake.plan.allocation, nodes=2)
     fake.run.plan.write_text(to_json(replace(fake.plan, allocation=allocation)))
     fake.run.resolved_env.write_text("TRTDIST_NODES='node1 node2'\n")
-    fake.write("supervisor", SupervisorStarted("node1", 5, 5, "7"), RunState("READY"))
-    slurm = {"squeue": "7|RUNNING|None|100|900|node[1-2]|me|x", "sinfo": "node1|idle"}
-    looks = [RunReader(fake.run, JobWatcher(lambda words: slurm[words[0]])).look().status]
-    slurm["sinfo"] = "node1|down*"
-    looks += [RunReader(fake.run, JobWatcher(lambda words: slurm[words[0]])).look().status]
-    assert [look.state for look in looks] == ["READY", "FAILED"]
-    assert looks[1].failure is not None
-    assert looks[1].failure.reason == (
+    return fake
+
+
+def with_head(fake: FakeRun, state: str) -> RunStatus:
+    slurm = {"squeue": "7|RUNNING|None|100|900|node[1-2]|me|x", "sinfo": f"node1|{state}"}
+    return RunReader(fake.run, JobWatcher(lambda words: slurm[words[0]])).look().status
+
+
+def test_a_job_that_outlives_its_head_node_is_no_ready_run(
+    with_spare: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRTDIST_CLOCK_AHEAD", "60")  # so that what it writes now was written a minute ago
+    with_spare.write("supervisor", SupervisorStarted("node1", 5, 5, "7"), RunState("READY"))
+    there = ("idle", "allocated*", "mixed*", "failing")
+    assert {state: with_head(with_spare, state).state for state in there} == dict.fromkeys(there, "READY")
+    lost = with_head(with_spare, "down*")
+    assert lost.state == "FAILED"
+    assert lost.failure is not None
+    assert lost.failure.reason == (
         "node1, where the supervisor ran, is down; "
         "Slurm keeps the job with the nodes that are left until `trtdist down`"
     )
+
+
+def test_a_supervisor_that_was_just_heard_of_is_on_no_lost_node(with_spare: FakeRun) -> None:
+    with_spare.write("supervisor", SupervisorStarted("node1", 5, 5, "7"), RunState("READY"))
+    assert with_head(with_spare, "down*").state == "READY"
+
+
+def test_a_supervisor_that_is_seen_alive_is_on_no_lost_node(
+    with_spare: FakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRTDIST_CLOCK_AHEAD", "60")
+    here = ProcessId.of(os.getpid())
+    assert here is not None
+    started = SupervisorStarted(socket.gethostname(), here.pid, here.started, "7")
+    with_spare.write("supervisor", started, RunState("READY"))
+    assert with_head(with_spare, "down*").state == "READY"
 
 
 def test_a_verdict_may_show_up_late() -> None:

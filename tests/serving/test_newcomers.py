@@ -58,11 +58,11 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
                     except TrtdistError:
                         return False
 
-                told: list[str] = []
+                told: list[Instance] = []
                 proving = asyncio.ensure_future(
                     newcomers.Newcomers(etcd, deployed.watcher, attempt, told.append, known).prove()
                 )
-                await until(lambda: sorted(told) == sorted(late), 10)
+                await until(lambda: sorted(one.key for one in told) == sorted(one.key for one in came), 10)
                 assert set(tried) == {("ctx.0", "gen.1")}
                 await until(lambda: all(one.proven for one in requester.snapshot.instances), 5)
                 assert await answer(requester)
@@ -70,6 +70,10 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
                 await asyncio.wait({proving})
 
     asyncio.run(main())
+
+
+def names(told: list[Instance]) -> list[str]:
+    return [instance.server for instance in told]
 
 
 class LosesAnswers(EtcdClient):
@@ -93,20 +97,20 @@ def test_it_is_told_whatever_becomes_of_the_answer_and_of_the_program(
 
     async def main() -> None:
         async with deployment(tmp_path, nats_server, etcd_server, PLAN) as deployed:
-            config, told = deployed.config, list[str]()
+            config, told = deployed.config, list[Instance]()
             async with LosesAnswers(config.etcd_endpoints) as etcd:
                 first = [(await deployed.worker(name))[1].key for name in ("ctx.0", "gen.0")]
                 await newcomers.announce(etcd, config.namespace, ready=True)
                 await deployed.worker("gen.1")
                 given = (etcd, deployed.watcher, passes, told.append)
                 proving = asyncio.ensure_future(newcomers.Newcomers(*given, first).prove())
-                await until(lambda: told == ["gen.1"], 30)
+                await until(lambda: names(told) == ["gen.1"], 30)
                 proving.cancel()
                 await asyncio.wait({proving})
                 # One that is started again does not know what the one before it has told.
                 later = newcomers.Newcomers(*given)
                 proving = asyncio.ensure_future(later.prove())
-                await until(lambda: sorted(told[1:]) == ["ctx.0", "gen.0", "gen.1"], 30)
+                await until(lambda: sorted(names(told[1:])) == ["ctx.0", "gen.0", "gen.1"], 30)
                 for instance in deployed.watcher.snapshot.instances:
                     await etcd.delete(instance.key)
                 await until(lambda: not later._tasks, 30)

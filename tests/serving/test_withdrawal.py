@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import time
+from collections.abc import Mapping
 
 import pytest
 
 from tests.serving.servers import EtcdServer
+from trtdist.services.http import ask
 from trtdist.services.withdrawal import withdraw
 from trtdist.serving.etcd import EtcdClient
 from trtdist.serving.instance import Instance
@@ -34,6 +37,29 @@ def test_the_leases_of_the_named_are_revoked_and_no_others(etcd_server: EtcdServ
             assert await withdraw(env, ("ctx.0",))
             for key in keys:
                 await client.delete(key)
+
+    asyncio.run(main())
+
+
+def test_a_lease_that_goes_meanwhile_keeps_no_other(etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = {"ETCD_ENDPOINTS": etcd_server.endpoint, "TRTDIST_RUN_ID": "withdrawal-c"}
+
+    async def twice(url: str, method: str, path: str, tls: ssl.SSLContext | None, asked: Mapping[str, str]) -> object:
+        if path == "/v3/lease/revoke":
+            await ask(url, method, path, tls, asked)
+        return await ask(url, method, path, tls, asked)
+
+    async def main() -> None:
+        async with EtcdClient((etcd_server.endpoint,)) as client:
+            keys = []
+            for server in ("gen.0", "gen.1"):
+                lease = await client.grant(60)
+                instance = Instance.of("withdrawal-c", GENERATION, "generate", lease, server, "reference")
+                assert await client.create(instance.key, json.dumps(instance.to_dict()).encode(), lease)
+                keys.append(instance.key)
+            monkeypatch.setattr("trtdist.services.withdrawal.ask", twice)
+            assert await withdraw(env, ("gen.0", "gen.1"))
+            assert [await client.get(key) for key in keys] == [None, None]
 
     asyncio.run(main())
 

@@ -135,3 +135,21 @@ def test_every_state_has_a_phase_and_every_end_a_sentence() -> None:
     assert states.ended_because(job) == "a node failed (NodeDown)"
     assert states.phase("COMPLETING") == states.ENDED
     assert states.phase("SOMETHING_NEW") == states.LIVE
+
+
+@pytest.mark.parametrize(
+    ("state", "down", "away"),
+    [
+        ("down", True, True),
+        ("down*", True, True),
+        ("fail", True, True),
+        ("powering_down", True, True),
+        ("allocated*", False, True),
+        ("mixed*", False, True),
+        ("failing", False, True),
+        ("unknown", False, True),
+        ("allocated", False, False),
+    ],
+)
+def test_jobs_go_on_where_a_node_does_not_answer(state: str, down: bool, away: bool) -> None:
+    assert (states.node_is_down(state), states.node_is_away(state)) == (down, away)

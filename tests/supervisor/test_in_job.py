@@ -54,3 +54,13 @@ def test_what_a_signal_means_is_told_while_deaths_are_held(monkeypatch: pytest.M
     assert found == messages.EveryoneTerminated("job 7 lost node1", "FAILED", 1, certain=True)
     first, second = given
     assert second <= first - 0.19 and first < Settings().doubt
+
+
+@pytest.mark.parametrize("state", ["allocated*", "mixed*", "failing"])
+def test_a_node_that_does_not_answer_ends_no_job(state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def answers(argv: Sequence[str], timeout: float) -> str:
+        return ENDING.format(reason="None", preempted="None") if argv[0] == "scontrol" else f"node1|{state}"
+
+    monkeypatch.setattr(in_job, "ask", answers)
+    found = asyncio.run(InJob(RunDir(tmp_path), "7", 60.0, print).meaning("SIGTERM"))
+    assert found == messages.EveryoneTerminated("job 7 was cancelled (scancel)")

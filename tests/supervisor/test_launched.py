@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -31,7 +32,7 @@ def environ(local: Path, rank: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "TRTDIST_RANK": rank, "TRTDIST_LOCAL_DIR": str(local)}
 
 
-def start(script: str, local: Path, rank: str = "0") -> subprocess.Popen[bytes]:
+def start(script: str, local: Path, rank: str = "1") -> subprocess.Popen[bytes]:
     """The program with a launcher that is this bash script, in a process group of its own."""
     return subprocess.Popen([*PROGRAM, "bash", "-c", script], env=environ(local, rank), start_new_session=True)
 
@@ -89,7 +90,7 @@ def test_a_server_that_is_gone_already_is_left_alone(local: Path, started: list[
 
 @pytest.mark.long
 def test_a_rank_without_server_leaves_a_moment_after_term(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
-    started.append(start(f"touch {local}/up; exec sleep 600", local, rank="1"))
+    started.append(start(f"touch {local}/up; exec sleep 600", local))
     wait_for((local / "up").exists, END_S, "the launcher")
     began = time.monotonic()
     started[0].send_signal(signal.SIGTERM)
@@ -102,11 +103,11 @@ def test_launchers_of_a_node_take_turns(local: Path, started: list[subprocess.Po
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     there = "TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR=tcp://127.0.0.1:"
-    started.append(start(f"touch {local}/one; export {there}{port}; sleep 600 & wait", local))
+    started.append(start(f"touch {local}/one; export {there}{port}; sleep 600 & wait", local, rank="0"))
     wait_for((local / "one").exists, END_S, "the first")
-    started.append(start(f"touch {local}/two; export {there}{port}; sleep 600 & wait", local))
+    started.append(start(f"touch {local}/two; export {there}{port}; sleep 600 & wait", local, rank="0"))
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mine, pytest.raises(OSError, match="in use"):
-        mine.bind(f"\0{launched.NAME}")
+        mine.bind(f"\0{launched.turn_name(os.environ)}")
     assert not (local / "two").exists()
     with socket.create_server(("127.0.0.1", port)):
         wait_for((local / "two").exists, END_S, "the second")
@@ -116,32 +117,48 @@ def test_launchers_of_a_node_take_turns(local: Path, started: list[subprocess.Po
 def turn() -> Iterator[None]:
     """Somebody has the turn, and keeps it."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mine:
-        wait_for(lambda: has_bound(mine), END_S, "the turn")
+        mine.bind(f"\0{launched.turn_name(os.environ)}")
         yield
 
 
-def has_bound(mine: socket.socket) -> bool:
-    try:
-        mine.bind(f"\0{launched.NAME}")
-    except OSError:
-        return False
-    return True
-
-
 @pytest.mark.usefixtures("turn")
-def test_a_turn_that_never_comes_is_told(
+def test_who_keeps_the_turn_stops_nobody(
     local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launched, "WAIT_S", 0.1)
-    monkeypatch.setattr(os, "environ", environ(local, "0"))
-    assert launched.main(["no-such-launcher"]) == 1
+    monkeypatch.setattr(launched, "KEPT_S", 0.1)
+    turn = launched.Turn(environ(local, "0"))
+    assert not turn.taken
     told = capsys.readouterr().err
-    assert told.startswith("trtdist: another launcher has had the turn on this node for 0.1 s, and should have")
+    assert told.startswith("trtdist: another process has had the turn to launch on this node for 0.1 s and has not")
+
+
+def test_many_who_take_turns_are_waited_for(
+    local: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What counts is how long one of them has had it."""
+    clock, name = [0.0], f"\0{launched.turn_name(os.environ)}"
+    others: list[socket.socket] = []
+
+    def another(seconds: float) -> None:
+        for other in others:
+            other.close()
+        clock[0] += launched.TURN_S
+        others[:] = [socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)] if clock[0] < 5 * launched.TURN_S else []
+        for other in others:
+            other.bind(name)
+
+    monkeypatch.setattr(launched, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=another))
+    another(0.0)
+    mine = launched.Turn(environ(local, "0"))
+    assert mine.taken and capsys.readouterr().err == ""
+    clock[0] += launched.TURN_S + 1.0
+    mine.look()
+    assert not mine.taken
 
 
 @pytest.mark.usefixtures("turn")
 def test_other_ranks_wait_for_nobody(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
-    started.append(start("exit 4", local, rank="1"))
+    started.append(start("exit 4", local))
     assert started[0].wait(END_S) == 4
 
 

@@ -169,13 +169,15 @@ def test_a_node_that_hangs_is_named_with_what_it_was_at(tmp_path: Path, monkeypa
         {"node": "n2", "at": "looking for free ports"},
     ]
     said = "\n".join(map(json.dumps, lines))
-    script = f"trap 'echo aborted >{tmp_path}/end; exit' TERM\ncat <<'END'\n{said}\nEND\nwhile :; do sleep 0.1; done\n"
-    (run.scripts / "each-node.srun.sh").write_text(script)
+    script = (
+        f"trap 'echo aborted >{tmp_path}/end; exit' TERM\ncat <<'END'\n{said}\nEND\necho 'srun: nodes are busy' >&2\n"
+    )
+    (run.scripts / "each-node.srun.sh").write_text(f"{script}while :; do sleep 0.1; done\n")
     with pytest.raises(TrtdistError) as caught:
         look_at_nodes(run, ["n1", "n2", "n3"], {}, tmp_path, None)
     hanging, silent = str(caught.value).split("; ")
-    assert hanging.startswith("node n2 did not end looking for free ports (not within 2 s): see there why")
-    assert silent == "node n3 gave no answer (not within 2 s)"
+    assert hanging.startswith("node n2 did not end looking for free ports (not within 2 s: srun: nodes are busy): see")
+    assert silent == "node n3 gave no answer (not within 2 s: srun: nodes are busy)"
     assert (tmp_path / "end").read_text() == "aborted\n"
 
 

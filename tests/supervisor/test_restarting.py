@@ -70,7 +70,7 @@ def exited(pid: int, at: float) -> Record:
 
 
 def test_an_end_belongs_to_one_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    lives, now = Lives(), [100.0]
+    lives, now = Lives(make_plan("per_server").steps), [100.0]
     monkeypatch.setattr("trtdist.supervisor.lives.time.time", lambda: now[0])
     lives.begin("gen.0")
     assert lives.concerns(started(7, 101.0))
@@ -88,3 +88,24 @@ def test_an_end_belongs_to_one_life(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not lives.has(started(7, 101.0).event)  # type: ignore[arg-type]
     assert lives.concerns(exited(9, 113.0))
     assert lives.concerns(Record(1.0, "router", Rung("router", "process")))
+
+
+def test_a_rung_belongs_to_one_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    lives, now = Lives(make_plan("per_server").steps), [100.0]
+    monkeypatch.setattr("trtdist.supervisor.lives.time.time", lambda: now[0])
+
+    def counts(at: float, rung: str, detail: str = "") -> bool:
+        return lives.concerns(Record(at, "someone", Rung("gen.0", rung, detail)))
+
+    lives.begin("gen.0")
+    assert counts(102.0, "registered", "a:1") and counts(103.0, "canary", "a:1") and counts(104.0, "canary")
+    now[0] = 110.0
+    lives.begin("gen.0")
+    assert not counts(109.0, "canary") and not counts(109.0, "registered", "a:2")
+    # A canary program that is started again finds in etcd what has not left it yet.
+    assert not counts(111.0, "canary", "a:1") and not counts(111.0, "canary", "a:2")
+    # Its file may be seen before the server's own.
+    assert counts(113.0, "canary", "a:3") and counts(112.0, "registered", "a:3") and counts(114.0, "canary")
+    now[0] = 120.0
+    lives.begin("gen.0")
+    assert not counts(121.0, "canary", "a:3") and counts(121.0, "canary", "a:4")

@@ -73,7 +73,8 @@ class Machine:
     """What the reader sees beside the events: times in seconds since the epoch.
 
     `created` is when the run directory was written, `booted` when this machine was started, `job` what Slurm says of
-    the run's job, None without one or without an answer. `lost` is the node of the supervisor when that is down.
+    the run's job, None without one or without an answer. `lost` is the node of the supervisor when Slurm says that is
+    down, which a supervisor that is seen alive, or was heard of a moment ago, refutes.
     """
 
     alive: Alive
@@ -206,9 +207,11 @@ class _Reconciler:
         supervisor = self.history.supervisor
         if supervisor is None:
             return None
-        if self._job_over() or self.machine.lost:
+        if self._job_over():
             return False
-        return self.machine.alive(supervisor.host, ProcessId(supervisor.pid, supervisor.started))
+        alive = self.machine.alive(supervisor.host, ProcessId(supervisor.pid, supervisor.started))
+        heard = self.machine.now < self.history.supervisor_last + _LATE_VERDICT
+        return False if self.machine.lost and not alive and not heard else alive
 
     def _job_over(self) -> bool:
         """Whether the run's job is over, and a verdict would be seen by now."""

@@ -26,7 +26,7 @@ from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 from trtdist.serving import newcomers
 from trtdist.serving.attempt import RequestError
-from trtdist.serving.discovery import Snapshot, Watcher
+from trtdist.serving.discovery import Instance, Snapshot, Watcher
 from trtdist.serving.etcd import EtcdClient
 from trtdist.serving.http1 import HttpError
 from trtdist.serving.http_canary import Front
@@ -104,9 +104,9 @@ class Prover:
         """Send one canary through these servers; says whether it was answered."""
         return await self._try(Pair(context, generation))
 
-    def proven(self, server: str) -> None:
-        """Tell that a server has answered a canary."""
-        self._journal.write(Rung(server, "canary"))
+    def proven(self, instance: Instance) -> None:
+        """Tell that a server has answered a canary, in which of its lives."""
+        self._journal.write(Rung(instance.server, "canary", instance.key))
 
     async def _until_passed(self, pair: Pair) -> None:
         await until_passed(lambda: self._try(pair))

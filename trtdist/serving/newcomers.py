@@ -36,11 +36,16 @@ async def proved(etcd: EtcdClient, namespace: str) -> bool:
 
 
 class Newcomers:
-    """Proves each server that is registered and not proven, for as long as it takes; `told` gets the name of each that
-    is proven, without those whose keys are `known` from the start."""
+    """Proves each server that is registered and not proven, for as long as it takes; `told` gets each that is
+    proven, without those whose keys are `known` from the start."""
 
     def __init__(
-        self, etcd: EtcdClient, watcher: Watcher, attempt: Try, told: Callable[[str], None], known: Collection[str] = ()
+        self,
+        etcd: EtcdClient,
+        watcher: Watcher,
+        attempt: Try,
+        told: Callable[[Instance], None],
+        known: Collection[str] = (),
     ) -> None:
         self._etcd = etcd
         self._watcher = watcher
@@ -66,7 +71,7 @@ class Newcomers:
         pause = FIRST_PAUSE_S
         while (instance := self._registered(key)) is not None:
             if instance.proven or (await self._passes(instance) and await self._mark(instance)):
-                self._told(instance.server)
+                self._told(instance)
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)

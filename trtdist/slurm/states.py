@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from trtdist.slurm.parse import Job
 
-__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "node_is_down", "phase"]
+__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "node_is_away", "node_is_down", "phase"]
 
 WAITING, LIVE, ENDED = "waiting", "live", "ended"
 
@@ -39,8 +39,9 @@ _ENDS = {
     "TIMEOUT": "its time limit was reached",
 }
 
-# sinfo(1), "Node state codes".
-_DOWN = ("down", "fail", "unk", "powering_down")
+# sinfo(1), "Node state codes". Jobs go on where it is "failing", and where a node does not answer at the moment (`*`).
+_DOWN = ("down", "fail", "powering_down")
+_DOUBTFUL = ("failing", "unknown")
 
 _EXPLAINED = ("BOOT_FAIL", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -83,5 +84,10 @@ def hopeless(reason: str) -> str:
 
 
 def node_is_down(state: str) -> bool:
-    """Whether nothing runs on a node of this state, or it does not answer (`*`)."""
-    return state.lower().startswith(_DOWN) or state.endswith("*")
+    """Whether nothing runs on a node of this state any more."""
+    return state.lower().rstrip("*") in _DOWN
+
+
+def node_is_away(state: str) -> bool:
+    """Whether nothing should be started on a node of this state: it is down, soon will be, or does not answer (`*`)."""
+    return state.endswith("*") or state.lower() in _DOUBTFUL or node_is_down(state)

@@ -1,7 +1,8 @@
 """`python -S -m trtdist.supervisor.free_port HOST:PORT PROGRAM [ARG ...]`: becomes a program once its port is free.
 
-A server that was killed leaves connections behind, and for a minute its port cannot be bound without SO_REUSEADDR, as
-`trtllm-serve` does it (tensorrt_llm/commands/serve.py 00209af1): started again at once, it would fail of its own past.
+A server that was killed leaves connections behind, and for up to two minutes its port cannot be bound without
+SO_REUSEADDR, as `trtllm-serve` does it (tensorrt_llm/commands/serve.py 00209af1): started again at once, it would fail
+of its own past.
 A port on which somebody else listens is not waited for; the program says best what is wrong then. Standard library,
 Python 3.9.
 """

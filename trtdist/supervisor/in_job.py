@@ -70,15 +70,8 @@ class InJob:
             names = hostlist.expand(self._nodes_of_run() or shown.get("NodeList", ""))
         except hostlist.HostListError:
             return []
-        return await self._down_of(names, seconds)
-
-    async def _down_of(self, names: list[str], seconds: float = _HURRY) -> list[str]:
-        """Those that Slurm knows to be down, or that do not answer it."""
-        try:
-            listed = await ask(argv.sinfo_nodes(names), max(0.0, seconds))
-        except TrtdistError:
-            return []
-        return [node for node, state in parse.node_states(listed) if states.node_is_down(state)]
+        # A node that does not answer for a moment is not why a job was ended.
+        return [node for node, state in await _states_of(names, seconds) if states.node_is_down(state)]
 
     def _nodes_of_run(self) -> str:
         """The nodes as resolved, since Slurm takes those that are done off the list of a job that ends."""
@@ -120,7 +113,8 @@ class InJob:
     async def place(self, step: Step) -> str:
         """Ask Slurm which nodes of the step are down, and have spares take their numbers in resolved.env."""
         env = read_env_or_nothing(self._run.resolved_env)
-        down = await self._down_of(env.get("TRTDIST_NODES", "").split())
+        listed = await _states_of(env.get("TRTDIST_NODES", "").split(), _HURRY)
+        down = [node for node, state in listed if states.node_is_away(state)]
         after, changed = moved(env, step.nodes, self._used(), down) if down else (env, [])
         if not changed:
             return f"{step.name} stays where {', '.join(down)} is down: there is no spare node" if down else ""
@@ -149,6 +143,14 @@ class InJob:
             self._say(str(error))
             return (f"{folder} on the nodes of job {self._job}",)
         return ()
+
+
+async def _states_of(nodes: list[str], seconds: float) -> list[tuple[str, str]]:
+    """What Slurm says of nodes; nothing when it does not answer in time."""
+    try:
+        return parse.node_states(await ask(argv.sinfo_nodes(nodes), max(0.0, seconds)))
+    except TrtdistError:
+        return []
 
 
 def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> messages.EveryoneTerminated:

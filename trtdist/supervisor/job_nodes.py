@@ -147,7 +147,8 @@ def _output(command: Sequence[str], environ: Mapping[str, str]) -> tuple[str, st
         printed.seek(0)
         said.seek(0)
         words = " ".join(said.read().split())
-        return printed.read(), late or words or f"srun ended with {process.returncode}"
+        why = ": ".join(filter(None, (late, words)))
+        return printed.read(), why or f"srun ended with {process.returncode}"
 
 
 def _stop(srun: subprocess.Popen[bytes]) -> None:

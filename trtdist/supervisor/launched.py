@@ -9,7 +9,9 @@ writes "pid N" at its start and "exit CODE" at its end.
 
 The same launchers look for a free port from 10012 on, which rank 0 binds a minute later. Two on a node would find the
 same, so they take turns, until the port of each is in use. Who has an abstract socket of a name has the turn: it is
-seen by whoever sees the ports, from any container and by any user, and goes with its owner (unix(7)).
+seen by whoever sees the ports, from any container and by any user, and goes with its owner (unix(7)). Where one keeps
+it for longer than any launcher may, launchers go on without: two that start at the same time may then clash.
+$TRTDIST_LAUNCHES, if set, sets the launchers that have the same apart from all others.
 
 Exits with the server's code when that is not 0, else with the launcher's. TERM goes to the server alone, which then
 ends the ranks; who is not gone a moment later is left to the shim, which kills whatever this program leaves behind.
@@ -27,29 +29,29 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 
-from trtdist.errors import TrtdistError
 from trtdist.process import ProcessId
 from trtdist.supervisor.free_port import listened_on
 
-__all__ = ["NAME", "Launched", "Turn", "main"]
+__all__ = ["Launched", "Turn", "main", "turn_name"]
 
-NAME = "trtdist-launches"
+_NAME = "trtdist-launches"
 
 # How long a launcher may take to end after its server, and the server and its ranks to end after TERM.
 LEAVE_S = 3.0
 # How long a launcher may have its turn, and how often it is looked at meanwhile.
 TURN_S, LOOK_S = 180.0, 0.2
-# How long the turn is waited for: as long as twenty others may have theirs.
-WAIT_S = 20 * TURN_S
+# Whoever has it for longer does not take turns.
+KEPT_S = TURN_S + 20.0
 _ADDRESS = b"TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR="
 
 
 class Turn:
-    """The right to launch on this node; only the first rank of a server needs it. TrtdistError when it never comes."""
+    """The right to launch on this node; only the first rank of a server needs it."""
 
     def __init__(self, environ: dict[str, str]) -> None:
-        self._held = _bound() if environ.get("TRTDIST_RANK") == "0" else None
+        self._held = _bound(turn_name(environ)) if environ.get("TRTDIST_RANK") == "0" else None
         self._until = time.monotonic() + TURN_S
 
     @property
@@ -136,32 +138,53 @@ def main(argv: list[str]) -> int:
     """Run the launcher that the arguments are; returns the exit code."""
     try:
         return Launched(argv, Turn(dict(os.environ))).wait()
-    except TrtdistError as error:
-        print(f"trtdist: {error}", file=sys.stderr, flush=True)
-        return error.exit_code
     except OSError as error:
         print(f"trtdist: cannot start {argv[0]}: {error.strerror}", file=sys.stderr, flush=True)
         return 127
 
 
-def _bound() -> socket.socket:
-    """The socket of the turn, once nobody else has it."""
-    until = time.monotonic() + WAIT_S
-    while True:
-        held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        try:
-            held.bind(f"\0{NAME}")
-            return held
-        except OSError as error:
-            held.close()
-            if error.errno != errno.EADDRINUSE:
-                raise
-        if time.monotonic() > until:
-            raise TrtdistError(
-                f"another launcher has had the turn on this node for {WAIT_S:g} s, and should have given it on by now:"
-                f" see whose it is with `ss -xap src @{NAME}`, and end it"
+def turn_name(environ: Mapping[str, str]) -> str:
+    """The name, in the abstract namespace, of the socket that gives the turn."""
+    return _NAME + environ.get("TRTDIST_LAUNCHES", "")
+
+
+def _bound(name: str) -> socket.socket | None:
+    """The socket of the turn, once nobody else has it; None when somebody keeps it."""
+    holder, until = "", time.monotonic() + KEPT_S
+    while (held := _bound_now(name)) is None:
+        now, found = time.monotonic(), _holder(name)
+        if found != holder:
+            holder, until = found, now + KEPT_S
+        if now > until:
+            print(
+                f"trtdist: another process has had the turn to launch on this node for {KEPT_S:g} s and has not given"
+                f" it on: this launcher starts without, and may find a port that another one finds as well; see whose"
+                f" it is with `ss -xap src @{name}`, and end it",
+                file=sys.stderr,
+                flush=True,
             )
+            return None
         time.sleep(LOOK_S)
+    return held
+
+
+def _bound_now(name: str) -> socket.socket | None:
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f"\0{name}")
+    except OSError as error:
+        held.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return held
+
+
+def _holder(name: str) -> str:
+    """Which socket has the name (proc(5), /proc/net/unix: the inode before the path); "" for none."""
+    with open("/proc/net/unix", errors="replace") as file:
+        rows = (line.split() for line in file)
+        return next((row[-2] for row in rows if row[-1] == f"@{name}"), "")
 
 
 def _address() -> str:

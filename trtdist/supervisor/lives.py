@@ -1,4 +1,4 @@
-"""Tells the lives of a task apart: what an earlier one says late must not be taken for the end of a later one.
+"""Tells the lives of a task apart: what is said late of an earlier one must not be taken for news of a later one.
 
 Standard library, Python 3.9.
 """
@@ -6,8 +6,10 @@ Standard library, Python 3.9.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
-from trtdist.events import Record, TaskExited, TaskRefused, TaskStarted
+from trtdist.events import Record, Rung, TaskExited, TaskRefused, TaskStarted
+from trtdist.plan import Step
 
 __all__ = ["Lives"]
 
@@ -15,11 +17,15 @@ __all__ = ["Lives"]
 class Lives:
     """Which process each task is at present, and since when the present life of each step lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Iterable[Step]) -> None:
+        self._step_of = {name: step.name for step in steps for name in (step.name, *step.servers)}
         self._begun: dict[str, float] = {}
         self._again: set[str] = set()
         # By step and task; one that was started again has none until its tasks tell of themselves.
         self._pids: dict[str, dict[str, int]] = {}
+        # Under which keys of etcd the present lives, by step, and those before them were registered.
+        self._keys: dict[str, set[str]] = {}
+        self._past: set[str] = set()
 
     def begin(self, step: str) -> None:
         """A step is started, perhaps once more."""
@@ -27,19 +33,33 @@ class Lives:
             self._again.add(step)
         self._begun[step] = time.time()
         self._pids[step] = {}
+        self._past |= self._keys.pop(step, set())
 
     def concerns(self, record: Record) -> bool:
         """Whether an event is about a present life; learns of those that begin."""
         event = record.event
+        if isinstance(event, Rung):
+            return self._climbs(event, record.time)
         if not isinstance(event, (TaskStarted, TaskExited, TaskRefused)):
             return True
-        if event.step in self._again and record.time < self._begun[event.step]:
+        if self._is_late(event.step, record.time):
             return False
         if isinstance(event, TaskExited):
             return self._pids.get(event.step, {}).get(event.name) == event.pid
         if isinstance(event, TaskStarted):
             self._pids.setdefault(event.step, {})[event.name] = event.pid
         return True
+
+    def _is_late(self, step: str, at: float) -> bool:
+        return step in self._again and at < self._begun[step]
+
+    def _climbs(self, rung: Rung, at: float) -> bool:
+        """Whether a present life reached a rung; one whose key is still in etcd may be proven after its end."""
+        step = self._step_of.get(rung.name, "")
+        late = self._is_late(step, at)
+        if rung.rung == "registered" and rung.detail:
+            (self._past if late else self._keys.setdefault(step, set())).add(rung.detail)
+        return not late and rung.detail not in self._past
 
     def has(self, task: TaskStarted) -> bool:
         """Whether this is the present life of a task."""

@@ -93,7 +93,7 @@ class Supervisor:
         # What was told before this supervisor was there is about an earlier attempt of the same run.
         self._events.poll()
         self._told: set[tuple[str, int]] = set()
-        self._lives = Lives()
+        self._lives = Lives(plan.steps)
         self._asked_of: dict[str, asyncio.Task[None]] = {}
         self._finding: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
