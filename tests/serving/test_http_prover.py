@@ -12,9 +12,22 @@ from pathlib import Path
 import pytest
 
 from tests.planning.topologies import section, topology
-from trtdist.events import CanaryPassed, EventReader, Ready, Rung, TaskUnwell
+from trtdist.events import (
+    CanaryPassed,
+    Event,
+    EventReader,
+    EventWriter,
+    Ready,
+    Restarting,
+    Rung,
+    TaskStarted,
+    TaskUnwell,
+    WrittenOff,
+)
 from trtdist.plan import Plan
 from trtdist.planning import Target, plan
+from trtdist.rundir import RunDir
+from trtdist.services.envfile import write_env
 from trtdist.serving import http_prover
 from trtdist.serving.http1 import parse_url
 from trtdist.serving.http_canary import Front
@@ -142,7 +155,7 @@ def test_every_server_and_the_door_are_asked(tmp_path: Path, runtime: str, each:
                     await asyncio.sleep(0.01)
                 return "ready"
 
-            working = first_of(prover.prove(), ready(), *(prover.watch(name) for name in urls))
+            working = first_of(prover.prove({}), ready(), *(prover.watch(name) for name in urls))
             assert await asyncio.wait_for(working, END_S) == "ready"
         assert [len(server.asked) for server in servers] == [each, each, each, 2]
         rungs = [event.name for event in events if isinstance(event, Rung) and event.rung == "canary"]
@@ -200,17 +213,19 @@ def test_what_is_started_again_is_proven_again(
             front = Front(parse_url(servers[-1].url), "", found.model)
             journal = Journal(tmp_path / "canary.jsonl")
             prover = HttpProver(found, urls, front, journal, lambda each: lives.get(each, 1.0))
-            working = asyncio.ensure_future(first_of(prover.prove(), *(prover.watch(each) for each in urls)))
+            working = asyncio.ensure_future(first_of(prover.prove({}), *(prover.watch(each) for each in urls)))
             await until(tmp_path, lambda event: isinstance(event, Ready))
             lives[again] = 0.0
             servers[2].health = 503
             asked = len(servers[-1].asked)
             assert not (await asyncio.wait({working}, timeout=0.3))[0]
             lives[again] = 2.0
-            assert not (await asyncio.wait({working}, timeout=0.3))[0]
-            before = [record.event for record in EventReader(tmp_path).poll()]
-            assert (again in urls) == (len(servers[-1].asked) == asked)
-            assert before.count(Rung(again, "canary")) == (1 if again in urls else 2)
+            if again in urls:
+                # It is not well yet, so that nothing happens.
+                assert not (await asyncio.wait({working}, timeout=0.3))[0]
+                assert len(servers[-1].asked) == asked
+                before = [record.event for record in EventReader(tmp_path).poll()]
+                assert before.count(Rung(again, "canary")) == 1
             servers[2].health = 200
             twice = await until_twice(tmp_path, Rung(again, "canary"))
             await end_task(working)
@@ -219,6 +234,53 @@ def test_what_is_started_again_is_proven_again(
         assert twice.count(Rung(again, "answering")) == (2 if again in urls else 0)
 
     asyncio.run(main())
+
+
+def test_a_prover_that_is_started_again_waits_for_nobody_who_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes back meanwhile is proven, and who was proven is not once more."""
+    monkeypatch.setattr(http_prover, "LOOK_S", 0.05)
+    run = RunDir(tmp_path)
+    run.events.mkdir()
+    names = ("ctx.0", "gen.0", "gen.1", "router")
+    history: list[tuple[str, Event]] = [
+        *((f"task.{name}", born(name)) for name in names),
+        *(("canary", Rung(name, "canary")) for name in names),
+        ("canary", Ready(2)),
+        ("supervisor", WrittenOff("gen.0", "gen.0.0 died")),
+        ("supervisor", Restarting("gen.1", 1, 3, "gen.1.0 died")),
+        ("task.gen.1", born("gen.1")),
+    ]
+    with monkeypatch.context() as patched:
+        for when, (writer, event) in enumerate(history, 1000):
+            patched.setattr("trtdist.events._now", lambda when=when: float(when))
+            one = EventWriter(run.event_file(writer))
+            one.write(event)
+            one.close()
+
+    async def main() -> None:
+        servers = [Scripted() for _ in names]
+        async with serving(*servers):
+            ctx, gone, back, router = (server.url for server in servers)
+            addresses = zip(names, (ctx, gone, back), strict=False)
+            listed = " ".join(f"{name}={url.replace('http://', '')}" for name, url in addresses)
+            write_env(run.resolved_env, {"TRTDIST_ENDPOINTS": listed, "TRTDIST_HTTP_URL": router})
+            journal = Journal(run.event_file("canary"))
+            work = http_prover.prove(run, planned("trtllm-serve"), journal, asyncio.Event())
+            working = asyncio.ensure_future(work)
+            events = await until_twice(run.events, Rung("gen.1", "canary"))
+            await end_task(working)
+        assert len([event for event in events if isinstance(event, Rung) and event.rung == "canary"]) == len(names) + 1
+        assert [len(server.asked) for server in servers] == [0, 0, 1, 2]
+
+    asyncio.run(main())
+
+
+def born(name: str) -> TaskStarted:
+    """The first rank of a server has started, or what is none."""
+    server = "" if name == "router" else name
+    return TaskStarted(name, f"{name}.0" if server else name, server, 0, "node1", 7, 7, 6, 6)
 
 
 async def until_twice(folder: Path, wanted: object) -> list[object]:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from tests.planning.topologies import section, topology
-from trtdist.events import Drained, Event, EventWriter, Restarting, TaskStarted, WrittenOff
+from trtdist.events import Drained, Event, EventWriter, Ready, Restarting, Rung, TaskStarted, WrittenOff
 from trtdist.planning import Target, plan
 from trtdist.serving.lives import Lives
+from trtdist.serving.waiting import first_of, within
 
 RESTARTING = Restarting("gen.0", 1, 3, "gen.0.0 died")
 
 
 def started(name: str, server: str = "") -> TaskStarted:
     return TaskStarted(server or name, name, server, 0, "node1", 7, 7, 6, 6)
+
+
+def of(lives: Lives, name: str) -> float:
+    """The life of a program by what is told now."""
+    lives.read()
+    return lives.of(name)
 
 
 class Events:
@@ -49,37 +57,77 @@ def lives(events: Events) -> Lives:
 
 
 def test_nobody_lives_who_has_not_begun(lives: Lives, events: Events) -> None:
-    assert lives.of("gen.0") == lives.of("router") == 0
+    assert of(lives, "gen.0") == of(lives, "router") == 0
     events.add("task.gen.0.1", started("gen.0.1", "gen.0"))
-    assert lives.of("gen.0") == 0
+    assert of(lives, "gen.0") == 0
     born = events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
-    assert lives.of("gen.0") == born and lives.of("ctx.0") == 0
+    assert of(lives, "gen.0") == born and of(lives, "ctx.0") == 0
     born = events.add("task.router", started("router"))
-    assert lives.of("router") == born
+    assert of(lives, "router") == born
 
 
 @pytest.mark.parametrize("apart", [1.0, 0.05, -0.05])
 def test_who_is_started_again_has_another_life(lives: Lives, events: Events, apart: float) -> None:
     """Also by a clock that is a little behind."""
     first = events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
-    assert lives.of("gen.0") == first
+    assert of(lives, "gen.0") == first
     events.add("supervisor", RESTARTING)
-    assert lives.of("gen.0") == 0
+    assert of(lives, "gen.0") == 0
     again = events.add("task.gen.0.0", started("gen.0.0", "gen.0"), apart)
-    assert lives.of("gen.0") == again != first
+    assert of(lives, "gen.0") == again != first
 
 
 def test_what_is_read_at_once_counts_alike(lives: Lives, events: Events) -> None:
     events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
     events.add("supervisor", RESTARTING)
-    assert lives.of("gen.0") == 0
+    assert of(lives, "gen.0") == 0
     again = events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
     events.add("supervisor", Restarting("ctx.0", 1, 3, "ctx.0.0 died"))
-    assert lives.of("gen.0") == again
+    assert of(lives, "gen.0") == again
 
 
 @pytest.mark.parametrize("end", [WrittenOff("gen.0", "it died"), Drained("gen.0", "it has left")])
 def test_who_left_for_good_is_not_there(lives: Lives, events: Events, end: Event) -> None:
     events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
     events.add("supervisor", end)
+    assert of(lives, "gen.0") == 0
+
+
+def test_a_question_reads_no_file(lives: Lives, events: Events) -> None:
+    """There may be thousands of files, and it is asked for each server all the time."""
+    born = events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
     assert lives.of("gen.0") == 0
+    lives.read()
+    assert lives.of("gen.0") == born
+
+
+def test_lives_are_followed(lives: Lives, events: Events) -> None:
+    async def told(name: str) -> str:
+        while not lives.of(name):
+            await asyncio.sleep(0.01)
+        return name
+
+    async def main() -> None:
+        for name in ("gen.0", "ctx.0"):
+            events.add(f"task.{name}.0", started(f"{name}.0", name))
+            assert await within(60.0, first_of(lives.follow(), told(name))) == name
+
+    asyncio.run(main())
+
+
+def test_lives_that_were_proven_are_known_once_the_run_was_ready(lives: Lives, events: Events) -> None:
+    born = {name: events.add(f"task.{name}.0", started(f"{name}.0", name)) for name in ("ctx.0", "gen.0")}
+    events.add("task.router", started("router"))
+    for name in born:
+        events.add("canary", Rung(name, "canary"))
+        lives.read()
+        assert lives.proven() == {}
+    events.add("canary", Ready(1))
+    events.add("supervisor", RESTARTING)
+    lives.read()
+    assert lives.proven() == {**dict.fromkeys(lives.proven(), 0.0), "ctx.0": born["ctx.0"]}
+    assert {"ctx.0", "gen.0", "router"} <= set(lives.proven())
+    # It runs again, and was not asked in this life.
+    events.add("task.gen.0.0", started("gen.0.0", "gen.0"))
+    lives.read()
+    assert lives.proven()["gen.0"] == 0

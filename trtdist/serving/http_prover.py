@@ -110,9 +110,21 @@ class HttpProver:
         self._journal.write(TaskUnwell(step, f"{name}.0", reason))
         self._journal.say(f"{name} {reason}")
 
-    async def prove(self) -> str:
+    async def prove(self, proven: Mapping[str, float]) -> str:
         """Prompts to all servers, then to those that are started again, and to all where the plan says so; never
-        returns."""
+        returns.
+
+        `proven` are the lives in which an earlier prover has proven them once all were, empty before: some may have
+        left for good since then, and the others must not wait for them.
+        """
+        lives = (
+            {name: proven.get(name, 0.0) for name in (*self._urls, self._door())} if proven else await self._prove_all()
+        )
+        await asyncio.gather(self._repeat(), *(self._prove_again(name, life) for name, life in lives.items()))
+        return ""
+
+    async def _prove_all(self) -> dict[str, float]:
+        """Prove all servers and what is before them; returns the life of each."""
         lives = dict(zip(self._urls, await asyncio.gather(*map(self._prove_server, self._urls))))
         door = self._door()
         lives.setdefault(door, self._life(door))
@@ -120,8 +132,7 @@ class HttpProver:
         for name, life in lives.items():
             self._proven(name, life)
         self._journal.write(Ready(self._turns()))
-        await asyncio.gather(self._repeat(), *(self._prove_again(name, life) for name, life in lives.items()))
-        return ""
+        return lives
 
     async def _repeat(self) -> None:
         interval = self._plan.canary.interval
@@ -196,8 +207,11 @@ async def prove(run: RunDir, plan: Plan, journal: Journal, stop: asyncio.Event) 
     env = read_env(run.resolved_env)
     urls = urls_of(plan, env)
     front = Front(parse_url(env["TRTDIST_HTTP_URL"]), "", plan.model)
-    prover = HttpProver(plan, urls, front, journal, Lives(run.events, plan).of)
-    await first_of(prover.prove(), asked(stop), *(prover.watch(name) for name in urls))
+    lives = Lives(run.events, plan)
+    lives.read()
+    prover = HttpProver(plan, urls, front, journal, lives.of)
+    watching = [prover.watch(name) for name in urls]
+    await first_of(prover.prove(lives.proven()), asked(stop), lives.follow(), *watching)
     if journal.broken:
         raise RunFailedError(journal.broken)
 
