@@ -28,6 +28,7 @@ from benchmarks.plane.services import CHAT_TEMPLATE
 from trtdist.engines.reference.text import FIRST_WORD, word
 from trtdist.serving.direct import DirectClient
 from trtdist.serving.discovery import Change, Instance, Snapshot
+from trtdist.serving.following import Following
 from trtdist.serving.front.chat import chat_template
 from trtdist.serving.front.connection import Connections
 from trtdist.serving.front.metrics import Metrics
@@ -143,7 +144,8 @@ async def replay(folder: Path, streams: int, tokens: int, each: int, rounds: int
     nats = _Nats(router, server)
     watcher: Any = _Watcher(router, server)
     etcd: Any = None
-    requester = Requester("replay", Inbox(nats), watcher, etcd)
+    nobody: Any = None
+    requester = Requester("replay", Inbox(nats), watcher, etcd, Following(nobody))
     settings = Settings("tiny", 0, (), chat_template(str(folder), "reference"))
     connections = Connections(Service(requester, settings, Metrics(1)).handle)
     sockets = [_Socket() for _ in range(streams)]

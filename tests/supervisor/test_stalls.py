@@ -204,12 +204,12 @@ def test_what_an_earlier_attempt_has_logged_is_no_progress(made: HandMade) -> No
 def test_a_stall_is_told_and_the_run_given_up_with_the_last_line(made: HandMade) -> None:
     stays = f"echo one; sleep 1.5; echo two; {SLEEP}"
     made.program("workers", stays, f"echo loading shard 3; {SLEEP}", stays)
-    supervisor = made.supervise("--stall-timeout=2", "--ready-timeout=9")
+    supervisor = made.supervise("--stall-timeout=2", "--ready-timeout=15")
     wait_for(lambda: made.run.log("ctx.0.1").exists() and made.run.log("ctx.0.1").read_text(), 10, "its line")
-    wait_for(lambda: (made.run.stacks / "ask").exists(), 8, "the question")
+    wait_for(lambda: (made.run.stacks / "ask").exists(), 12, "the question")
     for name in TASKS:
         made.say(f"look.{name}", TaskSeen("workers", name, False, "waits, with 0.00 of a core"))
-    assert supervisor.wait(20) == 3
+    assert supervisor.wait(40) == 3
     told = {event.server: event for event in made.events(Stalled)}
     assert (told["ctx.0"].task, told["ctx.0"].how) == ("ctx.0.1", "is behind the others")
     assert told["ctx.0"].doing == "waits, with 0.00 of a core"
