@@ -70,3 +70,9 @@ def test_a_refusal_has_all_of_its_words(tmp_path: Path) -> None:
 def test_what_slurm_does_not_know_any_more(tmp_path: Path, complaint: str) -> None:
     kind, _ = said(tmp_path, f"{complaint}\n", "exit 1", 30)
     assert kind is SlurmGoneError
+
+
+def test_a_program_that_asks_again_about_what_has_gone_is_understood(tmp_path: Path) -> None:
+    words = "Kill job error on job step id 215: Invalid job id specified"
+    kind, told = said(tmp_path, f"{words}\n", "exec sleep 60", 2.0)
+    assert kind is SlurmGoneError and words in told

@@ -79,10 +79,11 @@ class Call:
         lines = [_without_program(line.strip()) for line in words.splitlines() if line.strip()]
         if _UNCONFIGURED.search(words):
             raise MissingError(f"Slurm is not configured here ({self._program}: {lines[-1]}): {_CONFIGURE}")
-        if code < 0:
+        message = "; ".join(lines) or f"exit code {code}, without a word"
+        # scancel asks again and again about a step that has ended.
+        if code < 0 and not _GONE.search(message):
             said = f" ({lines[-1]})" if lines else ""
             raise SlurmDownError(f"{self._program} did not answer in time{said}: is Slurm's controller up?")
-        message = "; ".join(lines) or f"exit code {code}, without a word"
         gone = SlurmGoneError if _GONE.search(message) else SlurmError
         kind = SlurmDownError if _DOWN.search(message) else gone
         raise kind(f"{self._program}: {message}")
