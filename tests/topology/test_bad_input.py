@@ -153,6 +153,8 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
             "3:30: error[TRT013]: backoff in servers.restart: needs seconds such as 5, or",
         ),
         ("servers: {}\nslurm: {nodes: 0}", "4:16: error[TRT016]"),
+        ("servers: {}\nslurm: {handover: 0}", "4:19: error[TRT017]: handover in slurm: needs `auto` or a time above 0"),
+        ("servers: {}\nslurm: {handover: never}", "4:19: error[TRT013]: handover in slurm: needs `auto`, seconds such"),
         ("servers: {}\nslurm: {mem: lots}", "4:14: error[TRT017]"),
         ("servers: {}\nslurm: {extra_sbatch: --x}", "4:23: error[TRT013]: extra_sbatch in slurm needs a list"),
         ("servers: {}\nrouter: {http: {port: 70000}}", "4:23: error[TRT016]"),

@@ -41,8 +41,8 @@ __all__ = [
 NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}"
 TIME = r"\d+|\d+:\d+|\d+:\d+:\d+|\d+-\d+|\d+-\d+:\d+|\d+-\d+:\d+:\d+"
 SIZE = r"\d+[KMGT]?"
-SPAN = r"(\d{1,8}(\.\d{1,6})?)(ms|s|m)"
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0}
+SPAN = r"(\d{1,8}(\.\d{1,6})?)(ms|s|m|h)"
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 VERSION = r"v?\d{1,4}\.\d{1,4}(\.\d{1,4})?((a|b|rc)\d{1,4})?(\.post\d{1,4})?(\.dev\d{1,12})?"
 ENVIRONMENT_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _ANY_CASE_SIZE = SIZE.replace("KMGT", "KMGTkmgt")
@@ -226,12 +226,19 @@ def _span(value: Any) -> Any:
         return _no_bool(value)
     found = re.fullmatch(SPAN, value)
     if found is None:
-        raise _wrong_type(f"needs seconds such as 5, or a number with ms, s or m such as `5s`, not {value!r}")
+        raise _wrong_type(f"needs seconds such as 5, or a number with ms, s, m or h such as `5s`, not {value!r}")
     return float(found[1]) * _UNITS[found[3]]
 
 
 def _auto_span(value: Any) -> Any:
-    return value if value == "auto" else _span(value)
+    if value == "auto":
+        return value
+    if isinstance(value, str) and re.fullmatch(SPAN, value) is None:
+        raise _wrong_type(f"needs `auto`, seconds such as 90, or a number with s, m or h such as `20m`, not {value!r}")
+    seconds = _span(value)
+    if isinstance(seconds, (int, float)) and seconds <= 0:
+        raise _malformed(f"needs `auto` or a time above 0, not {value!r}; leave it out for none")
+    return seconds
 
 
 _PORTS_SCHEMA = {
