@@ -216,6 +216,14 @@ def test_the_words_of_what_failed_first_are_taken() -> None:
     assert all("device /d/null" in each.what and "-e 'dev/*'" in each.remedy for each in check_hello(apart, IMAGE))
 
 
+def test_a_node_that_slurm_names_is_the_one_to_blame() -> None:
+    said = "slurmstepd-gpu2: error: pyxis:     Write on output file failed because No space left on device"
+    (finding,) = check_hello(replace(HELLO, ranks=(), code=1, said=said), IMAGE)
+    assert finding.node == "gpu2" and finding.what.endswith(
+        ": pyxis: Write on output file failed because No space left on device"
+    )
+
+
 def test_both_releases_of_pmix_are_told_as_far_as_they_are_known() -> None:
     apart = replace(HELLO, ranks=(), code=1, said="orte_ess_init failed", server_pmix="4.2.2", pmix="OpenPMIx 5.0.7")
     told = [each.what for each in check_hello(apart, IMAGE)]

@@ -134,6 +134,25 @@ def test_what_srun_printed_says_why_a_task_was_killed(fake: FakeRun) -> None:
     assert "ended with exit code 137 (SIGKILL) since the kernel killed it" in cause.sentence
 
 
+PYXIS = """\
+slurmstepd-gpu2: error: pyxis: child 89 failed with error code: 1
+slurmstepd-gpu2: error: pyxis: failed to create container filesystem for image: /i.sqsh
+"""
+BELOW = "slurmstepd-gpu2: error: pyxis:     Write on output file failed because No space left on device\n"
+
+
+@pytest.mark.parametrize(("more", "code"), [(BELOW, "disk-full"), ("", "container-unpacked")])
+def test_a_container_that_did_not_start_is_told_with_what_enroot_said(fake: FakeRun, more: str, code: str) -> None:
+    """Of the launcher of a step that ended as a whole, which has the reason below what failed of it."""
+    fake.run.log("launch.workers").write_text(PYXIS + more)
+    first = {"name": "workers", "step": "workers", "code": 1, "signal": None, "time": time.time(), "log": ""}
+    fake.write("supervisor", StepExited("workers", 1, None), RunState("FAILED"))
+    fake.verdict(state="FAILED", exit_code=1, reason="workers ended as a whole", first=first)
+    cause = why(fake).cause
+    assert cause.signature is not None and cause.signature.code == code
+    assert cause.hit is not None and "gpu2" in cause.hit.text
+
+
 def test_what_slurm_recorded_says_why(fake: FakeRun) -> None:
     died(fake, "ctx.0.0", None, 9)
     word = SlurmWord("workers", time.time(), "step 7.2 (workers) is OUT_OF_MEMORY", "the kernel killed it")

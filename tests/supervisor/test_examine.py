@@ -73,7 +73,7 @@ def test_what_a_node_lacks(asked: dict[str, Any], tmp_path: Path, monkeypatch: p
     assert "no-etcd" in found["services"]["etcd"]["problem"]
     assert found["gpus"]["problem"] == "there is no no-smi"
     assert found["hooks"] == ["10-some.sh"]
-    assert found["unpacked"]["path"] == f"{tmp_path}/data/$(id -u)"
+    assert found["unpacked"]["path"] == f"{tmp_path}/data/{os.getuid()}"
     assert found["unpacked"]["free"] > 0
 
 

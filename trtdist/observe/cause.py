@@ -97,7 +97,9 @@ def _reason(facts: Facts, failure: Failure) -> Hit | None:
     errors = [hit for hit in own if hit.signature.kind == "error"]
     if errors:
         return errors[-1]
-    return _first([hit for hit in others if not hit.log.startswith(_LAUNCH)], "error")
+    elsewhere = _first([hit for hit in others if not hit.log.startswith(_LAUNCH)], "error")
+    # Of a step that ended as a whole, what started it may be all there is.
+    return elsewhere or _first([hit for hit in others if hit.log == _LAUNCH + failure.name], "error")
 
 
 def _relevant(facts: Facts, failure: Failure, hit: Hit) -> bool:

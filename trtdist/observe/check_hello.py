@@ -21,6 +21,7 @@ _TELLING = tuple(
         r"\w_init failed$|pyxis: (?!child)",
     )
 )
+_OF_NODE = re.compile(r"slurmstepd-(\S+): error: (.*)")
 _NOTHING = re.compile(r"srun: |slurmstepd: |\[|---|===|\*|$")
 _DEVICES = (
     "make the image without device files, which users may not make: `mksquashfs FOLDER IMAGE -wildcards -e 'dev/*'`"
@@ -46,8 +47,9 @@ def _greeted(hello: HelloFacts, where: str) -> Iterator[Finding]:
     if len(hello.ranks) < hello.tasks and hello.code is None:
         yield from _late(hello, missing, where)
     elif len(hello.ranks) < hello.tasks or hello.code:
-        words = _words(hello)
-        for node in missing:
+        told = _OF_NODE.match(_words(hello))
+        culprit, words = told.groups() if told is not None else ("", _words(hello))
+        for node in [culprit] if culprit in missing else missing:
             what = f"could not start MPI {where} by {_by(hello)}: {words}"
             yield Finding("error", "mpi.hello", node, what, _DEVICES if "superuser" in words else _APART)
     elif any(rank["size"] != hello.tasks for rank in hello.ranks):
@@ -99,6 +101,6 @@ def _without_mpi(hello: HelloFacts, where: str) -> Iterator[Finding]:
 
 
 def _words(hello: HelloFacts) -> str:
-    telling = [line.strip() for pattern in _TELLING for line in pattern.findall(hello.said)]
+    telling = [" ".join(line.split()) for pattern in _TELLING for line in pattern.findall(hello.said)]
     plain = [line.strip() for line in hello.said.splitlines() if not _NOTHING.match(line.strip())]
     return (telling or plain or hello.said.strip().splitlines() or [f"exit code {hello.code}, without a word"])[0]

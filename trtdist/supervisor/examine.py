@@ -122,14 +122,14 @@ def _enroot_data() -> dict[str, Any]:
 
 
 def _configured(name: str) -> str:
-    """A setting of enroot's, "" when it has none. Its variables are those of a shell; what is made by a command in it
-    does not matter for the disk that it lies on."""
+    """A setting of enroot's, "" when it has none. A shell reads it there; of commands only that is known which sites
+    give each user a folder with."""
     try:
         lines = Path(os.environ.get("ENROOT_SYSCONF_PATH", _ENROOT), "enroot.conf").read_text().splitlines()
     except (OSError, UnicodeDecodeError):
         return ""
     values = [words[1] for words in (line.split(None, 1) for line in lines) if len(words) == 2 and words[0] == name]
-    return os.path.expandvars(values[-1].strip()) if values else ""
+    return os.path.expandvars(values[-1].strip().replace("$(id -u)", str(os.getuid()))) if values else ""
 
 
 def _resolves(name: str) -> bool:
