@@ -36,7 +36,7 @@ def resume(run: RunDir, number: int) -> bool:
         return False
     after = chain.successor(run)
     if after is not None and not after.verdict.exists():
-        verdict.write_once(run, verdict.compose(Outcome("STOPPED", 0, f"goes on as {after.run_id}"), run, None))
+        verdict.write_once(run, verdict.compose(Outcome("INTERRUPTED", 130, f"goes on as {after.run_id}"), run, None))
         return False
     if before is not None:
         os.replace(run.verdict, run.earlier_verdict(number))
