@@ -363,6 +363,12 @@ def test_a_hand_over_without_time_is_refused(handover: float, words: str) -> Non
         job_options(plan(given, Target.SLURM), given)
 
 
+def test_a_job_that_is_queued_again_hands_nothing_over() -> None:
+    given = topology(servers=section(1), slurm={"time": "1:00:00", "handover": "auto", "requeue": True})
+    with pytest.raises(RenderError, match="two ways to go on"):
+        job_options(plan(given, Target.SLURM), given)
+
+
 @pytest.mark.parametrize(("time", "stop", "warning"), [(None, 10, 130), ("1:00:00", 60, 180), ("4", 10, 60)])
 def test_the_warning_leaves_time_for_an_orderly_stop(time: str | None, stop: float, warning: int) -> None:
     given = topology(engine="reference", slurm={"time": time}, timeouts={"stop": stop})

@@ -83,6 +83,11 @@ def _lead(topology: Topology) -> int:
     limit = limit_seconds(topology.slurm.time) if topology.slurm.time else None
     if given is None:
         return 0
+    if topology.slurm.requeue:
+        raise RenderError(
+            "slurm.requeue and slurm.handover are two ways to go on, and a job that is queued again would meet the run"
+            " that has taken over: leave one of them out"
+        )
     if given == "auto":
         return round(warning + _LEAD if limit is None else min(warning + _LEAD, _LEAD_SHARE * limit))
     if given <= warning:
