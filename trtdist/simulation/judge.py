@@ -9,8 +9,7 @@ from typing import Any
 from trtdist.events import RUNGS
 from trtdist.simulation.cluster import Cluster
 from trtdist.simulation.expected import Ending, Expected
-from trtdist.simulation.facts import News, Scene, Violation
-from trtdist.simulation.facts import check as _check
+from trtdist.simulation.facts import News, Scene, Violation, check
 from trtdist.simulation.survival import Known, Survival
 from trtdist.supervisor import handover_messages as handover
 from trtdist.supervisor import messages
@@ -197,31 +196,31 @@ class Judge:
 
     def said(self, action: messages.Action, now: float) -> None:
         """The supervisor says something."""
-        _check(not self._finished, "something was said after the end")
+        check(not self._finished, "something was said after the end")
         say = _SAID.get(type(action))
         if say is not None:
             say(self, action, now)
         self._survival.said(action, now)
 
     def _nothing_more(self) -> None:
-        _check(self._ending is None, "something was begun during a stop")
-        _check(not self._expected.settling(), "something was started after a death")
+        check(self._ending is None, "something was begun during a stop")
+        check(not self._expected.settling(), "something was started after a death")
 
     def _resolve(self, action: messages.Resolve, now: float) -> None:
-        _check(self._ending is None, "something was begun during a stop")
+        check(self._ending is None, "something was begun during a stop")
         self._owed.pop("addresses were not looked for", None)
         self._answers += 1
 
     def _start(self, action: messages.Start, now: float) -> None:
         self._nothing_more()
         known = self._known[action.step]
-        _check(not known.alive, f"{action.step} was started while it runs")
+        check(not known.alive, f"{action.step} was started while it runs")
         service = known.step.kind == "service"
         again = known.fall is not None
-        _check(service or again or known.starts == 0, f"{action.step} was started again")
-        _check(not again or self._survival.may_start(known, now), f"{action.step} was started again too early")
-        _check(again or known.starts < self._settings.port_attempts, f"{action.step} was started too often")
-        _check(service or all(each.healthy for each in self._services), f"{action.step} was started before services")
+        check(service or again or known.starts == 0, f"{action.step} was started again")
+        check(not again or self._survival.may_start(known, now), f"{action.step} was started again too early")
+        check(again or known.starts < self._settings.port_attempts, f"{action.step} was started too often")
+        check(service or all(each.healthy for each in self._services), f"{action.step} was started before services")
         known.starts += 1
         if again:
             self._survival.started(known, now)
@@ -235,12 +234,12 @@ class Judge:
 
     def _probe(self, action: messages.Probe, now: float) -> None:
         known = self._known[action.step]
-        _check(known.alive and not known.probed, f"{action.step} was probed and is not there")
+        check(known.alive and not known.probed, f"{action.step} was probed and is not there")
         known.probed = True
         self._owed.pop(f"{action.step} was not probed", None)
 
     def _test_port(self, action: messages.TestPort, now: float) -> None:
-        _check(self._known[action.step].testing, f"the port of {action.step} was tested without a reason")
+        check(self._known[action.step].testing, f"the port of {action.step} was tested without a reason")
         self._owed.pop(f"the port of {action.step} was not tested", None)
         self._answers += 1
 
@@ -248,23 +247,23 @@ class Judge:
         known = self._known[action.step]
         if self._ending is not None or known.leave_by is None:
             self._due_to_stop(action.step, now)
-        _check(known.alive, f"{action.step} was signalled and is not there")
-        _check(not known.signalled, f"{action.step} was signalled twice")
+        check(known.alive, f"{action.step} was signalled and is not there")
+        check(not known.signalled, f"{action.step} was signalled twice")
         self._untold[known.step.tier] -= not known.told
         known.signalled = True
 
     def _signal_task(self, action: messages.SignalTask, now: float) -> None:
         event = self._event
         fits = isinstance(event, messages.TaskBegan) and (event.step, event.task) == (action.step, action.task)
-        _check(fits, f"{action.task} was signalled and did not just come up")
+        check(fits, f"{action.task} was signalled and did not just come up")
         self._owed.pop(f"{action.task} came up in a stop and was not told", None)
 
     def _kill(self, action: messages.Kill, now: float) -> None:
         known = self._known[action.step]
         if self._ending is not None or not self._survival.may_kill(known, now):
             self._due_to_stop(action.step, now)
-        _check(known.alive, f"{action.step} was killed and is not there")
-        _check(known.killed is None, f"{action.step} was killed twice")
+        check(known.alive, f"{action.step} was killed and is not there")
+        check(known.killed is None, f"{action.step} was killed twice")
         self._untold[known.step.tier] -= not known.told
         known.killed = now
 
@@ -274,10 +273,10 @@ class Judge:
 
     def _due_to_stop(self, step: str, now: float) -> Known:
         known = self._known[step]
-        _check(self._ending is not None, f"{step} was to stop although nothing ends")
+        check(self._ending is not None, f"{step} was to stop although nothing ends")
         for tier, alive in self._alive.items():
             if tier < known.step.tier and alive:
-                _check(not self._standing(tier, now), f"{step} was to stop before a lower tier had ended")
+                check(not self._standing(tier, now), f"{step} was to stop before a lower tier had ended")
         return known
 
     def _standing(self, tier: int, now: float) -> list[str]:
@@ -290,21 +289,21 @@ class Judge:
         ]
 
     def _find_killed(self, action: messages.FindKilled, now: float) -> None:
-        _check(self._ending is None, f"who was killed in {action.step} was asked during a stop")
+        check(self._ending is None, f"who was killed in {action.step} was asked during a stop")
 
     def _succeed(self, action: handover.Succeed, now: float) -> None:
         self._nothing_more()
-        _check(self._ready and not self._heir.awaited, "a run to take over was asked for at the wrong time")
-        _check(now >= self._heir.due - _CLOSE, "a run to take over was asked for too early")
+        check(self._ready and not self._heir.awaited, "a run to take over was asked for at the wrong time")
+        check(now >= self._heir.due - _CLOSE, "a run to take over was asked for too early")
         self._heir = _Heir(attempts=self._heir.attempts + 1, awaited=True)
-        _check(self._heir.attempts <= self._settings.successors, "runs to take over are asked for without an end")
+        check(self._heir.attempts <= self._settings.successors, "runs to take over are asked for without an end")
 
     def _hand_over(self, action: handover.HandOver, now: float) -> None:
-        _check(isinstance(self._event, handover.SuccessorReady), "clients were sent to a run that has not taken over")
+        check(isinstance(self._event, handover.SuccessorReady), "clients were sent to a run that has not taken over")
         self._owed.pop("clients were not told who has taken over", None)
 
     def _call_off(self, action: handover.CallOff, now: float) -> None:
-        _check(self._ending is not None and self._heir.awaited, "a run to take over was called off without a reason")
+        check(self._ending is not None and self._heir.awaited, "a run to take over was called off without a reason")
         self._heir.awaited = False
         self._owed.pop("the run that was to take over is left", None)
 
@@ -312,32 +311,32 @@ class Judge:
         if self._ready and self._ending is None and action.state in ("STARTING", "READY"):
             self._survival.condition = (action.state, action.detail)
         elif action.state == "STARTING":
-            _check(isinstance(self._event, messages.Begin), "STARTING was said late")
+            check(isinstance(self._event, messages.Begin), "STARTING was said late")
         elif action.state == "READY":
             self._announce_ready()
         elif self._ending is None:
             self._stop_begins(action.state, now)
 
     def _announce_ready(self) -> None:
-        _check(not self._ready and self._ending is None, "READY was said at the wrong time")
-        _check(self._cluster.passed, "READY was said before the canary had passed")
+        check(not self._ready and self._ending is None, "READY was said at the wrong time")
+        check(self._cluster.passed, "READY was said before the canary had passed")
         healthy = all(known.healthy or known.fall is not None or known.used for known in self._services)
-        _check(healthy, "READY was said before all services are healthy")
-        _check(all(known.starts for known in self._known.values()), "READY was said before everything was started")
-        _check(not self._expected.settling(), "READY was said after a death")
+        check(healthy, "READY was said before all services are healthy")
+        check(all(known.starts for known in self._known.values()), "READY was said before everything was started")
+        check(not self._expected.settling(), "READY was said after a death")
         self._ready = self._survival.ready = True
         self._owed.pop("READY was not said", None)
         self._expected.ready()
 
     def _stop_begins(self, state: str, now: float) -> None:
         self._ending = self._expected.ending(self._event, now)
-        _check(self._ending is not None, f"{state} was said although nothing calls for it")
+        check(self._ending is not None, f"{state} was said although nothing calls for it")
         assert self._ending is not None
         self._owed.pop("no stop was begun", None)
         self._survival.ending = True
         states = {state for state, _ in self._ending.verdicts}
         shown = {"STOPPING" if each in ("STOPPED", "INTERRUPTED") else each for each in states}
-        _check(state in shown, f"{state} was said where {' or '.join(sorted(shown))} is right")
+        check(state in shown, f"{state} was said where {' or '.join(sorted(shown))} is right")
         event = self._event
         lasting = isinstance(event, messages.EveryoneTerminated) and event.certain
         if self._heir.awaited and state == "STOPPING" and not lasting:
@@ -355,40 +354,40 @@ class Judge:
 
     def _conclude(self, action: messages.Conclude, now: float) -> None:
         outcome = action.outcome
-        _check(self._outcome is None, "there are two verdicts")
+        check(self._outcome is None, "there are two verdicts")
         self._outcome = outcome
         ending = self._ending or self._expected.ending(self._event, now)
-        _check(ending is not None, "there is a verdict although nothing ends")
+        check(ending is not None, "there is a verdict although nothing ends")
         assert ending is not None
         told = (outcome.state, outcome.exit_code)
         right = " or ".join(f"{state} with {code}" for state, code in sorted(ending.verdicts))
-        _check(told in ending.verdicts, f"the verdict is {told[0]} with {told[1]}, right is {right}")
+        check(told in ending.verdicts, f"the verdict is {told[0]} with {told[1]}, right is {right}")
         named = "" if outcome.first is None else outcome.first.name
         if outcome.exit_code == 3 and not ending.causes:
             self._tells_how_far(outcome.reason)
             server = named.rpartition(".")[0]
-            _check(not named or self._rungs.get(server) != "canary", f"{named} is named, whose server is up")
+            check(not named or self._rungs.get(server) != "canary", f"{named} is named, whose server is up")
         elif outcome.state == "FAILED" or named:
-            _check(named in (ending.causes or {""}), f"{named!r} is named, right is {sorted(ending.causes)}")
+            check(named in (ending.causes or {""}), f"{named!r} is named, right is {sorted(ending.causes)}")
 
     def _tells_how_far(self, reason: str) -> None:
         behind = next((name for name in self._servers if self._rungs.get(name) != "canary"), "")
         far = f"{behind} got as far as '{self._rungs[behind]}'" if behind in self._rungs else f"{behind} never came up"
-        _check(not behind or far in reason, f"the reason does not say that {far}")
+        check(not behind or far in reason, f"the reason does not say that {far}")
 
     def _sweep(self, action: messages.Sweep, now: float) -> None:
         self._sweeps += 1
-        _check(self._sweeps == 1, "there are two sweeps")
+        check(self._sweeps == 1, "there are two sweeps")
         standing = [name for tier in self._alive for name in self._standing(tier, now)]
-        _check(not standing, f"the sweep came before {', '.join(standing[:3])} had ended or been killed")
+        check(not standing, f"the sweep came before {', '.join(standing[:3])} had ended or been killed")
         self._answers += 1
 
     def _finish(self, action: messages.Finish, now: float) -> None:
         self._finished += 1
-        _check(self._swept is not None, "the end came before the sweep")
-        _check(self._outcome is not None, "the end came without a verdict")
+        check(self._swept is not None, "the end came before the sweep")
+        check(self._outcome is not None, "the end came without a verdict")
         assert self._outcome is not None
-        _check(action.exit_code == self._outcome.exit_code, "the exit code is not that of the verdict")
+        check(action.exit_code == self._outcome.exit_code, "the exit code is not that of the verdict")
 
     # After each event, and at the end.
 
@@ -400,37 +399,37 @@ class Judge:
         if self._finished:
             return
         if self._ending is None:
-            _check(self._expected.due() >= now - _CLOSE, "a stop is late")
+            check(self._expected.due() >= now - _CLOSE, "a stop is late")
             if not self._expected.settling():
                 self._survival.settled(now)
             wanted = self._ready and not self._expected.settling() and not self._heir.awaited
-            _check(not wanted or self._heir.due > now, "no run was asked for that takes over")
+            check(not wanted or self._heir.due > now, "no run was asked for that takes over")
         else:
-            _check(now <= self._over_by, "a stop takes longer than it may")
+            check(now <= self._over_by, "a stop takes longer than it may")
             self._lowest_tier_is_told()
-        _check(not self._cluster.overdue(), "Slurm's KILL came before the end")
+        check(not self._cluster.overdue(), "Slurm's KILL came before the end")
         waits = (
             self._answers
             or self._survival.answers
             or (self._ready and not self._expected.settling() and self._ending is None)
         )
-        _check(bool(waits) or deadline is not None, "there is a wait without a deadline")
+        check(bool(waits) or deadline is not None, "there is a wait without a deadline")
         ticked = isinstance(self._event, messages.Tick) and deadline is not None
-        _check(not ticked or (deadline or 0.0) > now, "a deadline does not pass")
+        check(not ticked or (deadline or 0.0) > now, "a deadline does not pass")
 
     def _lowest_tier_is_told(self) -> None:
         """TERM of Slurm's reaches all but the services."""
         by_slurm = self._cluster.ended_by_slurm < float("inf")
         tier = next((tier for tier, alive in self._alive.items() if alive), None)
         if tier is not None and not (by_slurm and tier != _SERVICES_TIER):
-            _check(not self._untold[tier], "a step was not told to stop when its tier's turn came")
+            check(not self._untold[tier], "a step was not told to stop when its tier's turn came")
 
     def over(self) -> None:
         """The supervisor is gone."""
-        _check(self._finished == 1, "there is no end")
+        check(self._finished == 1, "there is no end")
         left = [task.name for task in self._cluster.tasks.values() if task.alive]
         unnamed = sorted(set(left) - set(self._swept or ()))
-        _check(not unnamed, f"{', '.join(unnamed)} is left and nobody says so")
+        check(not unnamed, f"{', '.join(unnamed)} is left and nobody says so")
 
 
 _HEARD: dict[type, Callable[[Judge, Any, float], None]] = {
