@@ -100,7 +100,10 @@ def test_a_server_that_closes_a_connection_is_no_reason_for_asyncio_to_complain(
     assert "eof_received" not in caplog.text
 
 
-def test_a_connection_whose_server_was_killed_ends_quietly_with_what_is_pending(tmp_path: Path) -> None:
+def test_a_connection_whose_server_was_killed_ends_quietly_with_what_is_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     services = Services(RunDir(tmp_path / "tiny-20260101-000000-abcd"))
     server = services.up("nats")
 
