@@ -51,8 +51,8 @@ class Router:
         self._desk.held(decode_held(data))
 
     def stats(self) -> dict[str, Any]:
-        """What `$SRV.STATS` tells: how many instances are known."""
-        return {"instances": len(self._watcher.snapshot.instances)}
+        """What `$SRV.STATS` tells: how many instances are known, and what they do and hold."""
+        return {"instances": len(self._watcher.snapshot.instances), **self._desk.stats(self._now())}
 
 
 async def route(config: RunConfig, plan: Plan, events: EventWriter, stop: asyncio.Event) -> None:

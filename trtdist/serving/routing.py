@@ -70,6 +70,11 @@ class Desk:
         """Take down what a worker holds."""
         self._held.take(told)
 
+    def stats(self, now: float) -> dict[str, int]:
+        """How many parts of requests servers work on, and how many blocks they hold, as far as they have told."""
+        requests = sum(load.requests for load in self._book.loads(now).values())
+        return {"requests": requests, "held_blocks": sum(len(blocks) for blocks in self._held.blocks.values())}
+
     def changed(self, change: Change) -> None:
         """Forget what servers did that are gone."""
         if change.vanished:
