@@ -69,7 +69,7 @@ def hub(folder: Path, model: str) -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
-        thread.join(10)
+        thread.join(60)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -32,10 +32,10 @@ def url() -> Iterator[str]:
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     yield found[0]
     found[1].call_soon_threadsafe(found[2].set)
-    thread.join(20)
+    thread.join(60)
 
 
 def bench(*arguments: str) -> Result:

@@ -162,7 +162,7 @@ def echo() -> Iterator[int]:
         thread.start()
         yield server.getsockname()[1]
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(10)
+        thread.join(60)
 
 
 def test_forward_carries_connections_unchanged(fake: FakeRun, echo: int) -> None:
@@ -182,9 +182,9 @@ def test_forward_carries_connections_unchanged(fake: FakeRun, echo: int) -> None
             sender = threading.Thread(target=lambda: (connection.sendall(content), connection.shutdown(1)))
             sender.start()
             assert b"".join(iter(lambda: connection.recv(65536), b"")) == content
-            sender.join(10)
+            sender.join(60)
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert others[0].recv(100) == b""
         for other in others:
             other.close()
@@ -221,7 +221,7 @@ def test_forward_ends_with_its_run(fake: FakeRun, echo: int) -> None:
             assert connection.recv(1) == b"x"
             fake.verdict(time=time.time())
             assert connection.recv(1) == b""
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
         told = process.stderr.read().splitlines()[-1]
         assert told == f"trtdist: run {RUN_ID} is STOPPED: nothing is left to lead to; `trtdist status` says why"
     finally:

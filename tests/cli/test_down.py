@@ -56,7 +56,7 @@ def down(made: HandMade, *arguments: str) -> str:
 def test_down_and_down_again(made: HandMade) -> None:
     supervisor = made.up()
     assert "is down and nothing is left" in down(made)
-    assert supervisor.wait(5) == 0
+    assert supervisor.wait(60) == 0
     assert made.verdict()["state"] == "STOPPED"
     assert "has ended already and nothing is left (STOPPED, stopped by `trtdist down`)" in down(made, "sim")
 
@@ -82,7 +82,7 @@ def test_the_grace_is_the_users(made: HandMade) -> None:
 def test_a_dead_supervisor(made: HandMade) -> None:
     supervisor = made.up()
     supervisor.kill()
-    supervisor.wait(5)
+    supervisor.wait(60)
     down(made)
     verdict = made.verdict()
     assert verdict["state"] == "FAILED"
@@ -99,7 +99,7 @@ def test_a_hung_supervisor(made: HandMade) -> None:
     _, err = child.communicate(timeout=40)
     assert child.returncode == 0
     assert f"the supervisor (pid {supervisor.pid}) does not react and gets SIGTERM" in err
-    assert supervisor.wait(5) == -signal.SIGKILL
+    assert supervisor.wait(60) == -signal.SIGKILL
     assert made.verdict()["reason"] == "stopped by `trtdist down`; its supervisor hung and was killed"
     made.nothing_left()
 
@@ -112,7 +112,7 @@ def test_what_a_run_left_behind_goes_with_the_next_down(made: HandMade) -> None:
         ticks = int(Path(f"/proc/{stray.pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
         made.say("task.gen.0.0", TaskStarted("workers", "gen.0.0", "gen.0", 0, HERE, stray.pid, ticks, 1, 1))
         assert "(FAILED, because)" in down(made)
-        assert stray.wait(5) == -signal.SIGKILL
+        assert stray.wait(60) == -signal.SIGKILL
     finally:
         stray.kill()
         stray.wait()
@@ -136,9 +136,9 @@ def elsewhere(made: HandMade, process: subprocess.Popen[bytes]) -> None:
 def test_a_run_on_another_machine_is_only_asked(made: HandMade, stranger: subprocess.Popen[bytes]) -> None:
     elsewhere(made, stranger)
     child = start_down(made)
-    wait_for(lambda: any(made.run.control.iterdir()), 20, "the request")
+    wait_for(lambda: any(made.run.control.iterdir()), 60, "the request")
     made.run.verdict.write_text(json.dumps({"state": "STOPPED", "reason": "asked", "exit_code": 0, "left": []}))
-    out, err = child.communicate(timeout=20)
+    out, err = child.communicate(timeout=60)
     assert child.returncode == 0, err
     assert "is down and nothing is left" in out
     assert stranger.poll() is None
@@ -149,7 +149,7 @@ def test_what_is_left_on_another_machine_is_named(made: HandMade, stranger: subp
     elsewhere(made, stranger)
     made.run.verdict.write_text(json.dumps({"state": "FAILED", "reason": "x", "exit_code": 1, "left": ["gen.0.0"]}))
     child = start_down(made)
-    _, err = child.communicate(timeout=20)
+    _, err = child.communicate(timeout=60)
     assert child.returncode == 1
     assert "this was still there on node9: gen.0.0; run `trtdist down sim-20260101-000000-abcd` on node9" in err
     assert stranger.poll() is None
@@ -173,17 +173,17 @@ def test_a_supervisor_on_another_machine_that_does_not_answer(
 def test_a_run_that_never_started(made: HandMade) -> None:
     assert "is down" in down(made)
     assert made.verdict()["state"] == "STOPPED"
-    assert made.supervise().wait(10) == 1
+    assert made.supervise().wait(60) == 1
     made.nothing_left()
 
 
 def test_a_run_that_is_just_starting(made: HandMade) -> None:
     child = start_down(made)
-    wait_for(lambda: any(made.run.control.iterdir()), 20, "the request")
+    wait_for(lambda: any(made.run.control.iterdir()), 60, "the request")
     supervisor = made.supervise()
-    assert child.wait(20) == 0
+    assert child.wait(60) == 0
     child.communicate()
-    assert supervisor.wait(5) == 0
+    assert supervisor.wait(60) == 0
     assert made.verdict()["state"] == "STOPPED"
     made.nothing_left()
 

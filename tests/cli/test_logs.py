@@ -152,7 +152,7 @@ def test_nobody_reads_any_more(fake: FakeRun) -> None:
     child.stdout.close()
     assert child.stderr.read() == b""
     child.stderr.close()
-    assert child.wait(20) == 0
+    assert child.wait(60) == 0
 
 
 @pytest.fixture
@@ -178,12 +178,12 @@ def test_following_until_the_run_ends(fake: FakeRun, following: subprocess.Popen
     assert following.stdout.readline() == "gen.0.0 | rotated\n"
     fake.verdict()
     assert following.stdout.read() == "gen.0.0 | end\n"
-    assert following.wait(20) == 0
+    assert following.wait(60) == 0
 
 
 def test_ctrl_c_while_following(fake: FakeRun, following: subprocess.Popen[str]) -> None:
     assert following.stdout is not None and following.stderr is not None
     following.stdout.readline()
     following.send_signal(signal.SIGINT)
-    assert following.wait(20) == 130
+    assert following.wait(60) == 130
     assert following.stderr.read().strip() == ""

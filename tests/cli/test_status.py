@@ -121,7 +121,7 @@ def test_watching_ends_with_the_supervisor(fake: FakeRun) -> None:
         supervisor.kill()
         supervisor.wait()
         assert json.loads(child.stdout.readline())["supervisor"]["alive"] is False
-        assert child.wait(20) == 0
+        assert child.wait(60) == 0
     finally:
         child.kill()
         child.communicate()

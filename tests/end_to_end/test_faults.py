@@ -164,7 +164,7 @@ def test_a_killed_supervisor_in_the_background(place: Workplace) -> None:
 def test_the_run_goes_down_with_the_command_in_front(place: Workplace) -> None:
     front = place.up_in_front(QUICKSTART)
     front.kill()
-    verdict = wait_for(place.verdict, 20, "the verdict")
+    verdict = wait_for(place.verdict, 60, "the verdict")
     assert (verdict["state"], verdict["reason"]) == ("INTERRUPTED", "interrupted (SIGTERM)")
     place.nothing_left()
 
@@ -175,7 +175,7 @@ def test_a_supervisor_that_hangs_is_killed_after_the_third_ctrl_c(place: Workpla
     os.kill(supervisor(place), signal.SIGSTOP)
     for _ in range(3):
         front.send_signal(INT)
-        wait_for(lambda: not pending(front.pid, INT), 20, "the signal to be taken")
+        wait_for(lambda: not pending(front.pid, INT), 60, "the signal to be taken")
     assert "interrupted; the supervisor hung and was killed" in ends(front, 130)
     place.nothing_left()
 
@@ -239,7 +239,7 @@ def interrupted(place: Workplace, moment: str, numbers: tuple[int, ...], *option
     wait_for(lambda: bool(place.runs()) and place.told(moment) if moment else place.runs(), 60, moment)
     for count, number in enumerate(numbers, start=1):
         front.send_signal(number)
-        wait_for(lambda count=count: front.poll() is not None or taken(place) >= count, 20, "the signal to be taken")
+        wait_for(lambda count=count: front.poll() is not None or taken(place) >= count, 60, "the signal to be taken")
     ends(front, 130)
     place.nothing_left()
     verdict = place.verdict()

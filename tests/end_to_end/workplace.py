@@ -154,7 +154,7 @@ class Workplace:
 
     def nothing_left(self) -> None:
         """Fail if a process, or a file outside the run directories, is left."""
-        wait_for(lambda: not self.processes(), 3, f"the end of {[_command(pid) for pid in self.processes()]}")
+        wait_for(lambda: not self.processes(), 60, f"the end of {[_command(pid) for pid in self.processes()]}")
         assert list(Path(f"{self.root}{self.folder}/tmp").rglob("*")) == []
 
     def clean(self) -> None:

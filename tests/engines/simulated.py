@@ -136,7 +136,7 @@ class Deployment:
         stopping = [asyncio.ensure_future(engine.stop()) for engine in self.engines.values()]
         await asyncio.gather(*stopping)
         for thread in self.threads:
-            thread.join(10)
+            thread.join(60)
         assert not any(thread.is_alive() for thread in self.threads)
 
     def _connect(self, config: EngineConfig) -> Links:

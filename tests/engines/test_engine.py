@@ -171,7 +171,7 @@ def test_a_load_error_is_told(rank: int, run_dir: Path) -> None:
         with pytest.raises(EngineError, match="no room for the weights"):
             await deployment.__aenter__()
         for thread in deployment.threads:
-            thread.join(10)
+            thread.join(60)
         assert "no room for the weights" in str(deployment.failures["srv.0.1"])
 
     asyncio.run(start())
@@ -188,7 +188,7 @@ def test_a_failed_follower_is_the_death_of_the_engine(run_dir: Path) -> None:
         assert not died.done()
         deployment.posts["srv.0"].mailbox(0).send(1, "no message that a rank knows")
         deployment.groups["srv.0"].abort()
-        assert await asyncio.wait_for(died, 10)
+        assert await asyncio.wait_for(died, 60)
         with pytest.raises(EngineError, match="the engine died"):
             async for _ in stream:
                 pass
@@ -205,7 +205,7 @@ def test_stopping_cancels_what_is_left(run_dir: Path) -> None:
             stream = engine.generate(GenerateRequest("r", Sampling(max_tokens=8000), "x"))
             await stream.__anext__()
             died = asyncio.ensure_future(engine.died())
-            await asyncio.wait_for(engine.stop(), 10)
+            await asyncio.wait_for(engine.stop(), 60)
             rest = [output async for output in stream]
             assert rest[-1].finish_reason == "cancelled"
             await asyncio.sleep(0)
@@ -224,8 +224,8 @@ def test_servers_of_one_world_may_stop_one_after_the_other(run_dir: Path) -> Non
             # What the context server promised is still to be had while it waits for the others.
             last = await ask(deployment, "gen.0", continued(kept, SAMPLING))
             assert last[-1].finish_reason == "length" and not first.done()
-            await asyncio.wait_for(deployment.engines["gen.0"].stop(), 10)
-            await asyncio.wait_for(first, 10)
+            await asyncio.wait_for(deployment.engines["gen.0"].stop(), 60)
+            await asyncio.wait_for(first, 60)
 
     asyncio.run(start())
 

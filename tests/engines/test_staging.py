@@ -173,8 +173,8 @@ def test_a_fresh_claim_is_waited_for(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=enter)
     thread.start()
-    wait_for(lambda: bool(told), 10, "the word about who is waited for")
+    wait_for(lambda: bool(told), 60, "the word about who is waited for")
     assert told == ["process 17 on elsewhere"] and not entered.is_set()
     path.unlink()
-    thread.join(20)
+    thread.join(60)
     assert entered.is_set() and list(tmp_path.iterdir()) == []

@@ -22,7 +22,7 @@ from trtdist.supervisor.resolve import resolve
 ROOT = Path(trtdist.__file__).parents[1]
 
 
-def wait_for(holds: Callable[[], Any], what: str, seconds: float = 15.0) -> Any:
+def wait_for(holds: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """The first true value of a condition; fails when there is none in time."""
     end = time.monotonic() + seconds
     while not (value := holds()):

@@ -145,7 +145,7 @@ def test_odd_folders_do_no_harm_and_int_ends_it(services: Services, service: str
     process.send_signal(signal.SIGTERM)
     server = program(services, service)
     process.send_signal(signal.SIGINT)
-    assert process.wait(10) in (0, 128 + signal.SIGINT)
+    assert process.wait(60) in (0, 128 + signal.SIGINT)
     assert not server.alive()
     end = decode(services.run.event_file(f"task.{service}").read_text().splitlines()[1])
     assert end is not None and isinstance(end.event, TaskExited)
@@ -155,7 +155,7 @@ def test_odd_folders_do_no_harm_and_int_ends_it(services: Services, service: str
 @pytest.mark.parametrize("service", SERVICES)
 def test_a_taken_port_ends_it(services: Services, service: str) -> None:
     with socket.create_server(("127.0.0.1", int(services.env[f"TRTDIST_{service.upper()}_PORT"]))):
-        assert services.start(service).wait(10) != 0
+        assert services.start(service).wait(60) != 0
     assert "address already in use" in services.log(service)
 
 
@@ -184,7 +184,7 @@ def test_wrong_arguments_are_one_sentence(services: Services, arguments: list[st
 
 def test_a_missing_secret_is_one_sentence(services: Services) -> None:
     (services.run.secrets / "nats.password").unlink()
-    assert services.start("nats").wait(10) == 1
+    assert services.start("nats").wait(60) == 1
     assert "nats.password cannot be read" in services.log("nats") and services.log("nats").count("\n") == 1
 
 
@@ -192,5 +192,5 @@ def test_a_server_that_cannot_be_started_is_one_sentence(services: Services) -> 
     services.run.resolved_env.write_text(
         services.run.resolved_env.read_text() + "TRTDIST_ETCD_BINARY=/nonexistent/etcd\n"
     )
-    assert services.start("etcd").wait(10) == 1
+    assert services.start("etcd").wait(60) == 1
     assert services.log("etcd") == "trtdist: /nonexistent/etcd: No such file or directory\n"

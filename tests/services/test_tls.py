@@ -94,7 +94,7 @@ def test_a_server_that_closes_a_connection_is_no_reason_for_asyncio_to_complain(
             assert nats._transport is not None
             nats._transport.write(b"NONSENSE\r\n")
             await nats._transport.drain()
-            await until(lambda: nats.is_closed or bool(said), 20)
+            await until(lambda: nats.is_closed or bool(said), 60)
 
     asyncio.run(use())
     assert "eof_received" not in caplog.text
@@ -113,7 +113,7 @@ def test_a_connection_whose_server_was_killed_ends_quietly_with_what_is_pending(
         said: list[str] = []
         async with connection(config.nats_url, *login, "test", said.append, tls=config.nats_tls) as nats:
             server.kill()
-            await until(lambda: bool(said), 20)
+            await until(lambda: bool(said), 60)
             await nats.publish("x", b"y")
         assert nats.is_closed
 

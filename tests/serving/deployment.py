@@ -50,7 +50,7 @@ from trtdist.serving.worker import serve
 
 __all__ = ["Caller", "Deployment", "Process", "Running", "deployment", "fill_site", "scripted_plan"]
 
-SECONDS = 20.0
+SECONDS = 60.0
 
 
 def scripted_plan(
@@ -108,7 +108,7 @@ class Caller:
         """Call a server; what it says to that."""
         given = {"request_id": secrets.token_hex(8), "attempt": 0, "window": 1000, "timeout": 30.0}
         made = GenerateCall(**{**given, "inbox": self.inbox, "sampling": greedy(), "prompt": prompt, **fields})
-        return decode_answer((await self.nats.request(instance.subject, made.encode(), 10)).data)
+        return decode_answer((await self.nats.request(instance.subject, made.encode(), 60)).data)
 
     @property
     def chunks(self) -> list[Chunk]:
@@ -235,12 +235,12 @@ class Process:
     async def exit_code(self) -> int:
         """Its exit code, once it has ended."""
         await until(lambda: self.process.poll() is not None, SECONDS)
-        return self.process.wait(1)
+        return self.process.wait(60)
 
     def kill(self) -> None:
         """End it at once."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextlib.asynccontextmanager

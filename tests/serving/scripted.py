@@ -43,7 +43,7 @@ Act = Callable[["Worker", GenerateCall], Awaitable[None]]
 Decide = Callable[[RouteCall], "Route | Failure | None"]
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Return once the condition holds; fails when that takes too long."""
     end = asyncio.get_running_loop().time() + seconds
     while not condition():
@@ -202,7 +202,7 @@ class Stage:
     async def _publish(self, registration: Registration, instance: Instance) -> None:
         await self.nats.flush()
         await registration.publish(instance)
-        await self.view.wait_for(lambda seen: seen.lease(instance.lease_id) is not None, 10, instance.server)
+        await self.view.wait_for(lambda seen: seen.lease(instance.lease_id) is not None, 60, instance.server)
 
 
 async def _end(tasks: list[asyncio.Task[None]]) -> None:

@@ -22,7 +22,7 @@ __all__ = ["EtcdServer", "NatsServer", "etcdctl_binary", "free_ports"]
 
 S = TypeVar("S", bound="Service")
 
-START_SECONDS = 20.0
+START_SECONDS = 60.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -212,7 +212,7 @@ class EtcdServer(Service):
             env={**self.environment(), "ETCDCTL_API": "3"},
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=True,
         )
         return done.stdout

@@ -38,7 +38,7 @@ def use(server: EtcdServer, work: Callable[[EtcdClient], Coroutine[Any, Any, Non
 
     async def main() -> None:
         async with EtcdClient([server.endpoint], seconds=seconds) as client:
-            await within(20, work(client))
+            await within(60, work(client))
 
     asyncio.run(main())
 

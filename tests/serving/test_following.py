@@ -50,7 +50,7 @@ async def five(worker: Worker, call: GenerateCall) -> None:
 
 
 async def known(requester: Requester) -> None:
-    await asyncio.wait_for(requester.handed_over(), 20)
+    await asyncio.wait_for(requester.handed_over(), 60)
 
 
 def test_new_requests_go_to_the_heir_and_open_ones_end_where_they_are(play: Play) -> None:
@@ -132,7 +132,7 @@ def test_a_key_that_names_no_run_is_told_and_passed_over(play: Play, value: byte
     async def scene(before: Stage, after: Stage) -> None:
         old = await before.worker("srv.0", five)
         await before.etcd.put(f"{instance_prefix(before.config.namespace)}{HEIR}", value)
-        await before.view.wait_for(lambda seen: bool(seen.rejected), 20, "the key")
+        await before.view.wait_for(lambda seen: bool(seen.rejected), 60, "the key")
         assert before.view.snapshot.heir is None
         assert len(await collect(before.requester, direct())) == 5
         assert len(old.calls) == 1

@@ -97,7 +97,7 @@ def test_canary_comes_back_over_http(tmp_path: Path, nats_server: NatsServer, et
             await until(lambda: any(isinstance(event, CanaryFailed) for event in deployed.events()))
             assert not any(isinstance(event, Ready) for event in deployed.events())
             front = deployed.process("trtdist.serving.front")
-            await asyncio.wait_for(proving, 20)
+            await asyncio.wait_for(proving, 60)
             assert Rung("front", "canary") in deployed.events() and Ready(1) in deployed.events()
             front.term()
             assert await front.exit_code() == 0, front.output
@@ -125,7 +125,7 @@ def test_https_with_a_certificate_of_ones_own(tmp_path: Path, nats_server: NatsS
             # Who speaks plain HTTP, or trusts another authority, gets no answer; others go on.
             raw = Raw(*await asyncio.open_connection("127.0.0.1", port_of(deployed)))
             raw.writer.write(raw_request("GET", "/live"))
-            assert b"HTTP" not in await asyncio.wait_for(raw.closed(), 10)
+            assert b"HTTP" not in await asyncio.wait_for(raw.closed(), 60)
             raw.close()
             with pytest.raises(ssl.SSLError):
                 stranger = ssl.create_default_context(cadata=make_certificates(time.time())["ca.pem"])
@@ -137,7 +137,7 @@ def test_https_with_a_certificate_of_ones_own(tmp_path: Path, nats_server: NatsS
             assert (await raw.answer()).status == 200
             raw.writer.write(raw_request("GET", "/live", headers={"connection": "close"}))
             assert (await raw.answer()).status == 200
-            assert await asyncio.wait_for(raw.closed(), 10) == b""
+            assert await asyncio.wait_for(raw.closed(), 60) == b""
             raw.close()
             front.term()
             assert await front.exit_code() == 0, front.output

@@ -53,7 +53,7 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
                 late = ["gen.1"] if others else ["ctx.0", "gen.1"]
                 came = [(await deployed.worker(name))[1] for name in late]
                 assert not any(instance.proven for instance in came)
-                await until(lambda: requester.snapshot.server("gen.1") is not None, 5)
+                await until(lambda: requester.snapshot.server("gen.1") is not None, 60)
                 if not others:
                     with pytest.raises(RequestError, match="no context server is registered"):
                         await answer(requester)
@@ -73,9 +73,9 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
                 proving = asyncio.ensure_future(
                     newcomers.Newcomers(etcd, deployed.watcher, attempt, told.append, known).prove()
                 )
-                await until(lambda: sorted(one.key for one in told) == sorted(one.key for one in came), 10)
+                await until(lambda: sorted(one.key for one in told) == sorted(one.key for one in came), 60)
                 assert set(tried) == {("ctx.0", "gen.1")}
-                await until(lambda: all(one.proven for one in requester.snapshot.instances), 5)
+                await until(lambda: all(one.proven for one in requester.snapshot.instances), 60)
                 assert await answered(requester)
                 proving.cancel()
                 await asyncio.wait({proving})

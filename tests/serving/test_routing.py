@@ -231,10 +231,10 @@ def test_router_on_the_wire(tmp_path: Path, nats_server: NatsServer, etcd_server
             running, router = await deployed.router()
 
             async def ask(call: RouteCall) -> Route | Failure:
-                return decode_route((await deployed.nats.request(router.subject, call.encode(), 5)).data)
+                return decode_route((await deployed.nats.request(router.subject, call.encode(), 60)).data)
 
             assert isinstance(await ask(RouteCall("r")), Failure)
-            assert b"bad_request" in (await deployed.nats.request(router.subject, b"{", 5)).data
+            assert b"bad_request" in (await deployed.nats.request(router.subject, b"{", 60)).data
             workers = [await deployed.worker(name) for name in ("ctx.0", "gen.0", "gen.1")]
             routes = [await ask(RouteCall(str(turn))) for turn in range(4)]
             while any(isinstance(one, Failure) for one in routes):  # its own watch may be a moment behind ours

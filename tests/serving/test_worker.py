@@ -234,7 +234,7 @@ def test_garbage_is_refused_and_forgotten(play: Play, capfd: pytest.CaptureFixtu
         async with play(MONOLITHIC, "srv.0") as scene:
             nats, instance = scene.deployed.nats, scene.instance
             for garbage in (b"", b"\xff\x00", b"[]", b'{"v":9}', b'{"v":1,"attempt":-1}', b"{" * 100_000):
-                assert b"bad_request" in (await nats.request(instance.subject, garbage, 5)).data
+                assert b"bad_request" in (await nats.request(instance.subject, garbage, 60)).data
                 await nats.publish(instance.control_subject, garbage)
             await scene.caller.call(instance, "count 1")
             await scene.caller.finished()
@@ -267,7 +267,7 @@ def test_nats_tools_see_the_service(play: Play) -> None:
             nats, lease = scene.deployed.nats, scene.instance.lease_hex
             slug = service_slug(scene.instance.namespace, "tensorrt-llm")
             ping, info, stats = [
-                json.loads((await nats.request(f"$SRV.{verb}.{slug}", b"", 5)).data)
+                json.loads((await nats.request(f"$SRV.{verb}.{slug}", b"", 60)).data)
                 for verb in ("PING", "INFO", "STATS")
             ]
             assert (ping["name"], ping["version"], ping["metadata"]["server"]) == (slug, "0.0.1", "srv.0")

@@ -59,7 +59,7 @@ def test_a_job_with_steps(cluster: Cluster) -> None:
     launch = shlex.join([*SRUN, *step, "--mpi=pmix", "--output=out.%t", *command])
     identity = submit(cluster, f"cd {cluster.folder}\n{launch}", on_nodes)
     out = [cluster.folder / f"out.{task}" for task in range(3)]
-    wait_for(lambda: all(path.exists() and path.read_text() for path in out), 20, "the tasks")
+    wait_for(lambda: all(path.exists() and path.read_text() for path in out), 60, "the tasks")
     assert [path.read_text().strip() for path in out] == ["node1", "node1", "node2"]
     job = job_of(cluster, identity)
     assert (job.state, job.nodes, job.name) == ("RUNNING", "node[1-2]", "trtdist-test")
@@ -71,7 +71,7 @@ def test_a_job_with_steps(cluster: Cluster) -> None:
     told = slurm(cluster, argv.scancel(steps["ctx.0"].id, signal="TERM"))
     # The job may have ended of it before Slurm is asked a second time.
     assert told.returncode == 0 or "Invalid job id" in told.stderr, told.stderr
-    wait_for(lambda: job_of(cluster, identity).state == "COMPLETED", 20, "the end")
+    wait_for(lambda: job_of(cluster, identity).state == "COMPLETED", 60, "the end")
     assert [path.read_text().splitlines()[-1] for path in out] == ["told"] * 3
 
 
@@ -94,7 +94,7 @@ def test_a_refusal_is_told_in_slurms_words(cluster: Cluster) -> None:
 def test_a_hopeless_wait_is_known(cluster: Cluster) -> None:
     job = argv.JobOptions("trtdist-test", nodes=1, tasks_per_node=1, mem=1, partition="short", time="60")
     identity = submit(cluster, "true", job)
-    wait_for(lambda: job_of(cluster, identity).reason not in ("", "None"), 20, "a reason")
+    wait_for(lambda: job_of(cluster, identity).reason not in ("", "None"), 60, "a reason")
     found = job_of(cluster, identity)
     said(cluster, argv.scancel(identity))
     assert states.phase(found.state) == states.WAITING

@@ -59,7 +59,7 @@ def test_files_of_a_folder_can_be_late(cluster: Cluster) -> None:
         assert one.communicate(timeout=30)[0].decode().split() == ["one", "two", "three"] * 2
     cluster.output("rm", "-r", "late/below", host="node2")
     cluster.output("bash", "-c", "until [ ! -e late/below ]; do sleep 0.1; done", host="node1")
-    wait_for(lambda: [path.name for path in folder.iterdir()] == ["link"], 20, "the removal")
+    wait_for(lambda: [path.name for path in folder.iterdir()] == ["link"], 60, "the removal")
     cluster.admin("late", "--end", str(folder))
     cluster.output("touch", "late/prompt", host="node1")
     assert (folder / "prompt").stat().st_uid == folder.stat().st_uid
@@ -87,7 +87,7 @@ def test_the_submit_host_reaches_nodes_through_slurm_alone(cluster: Cluster) -> 
         connect = f"import socket; socket.create_connection(('node1', {port}), 5)"
         refused = cluster.run(PYTHON, "-c", connect)
         reached = cluster.run(PYTHON, "-c", connect, host="node2")
-        server.wait(10)
+        server.wait(60)
     assert refused.returncode == 1
     assert "Permission denied" in refused.stderr
     assert reached.returncode == 0, reached.stderr

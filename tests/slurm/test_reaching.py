@@ -96,7 +96,7 @@ def test_ctrl_c_cancels_through_a_step(reached: Reached) -> None:
     script += "child.stdout.readline(); child.send_signal(signal.SIGINT); print(child.wait(30))"
     assert reached.cluster.output(PYTHON, "-c", script, PYTHON, "-m", "trtdist.cli", *ask) == "130"
     steps = lambda: reached.cluster.output("squeue", "--steps", "--noheader", "--format=%j", "--jobs", reached.job)  # noqa: E731
-    wait_for(lambda: "client" not in steps().split(), 20, "the end of the step")
+    wait_for(lambda: "client" not in steps().split(), 60, "the end of the step")
     assert reached.state() == "READY"
 
 
@@ -144,7 +144,7 @@ async def main(program, run):
     print({json.loads((await answers.next_msg(10)).data)["name"] for _ in range(3)})
     await client.close()
     forward.terminate()
-    print(forward.wait(20))
+    print(forward.wait(60))
 asyncio.run(main([sys.executable, "-m", "trtdist.cli"], sys.argv[1]))
 """
     done = reached.cluster.run(PYTHON, "-c", script, f"{reached.run}/", timeout=90)
@@ -168,7 +168,7 @@ with OpenAI(base_url=forward.stdout.readline().strip() + "/v1", api_key=key) as 
     chunks = [chunk.choices[0].text for chunk in client.completions.create(**asked, stream=True) if chunk.choices]
     print(len(chunks) > 1 and "".join(chunks) == whole != "")
 forward.terminate()
-print(forward.wait(20))
+print(forward.wait(60))
 """
     forward = (PYTHON, "-m", "trtdist.cli", "forward", f"{reached.run}/")
     done = reached.cluster.run(PYTHON, "-c", script, found["http_keys_file"], *forward, timeout=90)

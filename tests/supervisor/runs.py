@@ -22,7 +22,7 @@ from trtdist.rundir import RunDir
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SLEEP = "exec sleep 1000"
-DEAF = "trap '' TERM INT; while :; do sleep 0.2; done"
+DEAF = "trap '' TERM INT; echo deaf; while :; do sleep 0.2; done"
 
 
 def wait_for(holds: Callable[[], Any], seconds: float, what: str) -> Any:
@@ -129,9 +129,9 @@ class HandMade:
 
         supervisor = self.supervise(*arguments)
         count = sum(step.tasks for step in self.plan.steps)
-        wait_for(lambda: len(self.events(TaskStarted)) == count, 10, "all tasks")
+        wait_for(lambda: len(self.events(TaskStarted)) == count, 60, "all tasks")
         self.say("canary", Ready(1))
-        wait_for(lambda: "READY" in self.states(), 5, "READY")
+        wait_for(lambda: "READY" in self.states(), 60, "READY")
         return supervisor
 
     def task(self, name: str) -> Any:
@@ -149,7 +149,7 @@ class HandMade:
             found += [ProcessId(event.pid, event.started), ProcessId(event.shim_pid, event.shim_started)]
         return found
 
-    def verdict(self, seconds: float = 5.0) -> dict[str, Any]:
+    def verdict(self, seconds: float = 60.0) -> dict[str, Any]:
         """The verdict, as soon as there is one."""
         text = wait_for(lambda: self.run.verdict.exists() and self.run.verdict.read_text(), seconds, "a verdict")
         found: dict[str, Any] = json.loads(text)

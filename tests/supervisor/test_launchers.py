@@ -134,7 +134,7 @@ def test_a_signal_reaches_every_task(launching: Launching) -> None:
     made.program("workers", "trap 'echo told; exit 0' TERM; echo up; while :; do sleep 0.1; done")
     launching.up("workers")
     logs = [made.run.log(task) for task in made.tasks("workers")]
-    wait_for(lambda: all(log.exists() and "up" in log.read_text() for log in logs), 10, "the traps")
+    wait_for(lambda: all(log.exists() and "up" in log.read_text() for log in logs), 60, "the traps")
     launching.tell("signal", "workers", int(signal.SIGTERM))
     launching.hear("ended", "workers")
     assert all(log.read_text().endswith("told\n") for log in logs)
@@ -145,7 +145,7 @@ def test_a_signal_before_any_task_is_there_ends_the_step(launching: Launching) -
     launching.hear("started", "router")
     launching.tell("signal", "router", int(signal.SIGTERM))
     launching.hear("ended", "router")
-    wait_for(lambda: not alive(launching.made), 10, "the end of all tasks")
+    wait_for(lambda: not alive(launching.made), 60, "the end of all tasks")
 
 
 def test_kill_leaves_nothing(launching: Launching) -> None:
@@ -153,7 +153,7 @@ def test_kill_leaves_nothing(launching: Launching) -> None:
     launching.up("workers")
     launching.tell("kill", "workers")
     launching.hear("ended", "workers")
-    wait_for(lambda: not alive(launching.made), 10, "the end of all tasks")
+    wait_for(lambda: not alive(launching.made), 60, "the end of all tasks")
 
 
 def test_kill_takes_what_a_program_has_started(local: Launching) -> None:
@@ -179,7 +179,7 @@ def test_everything_ends_with_the_launcher(launching: Launching) -> None:
         launching.made.on_node("submit", f"kill -9 {launching.pid}")
     else:
         os.kill(launching.pid, signal.SIGKILL)
-    wait_for(lambda: not alive(launching.made), 12, "the end of all tasks")
+    wait_for(lambda: not alive(launching.made), 60, "the end of all tasks")
 
 
 def test_a_missing_file_is_refused(launching: Launching) -> None:

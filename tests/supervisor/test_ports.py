@@ -113,6 +113,6 @@ def test_ten_runs_at_once_get_different_ports() -> None:
         found = [port for run in runs if run.stdout is not None for port in run.stdout.readline().split()]
     finally:
         for run in runs:
-            run.communicate(timeout=10)
+            run.communicate(timeout=60)
     assert len(found) == 40
     assert len(set(found)) == 40

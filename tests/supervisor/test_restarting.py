@@ -33,20 +33,20 @@ def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
         supervisor = made.up()
         first = made.task("gen.0.0")
         os.kill(first.pid, signal.SIGKILL)
-        wait_for(lambda: len(_lives(made, "gen.0.0")) == 2, 10, "another life")
+        wait_for(lambda: len(_lives(made, "gen.0.0")) == 2, 60, "another life")
         second = _lives(made, "gen.0.0")[1]
         assert [event.step for event in made.events(StepStarted)].count("gen.0") == 2
         assert (made.run.path / "withdrawn").read_text() == "gen.0\n"
         assert [event.attempt for event in made.events(Restarting)] == [1]
         made.say("canary", Rung("gen.0", "canary"))
-        wait_for(lambda: made.states().count("READY") >= 3, 5, "READY again")
-        log = wait_for(lambda: _words(made, "gen.0.0", second.pid), 5, "its words")
+        wait_for(lambda: made.states().count("READY") >= 3, 60, "READY again")
+        log = wait_for(lambda: _words(made, "gen.0.0", second.pid), 60, "its words")
         assert log.index(f"I am {first.pid}") < log.index(f"I am {second.pid}")
         asked = control.ask(made.run, control.DRAIN, 5.0, "ctx.0")
-        (refused,) = wait_for(lambda: made.events(ControlRefused), 5, "an answer")
+        (refused,) = wait_for(lambda: made.events(ControlRefused), 60, "an answer")
         assert refused.request == asked and "is the last context server" in refused.reason
         control.ask(made.run, control.DOWN)
-        assert supervisor.wait(5) == 0
+        assert supervisor.wait(60) == 0
         made.nothing_left()
     finally:
         made.clean()

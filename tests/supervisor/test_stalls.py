@@ -205,8 +205,8 @@ def test_a_stall_is_told_and_the_run_given_up_with_the_last_line(made: HandMade)
     stays = f"echo one; sleep 1.5; echo two; {SLEEP}"
     made.program("workers", stays, f"echo loading shard 3; {SLEEP}", stays)
     supervisor = made.supervise("--stall-timeout=2", "--ready-timeout=15")
-    wait_for(lambda: made.run.log("ctx.0.1").exists() and made.run.log("ctx.0.1").read_text(), 10, "its line")
-    wait_for(lambda: (made.run.stacks / "ask").exists(), 12, "the question")
+    wait_for(lambda: made.run.log("ctx.0.1").exists() and made.run.log("ctx.0.1").read_text(), 60, "its line")
+    wait_for(lambda: (made.run.stacks / "ask").exists(), 60, "the question")
     for name in TASKS:
         made.say(f"look.{name}", TaskSeen("workers", name, False, "waits, with 0.00 of a core"))
     assert supervisor.wait(40) == 3
@@ -253,14 +253,14 @@ def shimmed(made: HandMade) -> Iterator[subprocess.Popen[bytes]]:
 def test_the_shim_has_the_stacks_written_when_they_are_asked_for(
     made: HandMade, shimmed: subprocess.Popen[bytes]
 ) -> None:
-    wait_for(lambda: made.run.log("gen.0.0").exists() and "up" in made.run.log("gen.0.0").read_text(), 10, "it is up")
+    wait_for(lambda: made.run.log("gen.0.0").exists() and "up" in made.run.log("gen.0.0").read_text(), 60, "it is up")
     (made.run.stacks / "ask").touch()
     stacks = made.run.stacks / "gen.0.0.txt"
-    wait_for(stacks.exists, 15, "the stacks")
+    wait_for(stacks.exists, 60, "the stacks")
     text = stacks.read_text()
     assert text.startswith("gen.0.0, pid ") and ": waits, with 0.00 of a core" in text
     assert "in wait_for_a_peer_that_never_comes" in text and "State" not in text
-    (seen,) = wait_for(lambda: made.events(TaskSeen), 5, "the event")
+    (seen,) = wait_for(lambda: made.events(TaskSeen), 60, "the event")
     assert (seen.name, seen.working) == ("gen.0.0", False) and seen.doing.startswith("waits")
     assert shimmed.poll() is None
 
