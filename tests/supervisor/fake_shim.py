@@ -10,23 +10,33 @@ import subprocess
 import sys
 from pathlib import Path
 
+FORWARDED = {signal.SIGTERM, signal.SIGINT}
+# As the shim does: what comes before there is a program to forward it to waits.
+signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from trtdist.events import EventWriter, TaskExited, TaskStarted
-from trtdist.process import ProcessId
+from trtdist.events import EventWriter, TaskExited, TaskStarted  # noqa: E402
+from trtdist.process import ProcessId  # noqa: E402
 
 
 def bind(number: int) -> None:
     ctypes.CDLL(None).prctl(1, number, 0, 0, 0)
 
 
+def prepare() -> None:
+    bind(signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+
+
 def main(run: Path, step: str, name: str, argv: list[str]) -> int:
     bind(signal.SIGKILL)
     writer = EventWriter(run / "events" / f"task.{name}.jsonl")
     with open(run / "logs" / f"{name}.log", "ab") as log:
-        child = subprocess.Popen(argv, stdout=log, stderr=log, preexec_fn=lambda: bind(signal.SIGKILL))
-    for number in (signal.SIGTERM, signal.SIGINT):
+        child = subprocess.Popen(argv, stdout=log, stderr=log, preexec_fn=prepare)
+    for number in FORWARDED:
         signal.signal(number, lambda number, frame: child.send_signal(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
     me, it = ProcessId.of(os.getpid()), ProcessId.of(child.pid)
     assert me is not None
     started = it.started if it is not None else 0
