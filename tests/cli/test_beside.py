@@ -174,11 +174,11 @@ def test_forward_carries_connections_unchanged(fake: FakeRun, echo: int) -> None
         assert scheme == "nats"
         host, port = where.split(":")
         content = os.urandom(300_000) + bytes(range(256))
-        others = [socket.create_connection((host, int(port)), timeout=20) for _ in range(2)]
+        others = [socket.create_connection((host, int(port)), timeout=60) for _ in range(2)]
         for number, other in enumerate(others):
             other.sendall(b"no line end %d" % number)
         assert [other.recv(100) for other in others] == [b"no line end 0", b"no line end 1"]
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             sender = threading.Thread(target=lambda: (connection.sendall(content), connection.shutdown(1)))
             sender.start()
             assert b"".join(iter(lambda: connection.recv(65536), b"")) == content
@@ -201,7 +201,7 @@ def test_forward_says_why_a_connection_fails(fake: FakeRun) -> None:
         try:
             assert process.stdout is not None and process.stderr is not None
             port = int(process.stdout.readline().rpartition(":")[2])
-            with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
                 assert connection.recv(1) == b""
             process.stderr.readline()
             assert "the head node cannot connect: Connection refused" in process.stderr.readline()
@@ -216,7 +216,7 @@ def test_forward_ends_with_its_run(fake: FakeRun, echo: int) -> None:
     try:
         assert process.stdout is not None and process.stderr is not None
         port = int(process.stdout.readline().rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
             connection.sendall(b"x")
             assert connection.recv(1) == b"x"
             fake.verdict(time=time.time())

@@ -207,7 +207,7 @@ def test_ctrl_c_cancels_the_request(play: Play, number: signal.Signals) -> None:
         process.send_signal(number)
         _, err = await within(30, process.communicate())
         assert (process.returncode, err) == (130, b"")
-        assert [one.request_id for one in worker.cancels] == [worker.calls[0].request_id]
+        await until(lambda: [one.request_id for one in worker.cancels] == [worker.calls[0].request_id])
 
     play(act, scene)
 

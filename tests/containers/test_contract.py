@@ -160,7 +160,7 @@ def test_nothing_outlives_the_program_that_entered(place: Place) -> None:
         events = place.run / "events" / "task.n.jsonl"
         wait_for(lambda: events.exists() and "task_started" in events.read_text(), "the program")
         place.signal_caller(signal.SIGKILL)
-        wait_for(lambda: not living(mark), "the end of the program", 10)
+        wait_for(lambda: not living(mark), "the end of the program")
     finally:
         for pid in living(mark):
             os.kill(pid, signal.SIGKILL)

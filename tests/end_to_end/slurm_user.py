@@ -16,7 +16,7 @@ EXAMPLE = ROOT / "examples" / "slurm" / "disagg-2nodes.yaml"
 # Nodes of the mini cluster are shared with other tests.
 SHARED = ("--set", "slurm.mem=500")
 ALLOCATION = ("salloc", "-N2", "--ntasks-per-node=4", "--mem=500")
-READY_S = 120.0
+READY_S = 300.0
 
 
 @dataclass

@@ -121,8 +121,8 @@ def test_an_image_that_one_node_cannot_use_is_told_before_ranks_start(user: User
         elif fault == "cut off":
             user.cluster.output("truncate", "--size=1M", str(copy), host="node2")
         asked = (EXAMPLE, *SHARED, *within(runtime, copy), *one_node)
-        told = user.cluster.run(*user.words("doctor", *asked, "--nodes", "--json"), timeout=60)
-        begun = user.cluster.run(*user.words("submit", *asked, "--wait"), timeout=60)
+        told = user.cluster.run(*user.words("doctor", *asked, "--nodes", "--json"), timeout=READY_S)
+        begun = user.cluster.run(*user.words("submit", *asked, "--wait"), timeout=READY_S)
     finally:
         for node in ("node1", "node2"):
             user.cluster.output("bash", "-c", 'chmod -f 700 "$0/image"; rm -rf "$0"', str(folder), host=node)
@@ -203,6 +203,6 @@ def test_one_machine_with_podman(user: User) -> None:
     user.cluster.output("kill", "-KILL", str(pid), host="node1")
     itself_not = f"[{run.name[0]}]{run.name[1:]}"
     gone = f"until ! podman ps --quiet | grep -q . && ! pgrep -f '{itself_not}' >/dev/null; do sleep 0.2; done"
-    user.cluster.output("env", *settings, "bash", "-c", gone, host="node1", timeout=60)
+    user.cluster.output("env", *settings, "bash", "-c", gone, host="node1", timeout=READY_S)
     assert trtdist("down")[0] in (0, 1)
     assert user.left() == []

@@ -50,7 +50,7 @@ def conditions(place: Workplace) -> list[tuple[str, str]]:
 
 def comes_back(place: Workplace, times: int = 1) -> None:
     """Wait until the run has been READY again, with nobody missing, after so many interruptions."""
-    wait_for(lambda: conditions(place).count(("READY", "")) > times, 60, f"READY again: {conditions(place)}")
+    wait_for(lambda: conditions(place).count(("READY", "")) > times, 180, f"READY again: {conditions(place)}")
 
 
 def lives_proven(place: Workplace, server: str) -> int:
@@ -63,7 +63,7 @@ def test_a_killed_server_comes_back_while_the_others_serve(place: Workplace) -> 
     folder = deployment(place)
     with steady_load(folder) as load:
         killed = kill(place, "gen.1.0")
-        wait_for(lambda: "degraded" in conditions(place)[-1][1], 2, "it to be told")
+        wait_for(lambda: any("degraded" in detail for _, detail in conditions(place)), 60, "it to be told")
         assert place.status()["state"] == "READY"
         comes_back(place)
     assert len(load.answers()) == 1

@@ -72,7 +72,7 @@ def test_up_inside_the_smallest_allocation_of_two_nodes(user: User) -> None:
         shown = terminal.wait_for("is READY after", READY_S)
         assert "is small: it has 1 CPU on a node and 4 are needed" in shown
         terminal.type(CTRL_C)
-        shown = terminal.wait_for("code 130", 30)
+        shown = terminal.wait_for("code 130", 120)
     assert "is down: interrupted" in shown, shown
     job = (user.run_dir() / "slurm.borrowed").read_text().strip()
     # The job is not ours to end: salloc did so, because its command had ended.

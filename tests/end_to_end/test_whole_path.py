@@ -87,7 +87,7 @@ def strangers_tools_see_the_instances(place: Workplace) -> None:
     etcdctl += ["--cacert", found["ca_file"], "--cert", found["certificate_file"], "--key", found["key_file"]]
     done = subprocess.run(
         [*etcdctl, "get", "--prefix", status["run_id"], "--write-out", "json"],
-        env={**place.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, timeout=20, check=True,
+        env={**place.environ, "ETCDCTL_API": "3"}, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     kvs = json.loads(done.stdout)["kvs"]
     assert len(kvs) == 3 and all(kv["lease"] for kv in kvs)

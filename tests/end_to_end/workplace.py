@@ -21,7 +21,7 @@ from trtdist.events import EventReader
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 TRTDIST = str(Path(sys.executable).with_name("trtdist"))
-UP_SECONDS = 60.0
+UP_SECONDS = 180.0
 
 TENSOR_PARALLEL = """\
 name: e2e

@@ -26,7 +26,7 @@ __all__ = ["DEADLINE_S", "STANDIN", "RealRun", "until"]
 ROOT = Path(__file__).parents[2]
 # In place of TensorRT-LLM, for plans that name it.
 STANDIN = ROOT / "tests" / "standin"
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:

@@ -61,7 +61,7 @@ def test_one_world_answers_stays_idle_and_ends_together() -> None:
         until(lambda: share(pids, 0.2) < 0.1, "the end of all work")
         # The kernel counts in ticks of 10 ms, and on a busy machine may count those of others.
         until(lambda: share(pids, 2.0) <= 0.01, "a while without work")
-        assert run.stop() < 5
+        assert run.stop() < 60
         assert "TP2 rank 1" in run.log() and "rank 1 of ctx.0 follows its leader" in run.log()
 
 
@@ -84,7 +84,7 @@ def test_every_way_to_start_gives_the_same_bits(plan: Plan, ask: Callable[[RealR
     with RealRun(plan) as run:
         check(run, ask(run))
         check(run, ask(run))
-        assert run.stop() < 5
+        assert run.stop() < 60
 
 
 @pytest.mark.long
@@ -99,7 +99,7 @@ def test_a_long_prompt_moves_and_the_loops_go_on() -> None:
         answer = run.call("gen.0", "generate", asked)
         assert answer[-1]["usage"]["kv_bytes"] == kv_bytes(3001)
         assert max(run.call(server, "lag") for server in ("ctx.0", "gen.0")) < 0.5
-        assert run.stop() < 5
+        assert run.stop() < 60
 
 
 @pytest.mark.long

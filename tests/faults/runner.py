@@ -50,11 +50,14 @@ class Figures:
     failed: int = 0
 
 
-def run_cell(cell: Cell, place: Workplace) -> Figures:
-    """Run a cell that can be; an AssertionError says what did not hold."""
+def run_cell(cell: Cell, place: Workplace, patience: float = 1.0) -> Figures:
+    """Run a cell that can be; an AssertionError says what did not hold.
+
+    What must happen in a time may take so many times as long with `patience`, where much else runs beside it.
+    """
     with ExitStack() as stack:
         machine = stack.enter_context(small_machine(place)) if cell.process == "machine" else None
-        return _Life(cell, expected(cell), place, machine).run()
+        return _Life(cell, expected(cell), place, machine, patience).run()
 
 
 def _shared_memory(place: Workplace) -> set[Path]:
@@ -73,8 +76,13 @@ class _Life:
     want: Expected
     place: Workplace
     machine: Machine | None
+    patience: float
     front: subprocess.Popen[str] | None = None
     shared: set[Path] = field(default_factory=set)
+
+    @property
+    def _seconds(self) -> float:
+        return self.want.seconds * self.patience
 
     def run(self) -> Figures:
         self.front = self.place.start("up", self._topology(), "--local")
@@ -158,7 +166,7 @@ class _Life:
         if self.want.outcome == "READY":
             self._goes_on()
         elif self.want.outcome == "AGAIN":
-            wait_for(lambda: self._ready_again() or self._verdict(), self.want.seconds, "READY again")
+            wait_for(lambda: self._ready_again() or self._verdict(), self._seconds, "READY again")
             assert not self._verdict(), self._verdict()
             reason = self.place.events(Restarting)[0].reason
             assert reason.split()[0] in self.want.causes, reason
@@ -172,7 +180,7 @@ class _Life:
         if self.machine is not None and self.cell.fault != "clock jump":
             time.sleep(CUT_S)
             self.machine.mend(self.cell.fault)
-        wait_for(lambda: self.place.told('"state": "READY"') or self._verdict(), self.want.seconds, "READY")
+        wait_for(lambda: self.place.told('"state": "READY"') or self._verdict(), self._seconds, "READY")
         assert not self._verdict(), self._verdict()
         if self.cell.fault != "STOP":
             asked = self.place.trtdist("client", "--prompt", PROMPT, "--max-tokens", 4)
@@ -185,7 +193,7 @@ class _Life:
             if self.front.poll() is None:
                 self.front.send_signal(2)
                 wait_for(self._took_signal, 10, "the signal to be taken")
-        self.front.communicate(timeout=self.want.seconds)
+        self.front.communicate(timeout=self._seconds)
 
     def _took_signal(self) -> bool:
         assert self.front is not None
@@ -196,9 +204,9 @@ class _Life:
 
     def _is_told(self) -> None:
         if self.want.outcome == "FAILED" and self.cell.process != "supervisor":
-            wait_for(lambda: self.place.told('"state": "FAILED"'), self.want.seconds, "FAILED to be told")
+            wait_for(lambda: self.place.told('"state": "FAILED"'), self._seconds, "FAILED to be told")
             return
-        wait_for(self._verdict, self.want.seconds, f"the verdict {self.want.outcome}")
+        wait_for(self._verdict, self._seconds, f"the verdict {self.want.outcome}")
 
     def _ready_again(self) -> bool:
         again = self.place.events(Restarting)
@@ -222,20 +230,20 @@ class _Life:
         if self.want.outcome in ("READY", "AGAIN"):
             began = time.monotonic()
             self.place.trtdist("down")
-        verdict = wait_for(self._verdict, STOP_S, "a verdict")
+        verdict = wait_for(self._verdict, STOP_S * self.patience, "a verdict")
         wanted = "STOPPED" if self.want.outcome in ("READY", "AGAIN") else self.want.outcome
         assert verdict["state"] == wanted, verdict
         first = verdict["first"]
         cause = first["name"] if isinstance(first, dict) else ""
         assert cause in (self.want.causes if self.want.outcome in ("FAILED", "TIMEOUT") else ("",)), verdict
         if self.front is not None:
-            output, _ = self.front.communicate(timeout=STOP_S)
+            output, _ = self.front.communicate(timeout=STOP_S * self.patience)
             assert "Traceback" not in output, output
         self._nothing_runs()
         return time.monotonic() - began
 
     def _nothing_runs(self) -> None:
-        wait_for(lambda: not self._alive(), 5, "the end of every process that the events name")
+        wait_for(lambda: not self._alive(), 5 * self.patience, "the end of every process that the events name")
         self.place.nothing_left()
         left = [path for path in self.shared if path.exists()]
         assert left == [], f"shared memory is left: {left}"

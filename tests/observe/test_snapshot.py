@@ -149,8 +149,12 @@ def test_a_hundred_thousand_canaries_are_read_in_a_moment(fake: FakeRun) -> None
     with open(fake.run.event_file("canary"), "a") as file:
         file.write(line * 100_000)
     began = time.process_time()
+    for _ in range(100_000):
+        json.loads(line)
+    parsed = time.process_time()
     assert look(fake)["state"] == "READY"
-    assert time.process_time() - began < 0.5
+    # Sooner than all of them could be parsed, on whatever machine.
+    assert time.process_time() - parsed < parsed - began
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"version": 99}', "[]", '{"version": 1}'])

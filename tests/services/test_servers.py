@@ -29,7 +29,7 @@ SERVICES = ["nats", "etcd"]
 def etcd(services: Services, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """What etcd's JSON gateway answers."""
     request = urllib.request.Request(services.env["ETCD_ENDPOINTS"] + path, json.dumps(body).encode())
-    with urllib.request.urlopen(request, timeout=10, context=client_context(services.run)) as answer:
+    with urllib.request.urlopen(request, timeout=60, context=client_context(services.run)) as answer:
         found: dict[str, Any] = json.load(answer)
     return found
 
@@ -43,7 +43,7 @@ def program(services: Services, service: str) -> ProcessId:
 
 
 def test_nats_is_configured(shared: Services) -> None:
-    with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=5) as client:
+    with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=60) as client:
         found = json.loads(client.makefile("rb").readline()[len("INFO ") :])
     assert found["server_name"] == shared.run.run_id
     assert found["max_payload"] == 8 * 1024 * 1024
@@ -69,7 +69,7 @@ def test_nats_takes_its_own_user_and_keeps_streams(shared: Services) -> None:
 
 @pytest.mark.parametrize("login", [{}, {"user": "someone", "pass": "guess"}, {"user": "", "pass": ""}])
 def test_nats_takes_nobody_else(shared: Services, login: dict[str, str]) -> None:
-    with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=5) as plain:
+    with socket.create_connection(("127.0.0.1", int(shared.env["TRTDIST_NATS_PORT"])), timeout=60) as plain:
         plain.recv(4096)
         # Even with a certificate of the run.
         with client_context(shared.run).wrap_socket(plain) as client:

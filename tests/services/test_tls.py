@@ -178,7 +178,7 @@ def test_no_port_takes_anybody_without_a_certificate(secure: Services) -> None:
     context.verify_mode = ssl.CERT_NONE
     request = json.dumps({"key": KEY})
     for port in ports(secure):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
             answer = b""
             try:
                 if port == int(secure.env["TRTDIST_NATS_PORT"]):
@@ -195,7 +195,7 @@ def test_no_port_takes_anybody_without_a_certificate(secure: Services) -> None:
 
 def test_no_port_speaks_without_tls(secure: Services) -> None:
     for port in ports(secure):
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as plain:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as plain:
             plain.sendall(b'CONNECT {"verbose":true}\r\nSUB > 1\r\nPING\r\n' + b"GET /health HTTP/1.0\r\n\r\n")
             answer = b""
             try:

@@ -108,18 +108,18 @@ def test_a_shell_beside_a_rank_has_the_terminal(reached: Reached) -> None:
     ) as terminal:
         terminal.wait_for("at node", 60)
         terminal.type("[ -t 0 ] && [ -t 1 ] && echo it has $((1 + 1)) ends on $TRTDIST_RUN_ID\r")
-        terminal.wait_for("it has 2 ends on run", 30)
+        terminal.wait_for("it has 2 ends on run", 60)
         # Ctrl-C is for what runs in there, and not for srun.
         terminal.type("(echo asleep for $((500 + 500)); exec sleep 1000)\r")
-        terminal.wait_for("asleep for 1000", 30)
+        terminal.wait_for("asleep for 1000", 60)
         prompts = terminal.shown.count("at node")
         terminal.type(CTRL_C)
         # The terminal drops what was typed before the Ctrl-C was read.
-        terminal.wait_for("at node", 30, prompts + 1)
+        terminal.wait_for("at node", 60, prompts + 1)
         terminal.type("echo and $((40 + 2))\r")
-        terminal.wait_for("and 42", 30)
+        terminal.wait_for("and 42", 60)
         terminal.type("exit 5\r")
-        assert terminal.ends(30) == 5
+        assert terminal.ends(60) == 5
     assert reached.state() == "READY"
 
 

@@ -66,7 +66,7 @@ NO_TOPOLOGY: list[tuple[str | bytes, str]] = [
 def test_what_is_no_topology(told: Told, text: str | bytes, expected: str) -> None:
     start = time.process_time()
     found = told(text)
-    assert time.process_time() - start < 1.0
+    assert time.process_time() - start < 5.0
     assert any(expected in line for line in found), found[:3]
 
 
