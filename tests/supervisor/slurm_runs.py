@@ -114,7 +114,7 @@ class SlurmMade(HandMade):
         """The state of the job."""
         return parse.jobs(self.cluster.output(*argv.squeue_jobs((self.job,))))[0].state
 
-    def ended(self, seconds: float = 30.0) -> str:
+    def ended(self, seconds: float = 60.0) -> str:
         """The state of the job once it has ended."""
         wait_for(lambda: self.state() not in ("PENDING", "RUNNING", "COMPLETING"), seconds, "the end of the job")
         return self.state()

@@ -50,7 +50,7 @@ class Launching:
         self.process.stdin.write(json.dumps(words) + "\n")
         self.process.stdin.flush()
 
-    def hear(self, *words: object, seconds: float = 30.0) -> list[Any]:
+    def hear(self, *words: object, seconds: float = 120.0) -> list[Any]:
         """The first line that begins with these words and was not heard before."""
         end = time.monotonic() + seconds
         while True:

@@ -350,10 +350,10 @@ def test_the_cost_of_an_event_does_not_grow_with_how_many_came_before() -> None:
     machine = _ready(make_plan("per_server", (1,) * 64))
 
     def cost(state: State) -> float:
-        begun = time.perf_counter()
+        begun = time.process_time()
         for _ in range(200):
             state, _ = advance(state, messages.Reached("gen.1", "canary"), 1.0)
-        return time.perf_counter() - begun
+        return time.process_time() - begun
 
     before = min(cost(machine) for _ in range(3))
     for i in range(5000):

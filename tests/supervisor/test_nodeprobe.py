@@ -65,7 +65,7 @@ def test_a_node_that_is_well(asked: dict[str, Any]) -> None:
     report = look(asked)
     assert report["problems"] == []
     assert report["address"] == "127.0.0.1"
-    assert abs(report["skew"]) < 1
+    assert clock_ahead(report) == 0.0
     assert os.stat(asked["local"]).st_mode & 0o777 == 0o700
 
 
@@ -98,8 +98,8 @@ def test_files_that_show_up_late_are_awaited(asked: dict[str, Any], tmp_path: Pa
     late = tmp_path / "late"
     asked["run"] = str(late)
     words = f"sleep 0.5; mkdir {late}; touch {late}/plan.json"
+    began = time.monotonic()
     with subprocess.Popen(["sh", "-c", words]):
-        began = time.monotonic()
         assert look(asked)["problems"] == []
         assert time.monotonic() - began > 0.3
 
@@ -161,7 +161,7 @@ def test_what_is_wrong_with_a_node(report: dict[str, Any] | None, words: str) ->
 
 def test_a_node_that_hangs_is_named_with_what_it_was_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that answered are not; the step is aborted."""
-    monkeypatch.setattr(job_nodes, "_PROBE_S", 2.0)
+    monkeypatch.setattr(job_nodes, "_PROBE_S", 4.0)
     run = RunDir(tmp_path)
     run.scripts.mkdir()
     lines = [
@@ -176,8 +176,8 @@ def test_a_node_that_hangs_is_named_with_what_it_was_at(tmp_path: Path, monkeypa
     with pytest.raises(TrtdistError) as caught:
         look_at_nodes(run, ["n1", "n2", "n3"], {}, tmp_path, None)
     hanging, silent = str(caught.value).split("; ")
-    assert hanging.startswith("node n2 did not end looking for free ports (not within 2 s: srun: nodes are busy): see")
-    assert silent == "node n3 gave no answer (not within 2 s: srun: nodes are busy)"
+    assert hanging.startswith("node n2 did not end looking for free ports (not within 4 s: srun: nodes are busy): see")
+    assert silent == "node n3 gave no answer (not within 4 s: srun: nodes are busy)"
     assert (tmp_path / "end").read_text() == "aborted\n"
 
 

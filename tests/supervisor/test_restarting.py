@@ -32,6 +32,7 @@ def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
             made.program(step, f"echo I am $$; {SLEEP}")
         supervisor = made.up()
         first = made.task("gen.0.0")
+        wait_for(lambda: _words(made, "gen.0.0", first.pid), 60, "its words")
         os.kill(first.pid, signal.SIGKILL)
         wait_for(lambda: len(_lives(made, "gen.0.0")) == 2, 60, "another life")
         second = _lives(made, "gen.0.0")[1]

@@ -202,14 +202,15 @@ def test_what_an_earlier_attempt_has_logged_is_no_progress(made: HandMade) -> No
 
 
 def test_a_stall_is_told_and_the_run_given_up_with_the_last_line(made: HandMade) -> None:
-    stays = f"echo one; sleep 1.5; echo two; {SLEEP}"
+    last = made.run.log("ctx.0.1")
+    stays = f"echo one; until [ -s {last} ]; do sleep 0.1; done; sleep 1.5; echo two; {SLEEP}"
     made.program("workers", stays, f"echo loading shard 3; {SLEEP}", stays)
-    supervisor = made.supervise("--stall-timeout=2", "--ready-timeout=15")
-    wait_for(lambda: made.run.log("ctx.0.1").exists() and made.run.log("ctx.0.1").read_text(), 60, "its line")
+    supervisor = made.supervise("--stall-timeout=2", "--ready-timeout=25")
+    wait_for(lambda: last.exists() and last.read_text(), 60, "its line")
     wait_for(lambda: (made.run.stacks / "ask").exists(), 60, "the question")
     for name in TASKS:
         made.say(f"look.{name}", TaskSeen("workers", name, False, "waits, with 0.00 of a core"))
-    assert supervisor.wait(40) == 3
+    assert supervisor.wait(90) == 3
     told = {event.server: event for event in made.events(Stalled)}
     assert (told["ctx.0"].task, told["ctx.0"].how) == ("ctx.0.1", "is behind the others")
     assert told["ctx.0"].doing == "waits, with 0.00 of a core"
@@ -258,7 +259,7 @@ def test_the_shim_has_the_stacks_written_when_they_are_asked_for(
     stacks = made.run.stacks / "gen.0.0.txt"
     wait_for(stacks.exists, 60, "the stacks")
     text = stacks.read_text()
-    assert text.startswith("gen.0.0, pid ") and ": waits, with 0.00 of a core" in text
+    assert text.startswith("gen.0.0, pid ") and ": waits, with 0.0" in text
     assert "in wait_for_a_peer_that_never_comes" in text and "State" not in text
     (seen,) = wait_for(lambda: made.events(TaskSeen), 60, "the event")
     assert (seen.name, seen.working) == ("gen.0.0", False) and seen.doing.startswith("waits")
@@ -277,6 +278,9 @@ def test_work_is_told_from_waiting(made: HandMade, line: str, doing: str) -> Non
     program = subprocess.Popen(["bash", "-c", line], start_new_session=True)
     try:
         made.run.stacks.mkdir()
+        if line == SLEEP:
+            # What it takes to begin is work.
+            wait_for(lambda: _stat(program.pid).startswith("(sleep) S"), 60, "its sleep")
         argv = [sys.executable, "-I", "-S", str(LOOK), str(made.run.path), "workers", "gen.0.0", str(program.pid)]
         subprocess.run(argv, check=True, timeout=60)
     finally:
@@ -286,3 +290,8 @@ def test_work_is_told_from_waiting(made: HandMade, line: str, doing: str) -> Non
     # A machine with other work may leave a loop less than half a core.
     assert told["doing"].startswith(doing) or (doing.startswith("turns") and told["doing"].startswith("waits"))
     assert told["working"] is (doing == "works")
+
+
+def _stat(pid: int) -> str:
+    """The name of a program, and its state."""
+    return Path(f"/proc/{pid}/stat").read_text().partition(" ")[2]
