@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
+
+from trtdist.supervisor.ports import PortClaims
 
 __all__ = ["EtcdServer", "NatsServer", "etcdctl_binary", "free_ports"]
 
@@ -27,12 +28,9 @@ PR_SET_PDEATHSIG = 1
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now, all different."""
-    with contextlib.ExitStack() as stack:
-        bound = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in bound:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in bound]
+    """Ports that nobody uses now, all different, and none of those that connections are given meanwhile."""
+    with contextlib.closing(PortClaims()) as claims:
+        return claims.claim("127.0.0.1", count)
 
 
 def nats_binary() -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.deployment import Deployment, deployment, scripted_plan
+from tests.serving.scripted import until
 from tests.serving.scripted_engine import ScriptedEngine
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.serving.attempt import WINDOW
@@ -116,7 +117,8 @@ async def crowd(deployed: Deployment, chunks: int, stop_s: float) -> list[list[s
     async with contextlib.AsyncExitStack() as stack:
         pausing = await stack.enter_async_context(taker(deployed, chunks, "pauses"))
         assert await line(pausing) == ["under", "way"]
-        assert PAUSED_AT < await standing_still(worker.engine) <= MOST_PRODUCED
+        await until(lambda: worker.engine.produced > PAUSED_AT)
+        assert await standing_still(worker.engine) <= MOST_PRODUCED
         others = [await stack.enter_async_context(taker(deployed, chunks)) for _ in range(3)]
         await asyncio.gather(stopped(others[0], stop_s), *(line(one) for one in others[1:]))
         ends = [await line(one, 600) for one in others]

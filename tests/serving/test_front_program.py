@@ -120,7 +120,7 @@ def test_https_with_a_certificate_of_ones_own(tmp_path: Path, nats_server: NatsS
             front = deployed.process("trtdist.serving.front")
             journal = Journal(deployed.run.event_file("canary"))
             secure = replace(deployed.config, http_url=deployed.config.http_url.replace("http:", "https:"))
-            await asyncio.wait_for(prove(secure, made, journal, asyncio.Event()), 30)
+            await asyncio.wait_for(prove(secure, made, journal, asyncio.Event()), 60)
             assert Rung("front", "canary") in deployed.events() and Ready(1) in deployed.events()
             # Who speaks plain HTTP, or trusts another authority, gets no answer; others go on.
             raw = Raw(*await asyncio.open_connection("127.0.0.1", port_of(deployed)))

@@ -97,9 +97,9 @@ def test_generation_server_gets_the_rest_of_the_time(play: Play) -> None:
     async def main() -> None:
         async with play() as scene:
             calls = await scene.pretend(Accepted().encode())
-            await scene.caller.call(scene.instance, "count 5", generation=scene.elsewhere(), timeout=10.0, window=17)
+            await scene.caller.call(scene.instance, "count 5", generation=scene.elsewhere(), timeout=600.0, window=17)
             await until(lambda: len(calls) == 1)
-            assert 9.0 < calls[0].timeout < 10.0 and calls[0].generation is None
+            assert 500.0 < calls[0].timeout < 600.0 and calls[0].generation is None
             assert (calls[0].window, calls[0].inbox) == (17, scene.caller.inbox)
 
     asyncio.run(main())
@@ -143,7 +143,8 @@ def test_heartbeats_while_the_prompt_is_worked_on(play: Play, monkeypatch: pytes
 def test_refused_hand_over_frees_the_cache(
     play: Play, answer: bytes, code: str, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(phases, "HAND_OVER_S", 0.3)
+    if not answer:
+        monkeypatch.setattr(phases, "HAND_OVER_S", 0.3)
 
     async def main() -> None:
         async with play() as scene:
@@ -151,7 +152,7 @@ def test_refused_hand_over_frees_the_cache(
             await scene.caller.call(scene.instance, "count 5", generation=scene.elsewhere())
             failure = await scene.caller.failed()
             assert failure.code == code and says in failure.message
-            assert scene.context.engine.released == [101]
+            await until(lambda: scene.context.engine.released == [101])
 
     asyncio.run(main())
 
@@ -161,7 +162,7 @@ def test_hand_over_to_nobody(play: Play) -> None:
         async with play() as scene:
             await scene.caller.call(scene.instance, "count 5", generation=scene.elsewhere())
             assert (await scene.caller.failed()).code == "unavailable"
-            assert scene.context.engine.released == [101]
+            await until(lambda: scene.context.engine.released == [101])
 
     asyncio.run(main())
 
@@ -173,7 +174,8 @@ def test_kv_state_over_the_payload_limit(play: Play) -> None:
             await scene.caller.call(scene.instance, f"state {9 << 20}", generation=scene.elsewhere())
             failure = await scene.caller.failed()
             assert failure.code == "too_large" and "8388608 bytes" in failure.message
-            assert scene.context.engine.released == [101] and calls == []
+            await until(lambda: scene.context.engine.released == [101])
+            assert calls == []
 
     asyncio.run(main())
 
@@ -191,7 +193,7 @@ def test_cache_is_freed_when_the_request_ends_after_the_hand_over(play: Play) ->
                 message = Cancel("r", 1, "gone").encode()
                 await scene.deployed.nats.publish(scene.instance.control_subject, message)
             await until(lambda: released == [101, 102])
-            await scene.caller.call(scene.instance, "count 5", generation=target, request_id="late", timeout=0.4)
+            await scene.caller.call(scene.instance, "count 5", generation=target, request_id="late", timeout=2.0)
             await until(lambda: released == [101, 102, 103])
 
     asyncio.run(main())

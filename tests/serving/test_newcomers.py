@@ -20,13 +20,13 @@ PLAN = scripted_plan(1, 2)
 
 
 async def answer(requester: Requester, generation: str = "", context: str = "") -> str:
-    ask = Ask(greedy(3), prompt="count 3", generation=generation, context=context, timeout=10.0)
+    ask = Ask(greedy(3), prompt="count 3", generation=generation, context=context, timeout=60.0)
     return "".join([part.text async for part in requester.stream(ask)])
 
 
 async def answered(requester: Requester, generation: str = "", context: str = "") -> str:
     """As `answer`, as soon as the router knows of the servers, which it hears of by itself."""
-    end = asyncio.get_running_loop().time() + 10
+    end = asyncio.get_running_loop().time() + 60
     while True:
         try:
             return await answer(requester, generation, context)

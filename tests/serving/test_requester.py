@@ -37,7 +37,7 @@ def test_an_answer_crosses_context_and_generation(play: Play) -> None:
         assert router.calls == [RouteCall("r1", 0, (), "ctx.0", "", tokens=2)]
         (call,) = context.calls
         assert (call.prompt, call.generation, call.notify) == ("hello", generation.instance, "notices")
-        assert call.window == WINDOW and 599 < call.timeout <= 600
+        assert call.window == WINDOW and 500 < call.timeout <= 600
         assert generation.controls == context.controls == []
 
     play(scene)
@@ -235,8 +235,8 @@ def test_cancelling_the_taker_cancels_the_request(play: Play, started: bool) -> 
 def test_the_deadline_is_for_the_whole_request(play: Play) -> None:
     async def scene(stage: Stage) -> None:
         worker = await stage.worker("srv.0", beating)
-        await fails(stage, direct(timeout=0.3), "deadline", r"not complete within 0\.3 s")
-        assert worker.calls[0].timeout <= 0.3
+        await fails(stage, direct(timeout=2.0), "deadline", r"not complete within 2 s")
+        assert worker.calls[0].timeout <= 2.0
         await until(lambda: len(worker.cancels) == 1)
 
     play(scene)
@@ -281,7 +281,8 @@ def test_a_slow_taker_holds_up_nobody_else(play: Play) -> None:
         assert len(await collect(stage.requester, direct())) == 3000
         (waiting,) = stage.requester._inbox.attempts
         # A window that was taken at once and not read yet, and one behind it.
-        assert WINDOW <= waiting.received <= 2 * WINDOW
+        await until(lambda: waiting.received >= WINDOW)
+        assert waiting.received <= 2 * WINDOW
         taken += [one async for one in slow]
         assert [one.token_ids[0] for one in taken] == list(range(3000))
         assert worker.cancels == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -236,13 +237,11 @@ def test_router_on_the_wire(tmp_path: Path, nats_server: NatsServer, etcd_server
             assert isinstance(await ask(RouteCall("r")), Failure)
             assert b"bad_request" in (await deployed.nats.request(router.subject, b"{", 60)).data
             workers = [await deployed.worker(name) for name in ("ctx.0", "gen.0", "gen.1")]
-            routes = [await ask(RouteCall(str(turn))) for turn in range(4)]
-            while any(isinstance(one, Failure) for one in routes):  # its own watch may be a moment behind ours
-                routes = [await ask(RouteCall(str(turn))) for turn in range(4)]
-            assert {decided(one) for one in routes} == {("ctx.0", "gen.0"), ("ctx.0", "gen.1")}
+            # Its own watch may be a moment behind ours.
+            await until_routes_are(ask, {("ctx.0", "gen.0"), ("ctx.0", "gen.1")})
             await workers[2][0].end()
             await deployed.gone("gen.1")
-            await until_only(ask, "gen.0")
+            await until_routes_are(ask, {("ctx.0", "gen.0")})
             await running.end()
             await deployed.gone("router")
             rungs = [event for event in deployed.events() if isinstance(event, Rung) and event.name == "router"]
@@ -251,12 +250,14 @@ def test_router_on_the_wire(tmp_path: Path, nats_server: NatsServer, etcd_server
     asyncio.run(main())
 
 
-async def until_only(ask: object, server: str) -> None:
-    """Return once every route leads to that generation server."""
-    seen: set[str] = set()
-    for _ in range(500):
-        seen = {decided(await ask(RouteCall("x")))[1] for _ in range(2)}  # type: ignore[operator]
-        if seen == {server}:
+async def until_routes_are(
+    ask: Callable[[RouteCall], Awaitable[Route | Failure]], wanted: set[tuple[str, str]]
+) -> None:
+    """Return once routes lead to these servers, in turn, and to no others."""
+    end = asyncio.get_running_loop().time() + 60
+    while True:
+        routes = [await ask(RouteCall(str(turn))) for turn in range(4)]
+        if not any(isinstance(one, Failure) for one in routes) and {decided(one) for one in routes} == wanted:
             return
+        assert asyncio.get_running_loop().time() < end, routes
         await asyncio.sleep(0.01)
-    raise AssertionError(f"routes still lead to {seen}")

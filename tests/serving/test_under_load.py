@@ -29,7 +29,7 @@ def test_a_run_is_measured_and_missing_tokens_are_noticed(
             await deployed.all()
             requests = (Request(number, "go on", 2, asked) for number in itertools.count())
             step = Step("concurrency", 4, Load(4, count=20, warm_up=4), requests)
-            async with run_target(deployed.config, "router", 20.0) as target:
+            async with run_target(deployed.config, "router", 60.0) as target:
                 return await measure(target, step, Slo(), 1, lambda run: None)
 
     if says:

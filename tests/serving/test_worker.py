@@ -50,7 +50,7 @@ class Scene:
         await self.deployed.nats.publish(self.instance.control_subject, message.encode())
 
 
-Play = Callable[[Plan, str], "contextlib.AbstractAsyncContextManager[Scene]"]
+Play = Callable[..., "contextlib.AbstractAsyncContextManager[Scene]"]
 
 MONOLITHIC, SPLIT = scripted_plan(0, 1), scripted_plan(1, 1)
 
@@ -58,9 +58,9 @@ MONOLITHIC, SPLIT = scripted_plan(0, 1), scripted_plan(1, 1)
 @pytest.fixture
 def play(tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer) -> Play:
     @contextlib.asynccontextmanager
-    async def scene(plan: Plan, name: str) -> AsyncIterator[Scene]:
+    async def scene(plan: Plan, name: str, **settings: float) -> AsyncIterator[Scene]:
         async with deployment(tmp_path, nats_server, etcd_server, plan) as deployed:
-            running, instance = await deployed.worker(name)
+            running, instance = await deployed.worker(name, **settings)
             yield Scene(deployed, running, instance, await Caller.at(deployed.nats))
 
     return scene
@@ -87,17 +87,19 @@ def test_no_chunk_without_credit(play: Play, monkeypatch: pytest.MonkeyPatch) ->
         async with play(MONOLITHIC, "srv.0") as scene:
             caller, engine = scene.caller, scene.running.engine
             await caller.call(scene.instance, "count 1000000", request_id="r", window=10)
-            await until(lambda: len(caller.beats) > 0)
+            await until(lambda: any(beat.seq == 10 for beat in caller.beats))
             assert [chunk.seq for chunk in caller.chunks] == list(range(10))
-            assert caller.beats[0].seq == 10 and caller.beats[0].sender == scene.instance.lease_hex
+            assert {beat.sender for beat in caller.beats} == {scene.instance.lease_hex}
             sent = sum(len(chunk.token_ids) for chunk in caller.chunks)
-            assert sent < engine.produced <= sent + OUTPUTS_IN_A_ROW
+            await until(lambda: engine.produced > sent)
+            assert engine.produced <= sent + OUTPUTS_IN_A_ROW
             await scene.control(Credit("r", 0, 25))
             await until(lambda: len(caller.chunks) == 25)
             await scene.control(Credit("r", 1, 1000))
             await scene.control(Credit("other", 0, 1000))
             await scene.control(Credit("r", 0, 20))
-            await until(lambda: len(caller.beats) > 2)
+            beats = len(caller.beats)
+            await until(lambda: len(caller.beats) > beats + 1)
             assert len(caller.chunks) == 25
             await scene.control(Cancel("r", 0, "enough"))
             assert (await caller.failed()).seq == 25
@@ -151,9 +153,9 @@ def test_newer_attempt_takes_the_place_of_an_older(play: Play) -> None:
 def test_deadline_ends_the_work(play: Play) -> None:
     async def main() -> None:
         async with play(MONOLITHIC, "srv.0") as scene:
-            await scene.caller.call(scene.instance, "wait", timeout=0.3)
+            await scene.caller.call(scene.instance, "wait", timeout=1.5)
             failure = await scene.caller.failed()
-            assert (failure.code, failure.seq) == ("deadline", 1) and "0.3 s" in failure.message
+            assert (failure.code, failure.seq) == ("deadline", 1) and "1.5 s" in failure.message
             await until(lambda: len(scene.running.engine.ended) == 1)
             none_left = await scene.caller.call(scene.instance, "wait", timeout=0)
             assert isinstance(none_left, Failure) and none_left.code == "deadline"
@@ -162,13 +164,13 @@ def test_deadline_ends_the_work(play: Play) -> None:
 
 
 def test_silent_requester_is_given_up(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job, "SILENCE_S", 0.5)
+    monkeypatch.setattr(job, "SILENCE_S", 1.0)
     monkeypatch.setattr(job, "BEAT_S", 0.1)
 
     async def main() -> None:
         async with play(MONOLITHIC, "srv.0") as scene:
             await scene.caller.call(scene.instance, "count 1000000", request_id="r", window=5)
-            for _ in range(8):
+            for _ in range(14):
                 beats = len(scene.caller.beats)
                 await scene.control(Credit("r", 0, 5))
                 await until(lambda before=beats: len(scene.caller.beats) > before)
@@ -341,10 +343,8 @@ async def refusal(caller: Caller, instance: Instance) -> Failure:
 
 def test_stopping_finishes_what_is_open(play: Play, etcd_server: EtcdServer) -> None:
     async def main() -> None:
-        async with play(MONOLITHIC, "srv.0") as scene:
-            slow = await Caller.at(scene.deployed.nats)
+        async with play(MONOLITHIC, "srv.0", drain=600.0) as scene:
             await scene.caller.call(scene.instance, "count 1000", request_id="r", window=5)
-            await slow.call(scene.instance, "wait")
             await until(lambda: len(scene.caller.chunks) == 5)
             scene.running.stop.set()
             await scene.deployed.gone("srv.0")
@@ -352,9 +352,19 @@ def test_stopping_finishes_what_is_open(play: Play, etcd_server: EtcdServer) -> 
             assert late.code == "unavailable" and "stopping" in late.message
             await scene.control(Credit("r", 0, 100))
             await scene.caller.finished()
-            assert (await slow.failed()).code == "unavailable"
             await scene.running.end()
             assert etcd_server.etcdctl("get", "--prefix", scene.instance.namespace) == ""
+
+    asyncio.run(main())
+
+
+def test_stopping_fails_what_takes_longer_than_it_may(play: Play) -> None:
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0", drain=0.3) as scene:
+            await scene.caller.call(scene.instance, "wait")
+            scene.running.stop.set()
+            assert (await scene.caller.failed()).code == "unavailable"
+            await scene.running.end()
 
     asyncio.run(main())
 
