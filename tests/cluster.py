@@ -44,7 +44,7 @@ class Cluster:
         """What runs a command as the user, on the submit host or a node."""
         return [sys.executable, str(MINICLUSTER), "exec", "--user", USER, host, *command]
 
-    def run(self, *command: str, host: str = "submit", timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, host: str = "submit", timeout: float = 180.0) -> subprocess.CompletedProcess[str]:
         """Run a command as the user in the shared folder, to its end."""
         return subprocess.run(
             self.argv(*command, host=host),
@@ -55,7 +55,7 @@ class Cluster:
             check=False,
         )
 
-    def output(self, *command: str, host: str = "submit", timeout: float = 60.0) -> str:
+    def output(self, *command: str, host: str = "submit", timeout: float = 180.0) -> str:
         """What a command that succeeds prints."""
         done = self.run(*command, host=host, timeout=timeout)
         assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ class Cluster:
     def admin(self, *arguments: str) -> str:
         """Run `minicluster`, as root."""
         argv = [sys.executable, str(MINICLUSTER), *arguments]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=90, check=False)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -158,7 +158,7 @@ def start() -> None:
     argv = [sys.executable, str(MINICLUSTER), "up", f"--nodes={NODES}", f"--gpus-per-node={GPUS}", "--kill-wait=5"]
     before = json.dumps(machine())
     argv += ["--cut-off-submit-host", *(f"--expose={path}" for path in sorted(exposed))]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode != 0:
         pytest.fail(done.stderr)
     MARK.write_text(before)
@@ -169,7 +169,7 @@ def start() -> None:
 def end() -> None:
     """Take the cluster down and remove the user with all that is theirs; the machine must be as it was before."""
     before = json.loads(MARK.read_text())
-    subprocess.run([sys.executable, str(MINICLUSTER), "down"], capture_output=True, timeout=120, check=True)
+    subprocess.run([sys.executable, str(MINICLUSTER), "down"], capture_output=True, timeout=300, check=True)
     if user_exists():
         subprocess.run(["userdel", "--remove", USER], capture_output=True, timeout=60, check=True)
     after = machine()

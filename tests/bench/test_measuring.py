@@ -27,11 +27,11 @@ def requests() -> Iterator[Request]:
 
 
 async def measured(server: Scripted, kind: str, load: Load, made: Iterator[Request], api: str = "chat") -> Point:
-    async with http_target(Endpoint(server.url, api, kind, timeout=20.0)) as target:
+    async with http_target(Endpoint(server.url, api, kind, timeout=60.0)) as target:
         return await measure(target, Step("concurrency", 3, load, made), Slo(), 2, lambda run: None)
 
 
-async def one_reply(kind: str, timeout: float = 20.0) -> Reply:
+async def one_reply(kind: str, timeout: float = 60.0) -> Reply:
     async with scripted() as server, http_target(Endpoint(server.url, "chat", kind, timeout=timeout)) as target:
         return await target.ask(next(requests()))
 

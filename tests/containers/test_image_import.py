@@ -293,7 +293,8 @@ def test_one_that_was_killed_half_way_leaves_nothing_half_done(
 ) -> None:
     source = small_root(tmp_path / "s", megabytes=16)
     first = imports(source)
-    wait_for(lambda: images.exists() and any(images.glob(moment)), 60, f"{moment} to be there")
+    # Who looks too late finds the image whole.
+    wait_for(lambda: first.poll() is not None or any(images.glob(moment)), 60, f"{moment} to be there")
     first.send_signal(signal.SIGKILL)
     first.communicate()
     if not (images / "s").exists():

@@ -155,13 +155,13 @@ def test_delays_do_not_block_the_event_loop(run_dir: Path) -> None:
         while not asking.done():
             await asyncio.sleep(0.001)
             turns += 1
-        assert time.monotonic() - began >= 0.2 + 2 * 0.1
+        assert time.monotonic() - began >= 0.6 + 2 * 0.2
         # A loop that stood still in the delays would turn a few times between them; a busy machine slows it only.
-        assert turns > 20
+        assert turns > 12
 
     began = time.monotonic()
-    during(monolithic(2, load_delay=0.3, prefill_delay=0.2, step_delay=0.1), run_dir, work)
-    assert time.monotonic() - began >= 0.3 + 0.4
+    during(monolithic(2, load_delay=0.3, prefill_delay=0.6, step_delay=0.2), run_dir, work)
+    assert time.monotonic() - began >= 0.3 + 1.0
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -140,7 +140,7 @@ def test_failing_canary_is_told_and_sent_again(
 
 def test_canary_on_an_interval(tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer) -> None:
     async def main() -> None:
-        plan = scripted_plan(0, 2, canary=Canary("count 1", 1, 0.05, 1.0))
+        plan = scripted_plan(0, 2, canary=Canary("count 1", 1, 0.05, 60.0))
         async with deployment(tmp_path, nats_server, etcd_server, plan) as deployed:
             running = await deployed.all()
             stop = asyncio.Event()

@@ -36,7 +36,7 @@ def test_servers_share_what_another_job_has_left(cluster: Cluster) -> None:
     job = parse.job_id(hold)
     try:
         held = cluster.folder / "held"
-        wait_for(lambda: held.exists() and len(held.read_text().splitlines()) == 2, 30, "the other job")
+        wait_for(lambda: held.exists() and len(held.read_text().splitlines()) == 2, 120, "the other job")
         taken = dict(line.split() for line in held.read_text().splitlines())
         steps = (
             "bash scripts/head.srun.sh resolve.sh && for step in scripts/0[3-6]-*.srun.sh; do bash $step || exit; done"
@@ -44,7 +44,7 @@ def test_servers_share_what_another_job_has_left(cluster: Cluster) -> None:
         ours = [word.removeprefix("#SBATCH ") for word in directives if word.startswith("#SBATCH --")]
         kept = [word for word in ours if not word.startswith(("--open-mode", "--no-requeue", "--signal"))]
         where = f"--nodelist={','.join(taken)}"
-        seen = cluster.output("salloc", *kept, where, "bash", "-c", f"cd out && {steps}", timeout=120)
+        seen = cluster.output("salloc", *kept, where, "bash", "-c", f"cd out && {steps}", timeout=300)
     finally:
         cluster.run("scancel", job)
 
