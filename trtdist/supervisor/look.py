@@ -66,9 +66,10 @@ def _group(leader: int) -> dict[int, Sample]:
     for name in os.listdir("/proc"):
         stat = _read(f"/proc/{name}/stat") if name.isdigit() else ""
         fields = stat[stat.rfind(")") + 2 :].split()
-        # proc(5): fields 5 (group), 10 and 12 (page faults), 14 and 15 (ticks), counted from 3 here.
+        # proc(5): fields 5 (group), 10 to 13 (page faults), 14 to 17 (ticks), counted from 3 here. They are also those
+        # of children that have ended, as are the bytes: a program may work by short ones.
         if len(fields) > 20 and fields[2] == str(leader):
-            sample = {"ticks": int(fields[11]) + int(fields[12]), "faults": int(fields[7]) + int(fields[9])}
+            sample = {"ticks": sum(map(int, fields[11:15])), "faults": sum(map(int, fields[7:11]))}
             found[int(name)] = {**sample, "bytes": _bytes(name)}
     return found
 
