@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
 from tests.end_to_end.slurm_user import ALLOCATION, EXAMPLE, READY_S, SHARED, User
+from tests.supervisor.runs import wait_for
 from tests.terminal import CTRL_C, on_terminal
 from trtdist.slurm import argv
 
@@ -76,7 +77,7 @@ def test_up_inside_the_smallest_allocation_of_two_nodes(user: User) -> None:
     assert "is down: interrupted" in shown, shown
     job = (user.run_dir() / "slurm.borrowed").read_text().strip()
     # The job is not ours to end: salloc did so, because its command had ended.
-    assert user.job_state(job) in ("COMPLETED", "gone", "FAILED")
+    wait_for(lambda: user.job_state(job) in ("COMPLETED", "gone", "FAILED"), 60, "the end of the job")
     assert user.left() == []
 
 
