@@ -21,7 +21,7 @@ DISAGGREGATED = ROOT / "examples" / "single" / "disaggregated-tp2-2x1.tensorrt-l
 MONOLITHIC = ROOT / "examples" / "single" / "monolithic-4gpu.tensorrt-llm.yaml"
 ASK = ("client", "--prompt", "The capital of France is", "--max-tokens", 6, "--temperature", 0)
 ANSWER = " olive heron grove maple amber quartz"
-END_S, STOP_S = 120, 20
+END_S, STOP_S = 240, 20
 
 
 @pytest.fixture

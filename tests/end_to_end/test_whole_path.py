@@ -104,7 +104,7 @@ async def ping(ends: dict[str, str]) -> int:
         inbox = client.new_inbox()
         answers = await client.subscribe(inbox)
         await client.publish("$SRV.PING", b"", reply=inbox)
-        found = [json.loads((await answers.next_msg(5)).data) for _ in range(3)]
+        found = [json.loads((await answers.next_msg(60)).data) for _ in range(3)]
         return len({answer["id"] for answer in found})
     finally:
         await client.close()
