@@ -78,7 +78,7 @@ def test_the_run_itself_reads_and_sends(secure: Services) -> None:
         async with connection(config.nats_url, *login, "test", tls=config.nats_tls) as nats:
             heard = await nats.subscribe("x")
             await nats.publish("x", b"y")
-            assert (await heard.next_msg()).data == b"y"
+            assert (await heard.next_msg(60)).data == b"y"
 
     asyncio.run(use())
 
@@ -278,7 +278,7 @@ def test_who_is_connected_stays_so_when_the_certificates_end(services: Services)
             heard = await client.subscribe("x")
             await asyncio.sleep(ends - time.monotonic())
             await client.publish("x", b"y")
-            assert (await heard.next_msg()).data == b"y"
+            assert (await heard.next_msg(60)).data == b"y"
             with pytest.raises(NatsError):
                 await connect(config.nats_url, *login, "late", lambda said: None, seconds=1.0, tls=config.nats_tls)
 

@@ -141,7 +141,7 @@ async def main(program, run):
     inbox = client.new_inbox()
     answers = await client.subscribe(inbox)
     await client.publish("$SRV.PING", reply=inbox)
-    print({json.loads((await answers.next_msg(10)).data)["name"] for _ in range(3)})
+    print({json.loads((await answers.next_msg(30)).data)["name"] for _ in range(3)})
     await client.close()
     forward.terminate()
     print(forward.wait(60))
