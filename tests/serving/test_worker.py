@@ -124,8 +124,11 @@ def test_cancel_reaches_the_engine(play: Play) -> None:
 def test_cancel_that_overtakes_its_request(play: Play) -> None:
     async def main() -> None:
         async with play(MONOLITHIC, "srv.0") as scene:
-            await scene.control(Cancel("r", 0, "too late"))
-            await scene.deployed.nats.flush()
+            await (await Caller.at(scene.deployed.nats)).call(scene.instance, "wait", request_id="open")
+            for name in ("r", "open"):
+                await scene.control(Cancel(name, 0, "too late"))
+            # What was sent before this one has been heard then.
+            await until(lambda: scene.running.engine.ended == ["open.0"])
             early = await scene.caller.call(scene.instance, "count 1", request_id="r")
             assert isinstance(early, Failure) and early.code == "stale"
             assert await scene.caller.call(scene.instance, "count 1", request_id="r", attempt=1) == Accepted()
