@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import signal
 from collections.abc import Iterator
 
@@ -14,6 +15,9 @@ from tests.cluster import Cluster, cluster_or_skip, locked, running, shared_fold
 
 # Tests that a shell starts in the background ignore Ctrl-C, and so would everything that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What crashes, such as a daemon of the mini cluster, leaves no file where other tests look at all files.
+resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 # Launchers of other tests, and of runs on this machine, are not waited for.
 os.environ["TRTDIST_LAUNCHES"] = f"-of-tests-{os.getpid()}"
