@@ -16,8 +16,10 @@ from benchmarks.plane.machine import Program, python
 from benchmarks.plane.services import Services, free_ports
 from trtdist.bench.statistics import summary
 
-__all__ = ["Deployed", "deploy", "window"]
+__all__ = ["FRONTS", "Deployed", "deploy", "window"]
 
+# Processes of the front end, by the name of the way.
+FRONTS = {"http": 1, "http-2": 2, "http-4": 4}
 WARM_UP_S = 1.0
 START_S = 2.0
 
