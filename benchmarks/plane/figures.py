@@ -20,8 +20,9 @@ _COMPARED = (
     ("dynamo-nodelay", "bare-http"),
 )
 _FRONT_COLUMNS = (
-    "chunks_per_s", "front_us_per_chunk", "front_mb", "smaller_share", "ttft_p50_ms", "ttft_p99_ms", "delay_p50_ms",
-    "delay_p99_ms", "worker_us_per_chunk", "router_us_per_request",
+    "chunks_per_s", "front_us_per_chunk", "front_reads_per_chunk", "front_writes_per_chunk", "front_mb",
+    "smaller_share", "ttft_p50_ms", "ttft_p99_ms", "delay_p50_ms", "delay_p99_ms", "worker_us_per_chunk",
+    "router_us_per_request",
 )  # fmt: skip
 _PLOTS = (
     ("tokens.svg", "tokens_per_s", "tokens per second"),
@@ -59,11 +60,11 @@ def show(found: dict[str, Any]) -> None:
 
 def _show_fronts(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
-        columns = (name.replace("_per_", "/") for name in _FRONT_COLUMNS)
-        print(f"\n{kind:<16}{'streams':>8}" + "".join(f"{name:>20}" for name in columns))
+        columns = (name.removeprefix("front_").replace("_per_", "/") for name in _FRONT_COLUMNS)
+        print(f"\n{kind:<16}{'streams':>8}" + "".join(f"{name:>19}" for name in columns))
     found = {(row["way"], row["streams"]): row for row in rows}
     for (way, streams), row in found.items():
-        print(f"{way:<16}{streams:>8}" + "".join(f"{row[name]:>20.2f}" for name in _FRONT_COLUMNS))
+        print(f"{way:<16}{streams:>8}" + "".join(f"{row[name]:>19.2f}" for name in _FRONT_COLUMNS))
     for (way, streams), several in found.items():
         processes = FRONTS.get(way, 1)
         for how, number in (("in sum", streams), ("for each process", streams // processes)):
