@@ -12,7 +12,7 @@ mutual TLS with the run's certificates. Dynamo's programs speak to each other in
 nats          this runtime: the router says who serves, the worker publishes straight to the client
 nats-direct   the same without the router: what the router adds is the difference
 http          this runtime over its HTTP front end: chats with a template, each token a chunk of its own
-http-2        the same with two processes of the front end
+http-2, -4    the same with two and four processes of the front end
 relay         a router that relays each chunk over NATS, as the runtime that this one replaces does
 raw-nats      a publisher and a subscriber, nothing else: the limit of the ways over NATS
 raw-nats-clear  the same without TLS
@@ -20,9 +20,12 @@ bare-http     an asyncio server that streams bytes made before: the limit of the
 dynamo        NVIDIA Dynamo's front end and mocker from its wheels, as shipped
 dynamo-nodelay  the same with TCP_NODELAY set by a preloaded shim
 
-For those over HTTP there is more: an engine that gives each of 64 streams a token every 5.7 ms, and the time of each
-chunk from it to the client; and, with four servers and four processes of clients, what two processes of the front end
-do that one does not. `--json` also writes everything to a file, `--plots` as SVG files.
+For those over HTTP there is more. `paced` is an engine that gives each of 64 streams a token every 5.7 ms, and the time
+of each chunk from it to the client. `many` is six servers and four processes of clients, and what several processes of
+the front end do that one does not: with 256 streams, whatever their number, and with 128 streams for each of them. The
+former asks what a given load costs, the latter is how scaling is measured, since a process with more streams finds more
+chunks with each read and needs fewer system calls for each. `--json` also writes everything to a file, `--plots` as SVG
+files.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +47,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.plane import dynamo, figures
-from benchmarks.plane.fronts import Deployed, deploy, window
+from benchmarks.plane.fronts import FRONTS, Deployed, deploy, window
 from benchmarks.plane.machine import Program, own_network, python
 from benchmarks.plane.pretend import TURN
 from benchmarks.plane.raw import raw_target
@@ -65,10 +68,10 @@ LENGTHS = {16: 800, 256: 200, 2048: 40}
 # The ways whose answers are also measured at these lengths.
 LONG = ("nats", "relay", "raw-nats")
 START_S = 60.0
-# Processes of the front end, by the name of the way.
-FRONTS = {"http": 1, "http-2": 2, "http-4": 4}
+OVER_NATS, RAW, DYNAMO = ("nats", "nats-direct", "relay"), ("raw-nats", "raw-nats-clear"), ("dynamo", "dynamo-nodelay")
+WAYS = (*OVER_NATS, *RAW, *FRONTS, "bare-http", *DYNAMO)
 PACE_MS, PACED_STREAMS = 5.7, 64
-SERVERS, CLIENTS, MANY_STREAMS = 6, 4, 256
+SERVERS, CLIENTS, MANY_STREAMS, STREAMS_EACH = 6, 4, 256, 128
 WINDOW_S = 4.0
 # Else Dynamo's mocker ends answers early.
 IGNORE_EOS = {"ignore_eos": True}
@@ -85,38 +88,51 @@ class Way:
     programs: dict[str, Program] = field(default_factory=dict)
 
 
-def ways(stack: contextlib.ExitStack, at: Services, options: argparse.Namespace) -> Iterator[Way]:
-    """All ways, with their programs started."""
+def ways(stack: contextlib.ExitStack, at: Services, wanted: Sequence[str], dynamo_env: Path) -> Iterator[Way]:
+    """Those that are wanted, with the programs that they need started, and no others."""
 
     def start(name: str, argv: list[str]) -> Program:
         program = Program.start(argv, at.folder / f"{name}.log")
         stack.callback(program.stop)
         return program
 
-    ours, relays = at.run_dir("plane-ours"), at.run_dir("plane-relay")
-    worker = start("worker", python("benchmarks.plane.pretend", str(ours)))
-    router = start("router", python("trtdist.serving.router", str(ours)))
-    config, relay_config = RunConfig.load(ours), RunConfig.load(relays)
-    served = {"worker": worker, "nats": at.nats}
-    yield Way("nats", lambda: run_target(config, "router", 60), {**served, "router": router})
-    yield Way("nats-direct", lambda: run_target(config, "tensorrt-llm", 60), served)
-    relay = start("relay", python("benchmarks.plane.relay", str(relays), str(ours)))
-    yield Way("relay", lambda: run_target(relay_config, "tensorrt-llm", 60), {**served, "router": relay})
-    clear = stack.enter_context(services(at.folder / "clear", clear=True))
-    for name, on in (("raw-nats", at), ("raw-nats-clear", clear)):
-        raw = on.run_dir(f"plane-{name}")
-        programs = {"worker": start(name, python("benchmarks.plane.raw", str(raw))), "nats": on.nats}
-        yield Way(name, lambda to=raw: raw_target(RunConfig.load(to)), programs)  # type: ignore[misc]
+    yield from _over_nats(start, at, [name for name in OVER_NATS if name in wanted])
+    for name in RAW:
+        if name in wanted:
+            on = at if name == "raw-nats" else stack.enter_context(services(at.folder / "clear", clear=True))
+            raw = on.run_dir(f"plane-{name}")
+            programs = {"worker": start(name, python("benchmarks.plane.raw", str(raw))), "nats": on.nats}
+            yield Way(name, lambda to=raw: raw_target(RunConfig.load(to)), programs)  # type: ignore[misc]
     for name, processes in FRONTS.items():
-        if not options.ways or name in options.ways:
+        if name in wanted:
             front = deploy(stack, at, name, TURN, processes)
             yield Way(name, lambda to=front: _http(to.url, to.model), {**_by_role(front), "nats": at.nats})  # type: ignore[misc]
-    (port,) = free_ports(1)
-    bare = start("bare", python("benchmarks.plane.bare_http", str(port)))
-    yield Way("bare-http", lambda: _http(f"http://127.0.0.1:{port}/v1", "tiny"), {"front": bare})
-    if not options.no_dynamo:
-        for name, found in dynamo.start(stack, Path(options.dynamo_env), at.folder / "dynamo").items():
+    if "bare-http" in wanted:
+        (port,) = free_ports(1)
+        bare = start("bare", python("benchmarks.plane.bare_http", str(port)))
+        yield Way("bare-http", lambda: _http(f"http://127.0.0.1:{port}/v1", "tiny"), {"front": bare})
+    if peers := [name for name in DYNAMO if name in wanted]:
+        for name, found in dynamo.start(stack, peers, dynamo_env, at.folder / "dynamo").items():
             yield Way(name, lambda url=found.url: _http(url, dynamo.MODEL, **IGNORE_EOS), found.programs)  # type: ignore[misc]
+
+
+def _over_nats(start: Callable[[str, list[str]], Program], at: Services, wanted: Sequence[str]) -> Iterator[Way]:
+    """Those that ask one and the same worker."""
+    if not wanted:
+        return
+    ours = at.run_dir("plane-ours")
+    config = RunConfig.load(ours)
+    served = {"worker": start("worker", python("benchmarks.plane.pretend", str(ours))), "nats": at.nats}
+    if "nats" in wanted:
+        router = start("router", python("trtdist.serving.router", str(ours)))
+        yield Way("nats", lambda: run_target(config, "router", 60), {**served, "router": router})
+    if "nats-direct" in wanted:
+        yield Way("nats-direct", lambda: run_target(config, "tensorrt-llm", 60), served)
+    if "relay" in wanted:
+        relays = at.run_dir("plane-relay")
+        relay = start("relay", python("benchmarks.plane.relay", str(relays), str(ours)))
+        relay_config = RunConfig.load(relays)
+        yield Way("relay", lambda: run_target(relay_config, "tensorrt-llm", 60), {**served, "router": relay})
 
 
 def _by_role(front: Deployed) -> dict[str, Program]:
@@ -183,28 +199,32 @@ def fronts(at: Services, kind: str, names: list[str], dynamo_env: Path) -> Itera
     """The deployments of a part that is only about front ends, while in `with`."""
     with contextlib.ExitStack() as stack:
         paced, servers, speed = (str(PACE_MS), 1, 1) if kind == "paced" else (TURN, SERVERS, 1000000)
-        ours = [name for name in names if name in FRONTS]
+        ours, peers = ([name for name in names if (name in FRONTS) is own] for own in (True, False))
         there = {name: deploy(stack, at, f"{name}-{kind}", paced, FRONTS[name], servers) for name in ours}
-        if len(ours) < len(names):
-            for name, found in dynamo.start(stack, dynamo_env, at.folder / f"dynamo-{kind}", speed).items():
+        if peers:
+            for name, found in dynamo.start(stack, peers, dynamo_env, at.folder / f"dynamo-{kind}", speed).items():
                 there[name] = Deployed(found.url, dynamo.MODEL, found.port, found.programs, IGNORE_EOS)
-        yield {name: there[name] for name in names}
+        yield there
 
 
 async def measure_fronts(kind: str, found: dict[str, Deployed], rounds: int, share: float) -> list[dict[str, Any]]:
-    """Medians over the rounds of what a window of time shows, by way."""
+    """Medians over the rounds of what a window of time shows, by way and number of streams."""
     for name, to in found.items():
         await ready(Way(name, lambda to=to: _http(to.url, to.model, **to.extra), to.programs))  # type: ignore[misc]
-    clients, streams, spread = (
-        (1, PACED_STREAMS, PACE_MS * 64 / 1000) if kind == "paced" else (CLIENTS, MANY_STREAMS, 0.2)
-    )
+    clients, spread = (1, PACE_MS * 64 / 1000) if kind == "paced" else (CLIENTS, 0.2)
     rows: dict[tuple[str, int], list[dict[str, float]]] = {}
     for number in range(rounds):
         for name, to in found.items():
-            print(f"round {number + 1}: {name}, {streams} streams, {kind}", file=sys.stderr, flush=True)
-            row = await window(to, clients, streams, max(1.0, WINDOW_S * share), spread)
-            rows.setdefault((name, streams), []).append(row)
+            for streams in [PACED_STREAMS] if kind == "paced" else _many(name):
+                print(f"round {number + 1}: {name}, {streams} streams, {kind}", file=sys.stderr, flush=True)
+                row = await window(to, clients, streams, max(1.0, WINDOW_S * share), spread)
+                rows.setdefault((name, streams), []).append(row)
     return _medians(rows, "streams")
+
+
+def _many(name: str) -> list[int]:
+    """The numbers of streams at which front ends are compared: in sum, and for each of their processes."""
+    return sorted({MANY_STREAMS, STREAMS_EACH * FRONTS.get(name, 2)})
 
 
 async def measure_all(found: list[Way], rounds: int, share: float) -> dict[str, Any]:
@@ -237,7 +257,10 @@ def _medians(rows: dict[tuple[str, int], list[dict[str, float]]], key: str) -> l
 
 
 def _names(text: str) -> list[str]:
-    return [name for name in text.split(",") if name]
+    names = [name for name in text.split(",") if name]
+    if unknown := [name for name in names if name not in WAYS]:
+        raise argparse.ArgumentTypeError(f"there is no way {unknown[0]!r}, there are {', '.join(WAYS)}")
+    return names
 
 
 def main() -> None:
@@ -245,34 +268,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--share", type=float, default=1.0, help="of the requests, for a quick look")
-    parser.add_argument("--ways", default="", type=_names, help="names of ways, with commas between them; all")
-    parser.add_argument("--dynamo-env", default=str(dynamo.ENVIRONMENT), help="made when it is not there")
+    parser.add_argument("--ways", default=list(WAYS), type=_names, help="names of ways, with commas between them; all")
+    parser.add_argument("--dynamo-env", default=dynamo.ENVIRONMENT, type=Path, help="made when it is not there")
     parser.add_argument("--no-dynamo", action="store_true")
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--plots", type=Path, metavar="DIR")
     options = parser.parse_args()
-    if options.ways and not any(name.startswith("dynamo") for name in options.ways):
-        options.no_dynamo = True
-    if not options.no_dynamo:
-        problem = dynamo.prepare(Path(options.dynamo_env))
-        if problem:
-            print(f"without Dynamo: {problem}", file=sys.stderr)
-            options.no_dynamo = True
+    names = [name for name in options.ways if not (options.no_dynamo and name in DYNAMO)]
+    problem = dynamo.prepare(options.dynamo_env) if set(DYNAMO) & set(names) else ""
     try:
         own_network()
     except OSError as error:
         # Dynamo listens on all interfaces, whatever it is told.
-        print(f"{error}; without Dynamo then", file=sys.stderr)
-        options.no_dynamo = True
+        problem = str(error)
+    if problem:
+        print(f"{problem}; without Dynamo then", file=sys.stderr)
+        names = [name for name in names if name not in DYNAMO]
     with tempfile.TemporaryDirectory(prefix="trtdist-plane.") as folder, contextlib.ExitStack() as stack:
         at = stack.enter_context(services(Path(folder)))
         with contextlib.ExitStack() as started:
-            found = [way for way in ways(started, at, options) if not options.ways or way.name in options.ways]
+            found = list(ways(started, at, names, options.dynamo_env))
             measured = asyncio.run(measure_all(found, options.rounds, options.share))
-        peers = [] if options.no_dynamo else ["dynamo", "dynamo-nodelay"]
-        names = [name for name in [*FRONTS, *peers] if not options.ways or name in options.ways]
-        for kind in ("paced", "many") if names else ():
-            with fronts(at, kind, names, Path(options.dynamo_env)) as there:
+        over_http = [name for name in names if name in (*FRONTS, *DYNAMO)]
+        for kind in ("paced", "many") if over_http else ():
+            with fronts(at, kind, over_http, options.dynamo_env) as there:
                 measured[kind] = asyncio.run(measure_fronts(kind, there, options.rounds, options.share))
     figures.show(measured)
     if options.json:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,17 +101,18 @@ def prepare(environment: Path) -> str:
     return "" if _imports(environment) else f"{WHEELS[0]} cannot be imported in {environment}"
 
 
-def start(stack: contextlib.ExitStack, environment: Path, folder: Path, speed: int = 1000000) -> dict[str, Found]:
-    """Start it twice, as shipped and with the shim; by the name of the way. `speed` 1 is the mocker's own pace."""
+def start(
+    stack: contextlib.ExitStack, names: Sequence[str], environment: Path, folder: Path, speed: int = 1000000
+) -> dict[str, Found]:
+    """Start it as shipped, `dynamo`, or with the shim, `dynamo-nodelay`. `speed` 1 is the mocker's own pace."""
     folder.mkdir()
     model = _model(environment, folder)
     shim = folder / "nodelay.so"
     source = folder / "nodelay.c"
     source.write_text(SHIM)
     subprocess.run(["cc", "-shared", "-fPIC", "-O2", "-o", str(shim), str(source), "-ldl"], check=True)
-    plain = _start(stack, environment, model, folder / "dynamo", speed, {})
-    shimmed = _start(stack, environment, model, folder / "dynamo-nodelay", speed, {"LD_PRELOAD": str(shim)})
-    return {"dynamo": plain, "dynamo-nodelay": shimmed}
+    environs = {"dynamo": {}, "dynamo-nodelay": {"LD_PRELOAD": str(shim)}}
+    return {name: _start(stack, environment, model, folder / name, speed, environs[name]) for name in names}
 
 
 def _imports(environment: Path) -> bool:

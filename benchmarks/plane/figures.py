@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plane.fronts import FRONTS
 from trtdist.bench.svg import Series, document, plot
 
 __all__ = ["draw", "show"]
@@ -19,8 +20,9 @@ _COMPARED = (
     ("dynamo-nodelay", "bare-http"),
 )
 _FRONT_COLUMNS = (
-    "chunks_per_s", "front_us_per_chunk", "front_mb", "smaller_share", "ttft_p50_ms", "ttft_p99_ms", "delay_p50_ms",
-    "delay_p99_ms", "worker_us_per_chunk", "router_us_per_request",
+    "chunks_per_s", "front_us_per_chunk", "front_reads_per_chunk", "front_writes_per_chunk", "front_mb",
+    "smaller_share", "ttft_p50_ms", "ttft_p99_ms", "delay_p50_ms", "delay_p99_ms", "worker_us_per_chunk",
+    "router_us_per_request",
 )  # fmt: skip
 _PLOTS = (
     ("tokens.svg", "tokens_per_s", "tokens per second"),
@@ -58,14 +60,19 @@ def show(found: dict[str, Any]) -> None:
 
 def _show_fronts(kind: str, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
-        print(f"\n{kind:<16}" + "".join(f"{name.replace('_per_', '/'):>20}" for name in _FRONT_COLUMNS))
-    for row in rows:
-        print(f"{row['way']:<16}" + "".join(f"{row[name]:>20.2f}" for name in _FRONT_COLUMNS))
-    if len(rows) == 2:
-        one, two = rows
-        print(f"chunks/s, two processes over one: {two['chunks_per_s'] / one['chunks_per_s']:.2f}")
-        ratio = two["front_us_per_chunk"] / one["front_us_per_chunk"]
-        print(f"CPU per chunk, two processes over one: {ratio:.2f}")
+        columns = (name.removeprefix("front_").replace("_per_", "/") for name in _FRONT_COLUMNS)
+        print(f"\n{kind:<16}{'streams':>8}" + "".join(f"{name:>19}" for name in columns))
+    found = {(row["way"], row["streams"]): row for row in rows}
+    for (way, streams), row in found.items():
+        print(f"{way:<16}{streams:>8}" + "".join(f"{row[name]:>19.2f}" for name in _FRONT_COLUMNS))
+    for (way, streams), several in found.items():
+        processes = FRONTS.get(way, 1)
+        for how, number in (("in sum", streams), ("for each process", streams // processes)):
+            one = found.get(("http", number))
+            if processes > 1 and one is not None:
+                chunks, cpu = (several[name] / one[name] for name in ("chunks_per_s", "front_us_per_chunk"))
+                title = f"{processes} processes over one, {number} streams {how}"
+                print(f"{title}: {chunks:.2f} times the chunks/s, {cpu:.2f} times the CPU per chunk")
 
 
 def draw(found: Mapping[str, Any], folder: Path) -> None:

@@ -16,8 +16,10 @@ from benchmarks.plane.machine import Program, python
 from benchmarks.plane.services import Services, free_ports
 from trtdist.bench.statistics import summary
 
-__all__ = ["Deployed", "deploy", "window"]
+__all__ = ["FRONTS", "Deployed", "deploy", "window"]
 
+# Processes of the front end, by the name of the way.
+FRONTS = {"http": 1, "http-2": 2, "http-4": 4}
 WARM_UP_S = 1.0
 START_S = 2.0
 
@@ -67,10 +69,12 @@ async def window(to: Deployed, clients: int, streams: int, seconds: float, sprea
     running = [await _client(python(*argv)) for _ in range(clients)]
     await asyncio.sleep(begin - time.perf_counter())
     before = {role: program.cpu_seconds() for role, program in to.programs.items()}
+    calls = to.programs["front"].system_calls()
     await asyncio.sleep(begin + seconds / 2 - time.perf_counter())
     split = connections(to.programs["front"].pids, to.port)
     await asyncio.sleep(begin + seconds - time.perf_counter())
     used = {role: program.cpu_seconds() - before[role] for role, program in to.programs.items()}
+    reads, writes = (now - then for now, then in zip(to.programs["front"].system_calls(), calls))
     # On a busy machine the last ones are accepted late.
     split = max(split, connections(to.programs["front"].pids, to.port), key=sum)
     found = [await _result(one) for one in running]
@@ -87,6 +91,8 @@ async def window(to: Deployed, clients: int, streams: int, seconds: float, sprea
         "delay_p99_ms": delays.p99,
         "front_us_per_chunk": 1e6 * used["front"] / pieces,
         "front_cores": used["front"] / seconds,
+        "front_reads_per_chunk": reads / pieces,
+        "front_writes_per_chunk": writes / pieces,
         "front_mb": to.programs["front"].resident_mb(),
         "worker_us_per_chunk": 1e6 * workers / pieces,
         "router_us_per_request": 1e6 * used.get("router", 0.0) / requests,

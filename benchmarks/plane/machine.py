@@ -62,6 +62,12 @@ class Program:
         tasks = [task for pid in self.pids for task in Path(f"/proc/{pid}/task").iterdir()]
         return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
+    def system_calls(self) -> tuple[int, int]:
+        """How often it and its children have read and written so far; uvloop does both with calls that are counted."""
+        counts = [dict(map(str.split, Path(f"/proc/{pid}/io").read_text().splitlines())) for pid in self.pids]
+        reads, writes = (sum(int(each[name]) for each in counts) for name in ("syscr:", "syscw:"))
+        return reads, writes
+
     def resident_mb(self) -> float:
         """Its resident memory in MB, and that of its children; what they share counts for each."""
         return sum(map(_resident_mb, self.pids))

@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 from tests.engines.oracle import answer
 from tests.engines.simulated import Deployment
 from tests.engines.topologies import KEY, continued, disaggregated, monolithic
-from trtdist.engines.base import CONTEXT_ONLY, EngineConfig, EngineError, EngineOutput, GenerateRequest, Sampling
+from trtdist.engines.base import (
+    CONTEXT_ONLY,
+    EngineConfig,
+    EngineError,
+    EngineOutput,
+    GenerateRequest,
+    RefusedError,
+    Sampling,
+)
 from trtdist.engines.reference import create
 from trtdist.engines.reference.shape import HEADS, POSITIONS, kv_bytes
 from trtdist.plan import Plan
@@ -231,19 +239,24 @@ def test_servers_of_one_world_may_stop_one_after_the_other(run_dir: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("request_", "told"),
+    ("request_", "kind", "told"),
     [
-        (GenerateRequest("r", Sampling(max_tokens=POSITIONS), "x"), "limit is 16384"),
-        (GenerateRequest("r", SAMPLING, "x" * POSITIONS), "limit is 16384"),
-        (GenerateRequest("r", SAMPLING, token_ids=(1, 99999)), "vocabulary"),
-        (GenerateRequest("r", SAMPLING, "x", request_type="other"), "request type"),
-        (GenerateRequest("r", Sampling(temperature=-1), "x"), "temperature"),
-        (GenerateRequest("r", SAMPLING, "x", request_type="generation_only"), "does not read prompts"),
+        (GenerateRequest("r", Sampling(max_tokens=POSITIONS), "x"), RefusedError, "limit is 16384"),
+        (GenerateRequest("r", SAMPLING, "x" * POSITIONS), RefusedError, "limit is 16384"),
+        (
+            GenerateRequest("r", SAMPLING, "x" * POSITIONS, request_type=CONTEXT_ONLY),
+            RefusedError,
+            "16384 are the limit",
+        ),
+        (GenerateRequest("r", SAMPLING, token_ids=(1, 99999)), RefusedError, "vocabulary"),
+        (GenerateRequest("r", Sampling(temperature=-1), "x"), RefusedError, "temperature"),
+        (GenerateRequest("r", SAMPLING, "x", request_type="other"), EngineError, "request type"),
+        (GenerateRequest("r", SAMPLING, "x", request_type="generation_only"), EngineError, "does not read prompts"),
     ],
 )
-def test_a_refusal_says_why(request_: GenerateRequest, told: str, run_dir: Path) -> None:
+def test_a_refusal_says_why(request_: GenerateRequest, kind: type[EngineError], told: str, run_dir: Path) -> None:
     async def work(deployment: Deployment) -> None:
-        with pytest.raises(EngineError, match=told):
+        with pytest.raises(kind, match=told):
             await ask(deployment, "srv.0", request_)
 
     during(monolithic(), run_dir, work)

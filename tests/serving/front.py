@@ -132,7 +132,7 @@ async def fronting(
 ) -> AsyncIterator[Front]:
     """A front end for a deployment."""
     roles: Sequence[str] = tuple(dict.fromkeys(server.role for server in deployed.plan.servers))
-    made = Settings(MODEL, 0, tuple(roles), settings.pop("template", plain), keys, **settings)
+    made = Settings(settings.pop("model", MODEL), 0, tuple(roles), settings.pop("template", plain), keys, **settings)
     (listener,) = listen("127.0.0.1", 0, 1)
     async with Requester.open(deployed.config, "front") as requester:
         metrics = Metrics()

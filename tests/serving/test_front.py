@@ -179,6 +179,24 @@ def test_paths_methods_types_and_ids(play: Play) -> None:
     play(scene)
 
 
+def test_a_model_is_found_by_its_path(play: Play) -> None:
+    model = "/models/a b"
+
+    async def scene(front: Front, deployed: Deployment, running: dict[str, Running]) -> None:
+        for name in ("/models/a%20b", "%2Fmodels%2Fa%20b", "%2fmodels/a%20b"):
+            assert (await front.get(f"/v1/models/{name}")).json["id"] == model, name
+        for name in ("models/a%20b", "//models/a%20b", "%2Fmodels%2Fa"):
+            assert (await front.get(f"/v1/models/{name}")).error["code"] == "model_not_found", name
+        assert [one["id"] for one in (await front.get("/v1/models/")).json["data"]] == [model]
+        async with client(front) as openai_client:
+            assert (await openai_client.models.retrieve(model)).id == model
+        text = (await front.get("/metrics")).body.decode()
+        assert 'trtdist_http_requests_total{endpoint="models",status="200"} 5' in text
+        assert 'trtdist_http_requests_total{endpoint="models",status="404"} 3' in text
+
+    play(scene, model=model)
+
+
 def test_keys_are_asked_for(play: Play) -> None:
     async def scene(front: Front, deployed: Deployment, running: dict[str, Running]) -> None:
         async with client(front, "wrong") as stranger:

@@ -48,11 +48,12 @@ def test_what_is_pending_goes_out_before_the_question_whether_it_came(
         def write(data: bytes) -> None:
             nonlocal sent
             sent += data
-            socket.write(data)
+            socket_write(data)
 
         async with connection(nats_server.url, nats_server.user, nats_server.password, "a test") as client:
             socket = client._transport._io_writer.transport
-            monkeypatch.setattr(client._transport, "write", write)
+            socket_write = socket.write
+            monkeypatch.setattr(socket, "write", write)
             monkeypatch.setattr(client._transport, "writelines", lambda lines: write(b"".join(lines)))
             await client.subscribe("test.flushed")
             await client.flush()

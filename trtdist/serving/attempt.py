@@ -158,14 +158,19 @@ class Attempt:
         """Pass on the chunks that were delivered."""
         if not self._chunks:
             return
-        if self._complete or self._at_once is None or not self._at_once(self._chunks):
-            self._wake()
-            return
-        self.taken += len(self._chunks)
-        self._chunks = []
-        if self.credit_due:
-            self._grant_asked = True
-            self._wake()
+        taken = False
+        try:
+            taken = not self._complete and self._at_once is not None and self._at_once(self._chunks)
+        finally:
+            # Whoever takes the same chunks then meets what it raised.
+            if not taken:
+                self._wake()
+        if taken:
+            self.taken += len(self._chunks)
+            self._chunks = []
+            if self.credit_due:
+                self._grant_asked = True
+                self._wake()
 
     def tick(self) -> None:
         """TICK_S passed in which this process could have seen a message."""

@@ -7,6 +7,7 @@ import contextlib
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from types import TracebackType
 from typing import Any, cast
 
 from nats import errors
@@ -46,6 +47,7 @@ class DirectClient(Client):
         self._takers: dict[int, Taker] = {}
         self._after_read: dict[int, Callable[[], None]] = {}
         self._same_turn = False
+        self._reading = _Reading(self)
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
@@ -69,7 +71,8 @@ class DirectClient(Client):
     async def subscribe_directly(self, subject: str, taker: Taker, after_read: Callable[[], None]) -> None:
         """Have `taker` called for each message, in order, and `after_read` once all that came with it were taken.
 
-        Neither may raise, nor keep the event loop for long. There is no limit to what may wait.
+        Neither may keep the event loop for long, and neither should raise: where one does, what came with the same read
+        and was not taken yet is lost, and the connection is made anew. There is no limit to what may wait.
         """
 
         async def take(message: Msg) -> None:
@@ -83,18 +86,28 @@ class DirectClient(Client):
     async def flush(self, timeout: int = DEFAULT_FLUSH_TIMEOUT) -> None:
         """As nats-py's, whose PING goes ahead of what is pending: a subscription would not be known to the server yet
         when this returns."""
-        if self._pending and self.is_connected and self._transport is not None:
-            pending, self._pending, self._pending_data_size = self._pending, [], 0
-            self._transport.writelines(pending)
+        socket = self._open_socket()
+        if self._pending and socket is not None:
+            self._send_pending(socket)
         await super().flush(timeout)
+
+    def _open_socket(self) -> asyncio.WriteTransport | None:
+        """What can be written to: what is written to a connection that ends would be lost."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is None or not self.is_connected:
+            return None
+        socket: asyncio.WriteTransport = writer.transport
+        return None if socket.is_closing() else socket
 
     def _free_socket(self) -> asyncio.WriteTransport | None:
         """What can be written to without waiting, None when nothing can or nats-py has to say why."""
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is None or not self.is_connected or self.is_draining_pubs:
-            return None
-        socket: asyncio.WriteTransport = writer.transport
-        return None if socket.is_closing() or socket.get_write_buffer_size() > _UNSENT else socket
+        socket = None if self.is_draining_pubs else self._open_socket()
+        return None if socket is None or socket.get_write_buffer_size() > _UNSENT else socket
+
+    def _send_pending(self, socket: asyncio.WriteTransport) -> None:
+        pending, self._pending, self._pending_data_size = self._pending, [], 0
+        # TLS makes a record of each part that it gets.
+        socket.write(b"".join(pending))
 
     def _turn_ends(self) -> None:
         self._same_turn = False
@@ -102,9 +115,7 @@ class DirectClient(Client):
             return
         socket = self._free_socket()
         if socket is not None:
-            pending, self._pending, self._pending_data_size = self._pending, [], 0
-            # TLS makes a record of each part that it gets.
-            socket.write(b"".join(pending))
+            self._send_pending(socket)
         elif self._flush_queue is not None and self._flush_queue.empty():
             self._flush_queue.put_nowait(asyncio.get_running_loop().create_future())
 
@@ -157,6 +168,27 @@ class DirectClient(Client):
         self._after_read.pop(sid, None)
 
 
+class _Reading:
+    """While in `with`, something is made of what came: if that fails, the connection is made anew.
+
+    nats-py does so where the network or the protocol fails. Of any other error its task ends, and the connection would
+    be there and unread until its pings had remained without an answer.
+    """
+
+    def __init__(self, client: DirectClient) -> None:
+        self._client = client
+        self._ending: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> None:
+        """Nothing to prepare: this comes with each read."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception):
+            self._ending = asyncio.ensure_future(self._client._process_op_err(error))
+
+
 class _Parser(Parser):
     """Gives whole messages to their takers, and leaves everything else to nats-py."""
 
@@ -171,9 +203,10 @@ class _Parser(Parser):
     async def parse(self, data: bytes = b"") -> None:
         """Take what came with one read; what is not whole waits for the next."""
         self.nc._take = self.take
-        rest = self.take(data)
-        if rest:
-            await super().parse(rest)
+        with self.nc._reading:
+            rest = self.take(data)
+            if rest:
+                await super().parse(rest)
 
     def take(self, data: bytes) -> bytes:
         """What is left for nats-py after the messages in front that have takers."""
@@ -188,23 +221,25 @@ class _Parser(Parser):
             data = bytes(self.buf) + data
             self.buf.clear()
         takers, at = self.nc._takers, 0
-        while (end := data.find(b"\r\n", at)) > 0:
-            subject, sid, size = _read_line(data[at:end])
-            taker = takers.get(sid)
-            if taker is None:
-                break
-            begin = end + CRLF_SIZE
-            end = begin + size
-            if end + CRLF_SIZE > len(data):
-                self._missing = end + CRLF_SIZE - len(data)
-                self.buf.extend(data[at:])
-                data = data[:at]
-                break
-            taker(subject, data[begin:end], "")
-            at = end + CRLF_SIZE
-        if at:
-            for after_read in self.nc._after_read.values():
-                after_read()
+        try:
+            while (end := data.find(b"\r\n", at)) > 0:
+                subject, sid, size = _read_line(data[at:end])
+                taker = takers.get(sid)
+                if taker is None:
+                    break
+                begin = end + CRLF_SIZE
+                end = begin + size
+                if end + CRLF_SIZE > len(data):
+                    self._missing = end + CRLF_SIZE - len(data)
+                    self.buf.extend(data[at:])
+                    data = data[:at]
+                    break
+                taker(subject, data[begin:end], "")
+                at = end + CRLF_SIZE
+        finally:
+            if at:
+                for after_read in self.nc._after_read.values():
+                    after_read()
         return data[at:]
 
 
@@ -223,7 +258,8 @@ class _AtOnce(asyncio.Protocol):
         take = self._client._take
         # A task that waits has parsed all that came before.
         if take is not None and self._client.is_connected and getattr(self._reader, "_waiter", None) is not None:
-            data = take(data)
+            with self._client._reading:
+                data = take(data)
         if data:
             self._stream.data_received(data)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 
@@ -82,8 +83,13 @@ class Inbox:
             self._unsettled.add(attempt)
 
     def _read(self) -> None:
-        while self._unsettled:
-            self._unsettled.pop().settle()
+        try:
+            while self._unsettled:
+                self._unsettled.pop().settle()
+        finally:
+            if self._unsettled:
+                # What one of them raises costs the others nothing.
+                asyncio.get_running_loop().call_soon(self._read)
 
     async def _came_back(self, message: Msg) -> None:
         self._echoed = True

@@ -155,7 +155,7 @@ class ReferenceEngine:
         wanted = length + request.sampling.max_tokens
         if wanted > POSITIONS and request.request_type == CONTEXT_ONLY:
             # Asked for one token, whatever the user wants of the generation server.
-            raise EngineError(f"{length} prompt tokens are too many: with the answer, {POSITIONS} are the limit")
+            raise RefusedError(f"{length} prompt tokens are too many: with the answer, {POSITIONS} are the limit")
         if wanted > POSITIONS:
             raise RefusedError(
                 f"{length} prompt tokens and {request.sampling.max_tokens} to be generated are {wanted}; the limit is"

@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from urllib.parse import unquote
 
 from trtdist.serving.attempt import AtOnce, RequestError
 from trtdist.serving.discovery import Snapshot
@@ -34,6 +35,8 @@ _CLIENT_GONE = 499
 # _Answers of one request that may wait for the client; more stay with the servers.
 _WAITING = 8
 _OPEN_PATHS = ("/live", "/health")
+_MODELS = "/v1/models"
+_MODEL = f"{_MODELS}/"
 
 _Handler = Callable[["Exchange"], Awaitable[None]]
 
@@ -88,7 +91,7 @@ class Service:
         self._routes: dict[str, tuple[str, str, _Handler]] = {
             "/v1/chat/completions": ("POST", "chat", self._chat),
             "/v1/completions": ("POST", "completions", self._completion),
-            "/v1/models": ("GET", "models", self._models),
+            _MODELS: ("GET", "models", self._models),
             "/health": ("GET", "other", self._health),
             "/live": ("GET", "other", self._live),
             "/metrics": ("GET", "other", self._scrape),
@@ -98,11 +101,11 @@ class Service:
         """Answer one request, whatever it is."""
         given = request.headers.get("x-request-id", "")
         exchange = Exchange(request, reply, given if _NAME.fullmatch(given) else secrets.token_hex(16))
-        path = request.path
-        endpoint = self._routes[path][1] if path in self._routes else "other"
+        route = _route(request.path)
+        endpoint = self._routes[route][1] if route in self._routes else "other"
         status = 0
         try:
-            await self._dispatch(exchange, path)
+            await self._dispatch(exchange, route)
             status = reply.status
         except ApiError as error:
             status = error.status
@@ -112,12 +115,12 @@ class Service:
         finally:
             self._metrics.answered(endpoint, _CLIENT_GONE if reply.lost else status or 500)
 
-    async def _dispatch(self, exchange: Exchange, path: str) -> None:
+    async def _dispatch(self, exchange: Exchange, route: str) -> None:
         request = exchange.request
-        model = path.startswith("/v1/models/")
-        if path not in self._routes and not model:
+        path = request.path
+        if route not in self._routes:
             raise ApiError(404, f"there is no {path[:256]} here", code="not_found")
-        method, _, handler = self._routes["/v1/models" if model else path]
+        method, _, handler = self._routes[route]
         if request.method != method and (method, request.method) != ("GET", "HEAD"):
             raise ApiError(405, f"{path[:256]} takes {method} only", headers={"Allow": method})
         if path not in _OPEN_PATHS:
@@ -155,9 +158,9 @@ class Service:
         exchange.send(200, self._metrics.text().encode("ascii"), _TEXT)
 
     async def _models(self, exchange: Exchange) -> None:
-        asked = exchange.request.path.removeprefix("/v1/models").lstrip("/")
+        asked = unquote(exchange.request.path[len(_MODEL) :])
         if asked:
-            self._require_model(asked.replace("%2F", "/").replace("%2f", "/"))
+            self._require_model(asked)
         body = _model_json(self._settings.model, self._settings.created)
         exchange.send(200, body if asked else b'{"object": "list", "data": [' + body + b"]}")
 
@@ -331,6 +334,11 @@ async def _pump(
     finally:
         with contextlib.suppress(RequestError):
             await batches.aclose()
+
+
+def _route(path: str) -> str:
+    """The path without the name of a model, which may be a path itself."""
+    return _MODELS if path.startswith(_MODEL) else path
 
 
 def _missing(roles: Sequence[str], snapshot: Snapshot) -> list[str]:
