@@ -17,9 +17,9 @@ import pytest
 
 from tests.services.running import Services
 from tests.serving.scripted import until
-from trtdist.cli.certificates import VALID, make_certificates
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.authority import VALID, make_certificates
 from trtdist.services.envfile import write_env
 from trtdist.services.tls import Certificates, client_context
 from trtdist.serving.etcd import EtcdClient, EtcdError
