@@ -82,9 +82,7 @@ def _signed(authority: _Authority, keys: _Keys, now: float, life: float) -> dict
     names = [x509.DNSName("localhost"), *(x509.IPAddress(ipaddress.ip_address(at)) for at in ("127.0.0.1", "::1"))]
     valid = _Validity(now, life)
     return {
-        "server.pem": authority.sign(
-            "trtdist-server", keys.server, valid, both, [x509.DNSName("localhost"), *loopback]
-        ),
+        "server.pem": authority.sign("trtdist-server", keys.server, valid, both, names),
         "client.pem": authority.sign("trtdist-client", keys.client, valid, both[1:]),
     }
 

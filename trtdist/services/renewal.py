@@ -59,9 +59,8 @@ def _dates(files: tls.Certificates) -> tuple[float, float]:
         valid = [tls.validity(path) for path in (files.server, files.client)]
     except (OSError, ValueError) as error:
         said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else error
-        raise NotRenewedError(
-            f"the certificates of the run cannot be used ({said}): bring it up again", True
-        ) from error
+        problem = f"the certificates of the run cannot be used ({said}): bring it up again"
+        raise NotRenewedError(problem, over=True) from error
     ends = min(end for _, end in valid)
     return min((begin + tls.BACKDATED_S + end) / 2 for begin, end in valid), ends
 
