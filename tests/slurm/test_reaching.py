@@ -49,7 +49,12 @@ class Reached:
 @pytest.fixture
 def reached(cluster: Cluster) -> Iterator[Reached]:
     """The reference deployment over two nodes of the mini cluster."""
-    (cluster.folder / "cluster.yaml").write_text(TOPOLOGY % TOKEN)
+    yield from up(cluster, TOPOLOGY % TOKEN)
+
+
+def up(cluster: Cluster, topology: str) -> Iterator[Reached]:
+    """A deployment until the end of a test."""
+    (cluster.folder / "cluster.yaml").write_text(topology)
     run = cluster.folder / "run"
     found = Reached(cluster, run, "")
     found.trtdist("render", "cluster.yaml", str(run))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import MINICLUSTER, USER
-from tests.slurm.test_reaching import TOKEN, Reached, reached
-from tests.strangers import GREETING, LISTENING, answered
+from tests.cluster import MINICLUSTER, USER, Cluster
+from tests.slurm.test_reaching import TOKEN, TOPOLOGY, Reached, reached, up
+from tests.strangers import GREETING, LISTENING, POSING, answered
 
 __all__ = ["reached"]
 
@@ -57,6 +58,38 @@ def test_another_user_can_neither_read_nor_send(reached: Reached) -> None:
     assert reached.state() == "READY"
     asked = reached.trtdist("client", "--run", f"{reached.run}/", "--max-tokens", "4")
     assert asked.stdout.strip()
+
+
+@pytest.fixture
+def world(cluster: Cluster) -> Iterator[Reached]:
+    """A run whose ranks on two nodes are one MPI world."""
+    text = TOPOLOGY.replace("per_server", "mpi_world").replace("name: reached", "name: world") % TOKEN
+    yield from up(cluster, text)
+
+
+@pytest.mark.long
+def test_who_poses_as_a_rank_changes_no_answer(world: Reached) -> None:
+    env = dict(line.split("=", 1) for line in (world.run / "resolved.env").read_text().splitlines())
+    ask = ["client", "--run", f"{world.run}/", "--max-tokens", "16", "--temperature", "0"]
+    right = world.trtdist(*ask).stdout
+    posing = []
+    for node in env["TRTDIST_NODES"].strip("'").split():
+        ports = [line.split() for line in on_node(node, "root", LISTENING, USER).splitlines()]
+        pairs = json.dumps([(host if host != "0.0.0.0" else "127.0.0.1", int(port)) for host, port in ports])
+        assert "127.0.0.1" in pairs, "MPI listens everywhere"
+        argv = [sys.executable, str(MINICLUSTER), "exec", "--user", "nobody", node]
+        argv += [sys.executable, "-I", "-S", "-c", POSING, pairs]
+        posing.append(subprocess.Popen(argv, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    try:
+        for each in posing:
+            assert each.stdout is not None and int(each.stdout.readline()) > 20
+        for _ in range(3):
+            assert world.trtdist(*ask).stdout == right
+    finally:
+        for each in posing:
+            each.communicate(timeout=60)
+    assert world.trtdist(*ask).stdout == right
+    assert world.state() == "READY"
 
 
 @pytest.mark.long

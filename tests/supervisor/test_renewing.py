@@ -24,10 +24,10 @@ def begun() -> Life:
 def test_they_are_looked_at_once_there_are_addresses_and_before_anything_is_late() -> None:
     life = begun()
     assert life.of(Renew) == [Renew()]
-    life.hear(LookedAt(100.0), 2.0)
-    life.hear(messages.Tick(), 101.0)
+    life.hear(LookedAt(10.0), 2.0)
+    life.hear(messages.Tick(), 11.0)
     assert life.of(Renew) == [Renew()]
-    life.hear(messages.Tick(), 102.0)
+    life.hear(messages.Tick(), 12.0)
     assert life.of(Renew) == [Renew(), Renew()]
 
 
