@@ -89,11 +89,6 @@ export TMPDIR=$TRTDIST_LOCAL_DIR/mpi.$TRTDIST_STEP
 export OMPI_MCA_btl_sm_backing_directory=$TMPDIR OMPI_MCA_btl_vader_backing_directory=$TMPDIR
 (umask 077 && mkdir -p "$TMPDIR")
 
-# MPI keeps to the network of the run.
-if [[ $TRTDIST_NODE_ADDRESS != *:* && -z ${OMPI_MCA_btl_tcp_if_exclude:-} ]]; then
-    export OMPI_MCA_btl_tcp_if_include=${OMPI_MCA_btl_tcp_if_include:-$TRTDIST_NODE_ADDRESS/32}
-fi
-
 # network.port_range. Open MPI reads the first port and how many there are, for each version of IP.
 if [[ -n ${TRTDIST_PORT_RANGE:-} ]]; then
     export OMPI_MCA_btl_tcp_port_min_v4=${TRTDIST_PORT_RANGE%-*}
