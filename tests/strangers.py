@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GREETING", "KNOCKING", "LISTENING", "POSING", "STALLING", "answered"]
+__all__ = ["GREETING", "KNOCKING", "LISTENING", "STALLING", "answered"]
 
 # Which ports a user listens on, on this node: /proc/net/tcp has address and port in hex, the state and the user.
 LISTENING = """\
@@ -75,26 +75,6 @@ for host, port in json.loads(sys.argv[1]):
         print(host, port)
     except OSError:
         pass
-"""
-# Poses as a rank of an MPI world to each port: with noise, and greetings (opal/mca/btl/tcp: name and magic) with names
-# that are not right; if asked for, with halves of greetings too. Holds all connections until its input ends.
-POSING = """\
-import json, os, socket, struct, sys
-magic = b"OPAL-TCP-BTL".ljust(16, bytes(1))
-names = [struct.pack("!II", job, rank) for job in (0, 1, 0xffffffff, int.from_bytes(os.urandom(4), "big"))
-         for rank in range(4)]
-words = [os.urandom(24), os.urandom(4096), magic + names[0], names[0] + b"NOT" + magic[3:]]
-words += [name + magic for name in names]
-if sys.argv[2] == "halves":
-    words = [b"", b"x", magic[:3]]
-held = []
-for host, port in json.loads(sys.argv[1]):
-    for word in words:
-        connection = socket.create_connection((host, port), timeout=10)
-        connection.sendall(word)
-        held.append(connection)
-print(len(held), flush=True)
-sys.stdin.read()
 """
 
 

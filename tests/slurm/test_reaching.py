@@ -49,12 +49,7 @@ class Reached:
 @pytest.fixture
 def reached(cluster: Cluster) -> Iterator[Reached]:
     """The reference deployment over two nodes of the mini cluster."""
-    yield from up(cluster, TOPOLOGY % TOKEN)
-
-
-def up(cluster: Cluster, topology: str) -> Iterator[Reached]:
-    """A deployment until the end of a test."""
-    (cluster.folder / "cluster.yaml").write_text(topology)
+    (cluster.folder / "cluster.yaml").write_text(TOPOLOGY % TOKEN)
     run = cluster.folder / "run"
     found = Reached(cluster, run, "")
     found.trtdist("render", "cluster.yaml", str(run))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.cluster import MINICLUSTER, PYTHON, USER, Cluster
-from tests.slurm.test_reaching import TOKEN, TOPOLOGY, Reached, reached, up
-from tests.strangers import GREETING, LISTENING, POSING, answered
-from tests.supervisor.runs import wait_for
+from tests.cluster import MINICLUSTER, USER
+from tests.slurm.test_reaching import TOKEN, Reached, reached
+from tests.strangers import GREETING, LISTENING, answered
 
 __all__ = ["reached"]
 
@@ -63,49 +60,6 @@ def test_another_user_can_neither_read_nor_send(reached: Reached) -> None:
     assert reached.state() == "READY"
     asked = reached.trtdist("client", "--run", f"{reached.run}/", "--max-tokens", "4")
     assert asked.stdout.strip()
-
-
-@pytest.fixture
-def world(cluster: Cluster) -> Iterator[Reached]:
-    """A run whose ranks on two nodes are one MPI world."""
-    text = TOPOLOGY.replace("per_server", "mpi_world").replace("name: reached", "name: world") % TOKEN
-    yield from up(cluster, text)
-
-
-@contextlib.contextmanager
-def posing(world: Reached, how: str) -> Iterator[None]:
-    """Somebody on each node who holds connections to all ports of MPI."""
-    env = dict(line.split("=", 1) for line in (world.run / "resolved.env").read_text().splitlines())
-    posers = []
-    for node in env["TRTDIST_NODES"].strip("'").split():
-        listening = [line.split() for line in on_node(node, "root", LISTENING, USER).splitlines()]
-        ports = [("127.0.0.1", int(port)) for host, port in listening if host == "0.0.0.0"]
-        assert ports, "MPI across nodes listens everywhere"
-        argv = [sys.executable, str(MINICLUSTER), "exec", "--user", "nobody", node]
-        argv += [sys.executable, "-I", "-S", "-c", POSING, json.dumps(ports), how]
-        posers.append(subprocess.Popen(argv, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-    try:
-        for each in posers:
-            assert each.stdout is not None and int(each.stdout.readline()) > 2
-        yield
-    finally:
-        for each in posers:
-            each.communicate(timeout=60)
-
-
-@pytest.mark.long
-def test_who_poses_as_a_rank_changes_no_answer(world: Reached) -> None:
-    ask = ["client", "--run", f"{world.run}/", "--max-tokens", "16", "--temperature", "0"]
-    right = world.trtdist(*ask).stdout
-    with posing(world, "whole"):
-        for _ in range(3):
-            assert world.trtdist(*ask).stdout == right
-    # Who says half of a greeting holds a rank up, as docs/security.md says, and no longer than he is there.
-    with posing(world, "halves"):
-        waiting = world.cluster.run(PYTHON, "-m", "trtdist.cli", *ask, "--timeout", "5", timeout=90)
-        assert waiting.returncode == 1 or waiting.stdout == right
-    wait_for(lambda: world.cluster.run(PYTHON, "-m", "trtdist.cli", *ask, timeout=90).stdout == right, 120, "answers")
-    assert world.state() == "READY"
 
 
 @pytest.mark.long
