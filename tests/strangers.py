@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["GREETING", "LISTENING", "STALLING", "answered"]
+__all__ = ["GREETING", "KNOCKING", "LISTENING", "STALLING", "answered"]
 
 # Which ports a user listens on, on this node: /proc/net/tcp has address and port in hex, the state and the user.
 LISTENING = """\
@@ -65,6 +65,16 @@ import json, socket, sys
 held = [socket.create_connection((host, port), timeout=5) for host, port in json.loads(sys.argv[1]) for _ in range(100)]
 print(len(held), flush=True)
 sys.stdin.read()
+"""
+# Which of these ports take a connection.
+KNOCKING = """\
+import json, socket, sys
+for host, port in json.loads(sys.argv[1]):
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+        print(host, port)
+    except OSError:
+        pass
 """
 
 

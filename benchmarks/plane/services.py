@@ -14,10 +14,10 @@ from pathlib import Path
 
 from benchmarks.plane.machine import Program, python
 from tests.serving.servers import free_ports
-from trtdist.cli.certificates import make_certificates
 from trtdist.plan import to_json
 from trtdist.planning import Target, plan
 from trtdist.rundir import RunDir
+from trtdist.services.authority import make_certificates
 from trtdist.services.binaries import find_binary
 from trtdist.services.envfile import write_env
 from trtdist.services.health import probe

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from trtdist.cli.certificates import make_certificates
 from trtdist.cli.front_files import front_files
 from trtdist.cli.given import given_local
 from trtdist.errors import InputError
+from trtdist.services.authority import make_certificates
 from trtdist.topology import load
 
 

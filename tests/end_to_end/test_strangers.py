@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.workplace import TENSOR_PARALLEL, Workplace
-from tests.strangers import GREETING, STALLING, answered
+from tests.strangers import GREETING, KNOCKING, STALLING, answered
 
 CANARY = "canary-4f1c7d0be9"
 TOPOLOGY = TENSOR_PARALLEL + f"container: {{{{env: {{{{HF_TOKEN: {CANARY}, SHOWN: shown-9d2}}}}}}}}\n"
@@ -45,12 +47,33 @@ def listening(pids: Sequence[int]) -> list[tuple[str, int]]:
     links = (entry for pid in pids for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink())
     held = {os.readlink(link) for link in links}
     found = []
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        words = line.split()
-        if words[3] == "0A" and f"socket:[{words[9]}]" in held:
-            address, port = words[1].split(":")
-            found.append((".".join(map(str, reversed(bytes.fromhex(address)))), int(port, 16)))
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in held:
+                address, port = words[1].split(":")
+                found.append((_address(address), int(port, 16)))
     return found
+
+
+def _address(words: str) -> str:
+    """Words of four bytes, each the other way round."""
+    data = bytes.fromhex(words)
+    return str(ipaddress.ip_address(b"".join(data[at : at + 4][::-1] for at in range(0, len(data), 4))))
+
+
+def reachable(host: str) -> str:
+    """Where a socket that listens everywhere is found on this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def is_mpiexec(pid: int) -> bool:
+    return "prterun" in Path(f"/proc/{pid}/comm").read_text()
+
+
+def answer(place: Workplace) -> str:
+    """What the run says to a prompt, always the same."""
+    return place.trtdist("client", "--max-tokens", 16, "--temperature", 0).stdout.strip()
 
 
 @pytest.mark.long
@@ -58,28 +81,44 @@ def listening(pids: Sequence[int]) -> list[tuple[str, int]]:
 def test_another_user_can_neither_read_nor_send_nor_stop(place: Workplace, launch: str) -> None:
     place.up(place.topology(TOPOLOGY.format(launch=launch)))
     run = place.runs()[-1]
+    right = answer(place)
     secrets = {path.name: path.read_text().strip() for path in (run / "secrets").iterdir()}
-    ports = listening(place.processes())
-    # mpiexec of Open MPI 5 has no way to listen on loopback alone; docs/security.md says so.
-    ours = listening([pid for pid in place.processes() if "prterun" not in Path(f"/proc/{pid}/comm").read_text()])
+    ours = listening([pid for pid in place.processes() if not is_mpiexec(pid)])
     assert {host for host, _ in ours} == {"127.0.0.1"}
     assert len(ours) >= 4
-    ports = [("127.0.0.1", port) for _, port in ports]
     known = json.dumps({"user": secrets["nats.user"], "pass": secrets["nats.password"]})
-    asking = stranger(GREETING, known, json.dumps(ports))
+    asking = stranger(GREETING, known, json.dumps(ours))
+    while asking.poll() is None:
+        assert answer(place) == right
     said, complaint = asking.communicate(timeout=300)
     assert asking.returncode == 0, complaint
     answers = [json.loads(line) for line in said.splitlines()]
-    assert len(answers) > 10 * len(ports)
-    assert [answer for answer in answers if answered(answer[3])] == []
-    assert any("401" in answer[3].split("\n")[0] for answer in answers)
+    assert len(answers) > 10 * len(ours)
+    assert [each for each in answers if answered(each[3])] == []
+    assert any("401" in each[3].split("\n")[0] for each in answers)
 
-    stalling = stranger(STALLING, json.dumps(ports))
+    stalling = stranger(STALLING, json.dumps(ours))
     assert stalling.stdout is not None
-    assert stalling.stdout.readline().strip() == str(100 * len(ports))
-    assert place.trtdist("client", "--max-tokens", 4).stdout.strip()
+    assert stalling.stdout.readline().strip() == str(100 * len(ours))
+    assert answer(place) == right
     stalling.communicate(timeout=30)
     assert place.status()["state"] == "READY"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launch", ["per_server", "mpi_world"])
+def test_nobody_gets_through_to_mpiexec(place: Workplace, launch: str) -> None:
+    place.up(place.topology(TOPOLOGY.format(launch=launch)))
+    doors = listening([pid for pid in place.processes() if is_mpiexec(pid)])
+    assert {host for host, _ in doors} > {"127.0.0.1", "0.0.0.0"}
+    there = socket.gethostbyname(socket.gethostname())
+    asked = [(reachable(host), port) for host, port in doors]
+    asked += [(there, port) for host, port in doors if host == "0.0.0.0"]
+    host, port = listening([pid for pid in place.processes() if not is_mpiexec(pid)])[0]
+    said, complaint = stranger(KNOCKING, json.dumps([*asked, (host, port)])).communicate(timeout=300)
+    assert complaint == ""
+    assert said.split() == [host, str(port)]
+    assert answer(place)
 
 
 @pytest.mark.long

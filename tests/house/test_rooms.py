@@ -26,6 +26,8 @@ NODE_ROOMS = ("slurm", "services", "containers", "supervisor", "serving", "engin
 ALLOWED = {"containers": {"mpi4py"}, "serving": {"nats"}, "engines": {"numpy", "mpi4py", "tensorrt_llm", "torch"}}
 # Runs in the launcher's own environment, and does without where these are missing.
 FRONT = ROOT / "trtdist" / "serving" / "front"
+# A program in the launcher's own environment, which others start and do not import.
+AUTHORITY = ROOT / "trtdist" / "services" / "authority.py"
 # The engine seam: serving names its types, and finds the engine itself at run time.
 SEAMS = {("serving", "trtdist.engines.base")}
 
@@ -85,6 +87,8 @@ def test_what_runs_on_nodes_needs_only_the_standard_library(path: Path) -> None:
     allowed = set(sys.stdlib_module_names) | {"trtdist"} | ALLOWED.get(room(path), set())
     if path.is_relative_to(FRONT):
         allowed |= {"jinja2", "uvloop"}
+    if path == AUTHORITY:
+        allowed |= {"cryptography"}
     tops = {name.split(".")[0] for name in imports(parse(path), path)}
     assert tops <= allowed, f"{path.relative_to(ROOT)} imports {sorted(tops - allowed)}"
 
@@ -130,7 +134,7 @@ def test_node_rooms_import_under_python_3_9(tmp_path: Path) -> None:
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in node_modules()
-        if path.stem != "__main__" and not {"numpy", "mpi4py"} & needs(path)
+        if path.stem != "__main__" and not {"numpy", "mpi4py", "cryptography"} & needs(path)
     ]
     code = f"import sys, importlib; sys.path.insert(0, {str(site)!r})\nfor name in {names!r}:\n "
     code += "importlib.import_module(name)"

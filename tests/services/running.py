@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import trtdist
-from trtdist.cli.certificates import make_certificates
 from trtdist.rundir import RunDir
+from trtdist.services.authority import make_certificates
 from trtdist.services.health import Health, probe
 from trtdist.supervisor import shim
 from trtdist.supervisor.resolve import resolve

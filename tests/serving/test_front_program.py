@@ -16,10 +16,10 @@ from tests.serving.deployment import Deployment, Process, deployment, fill_site,
 from tests.serving.front import Front, Raw, fronting, raw_request
 from tests.serving.scripted import until
 from tests.serving.servers import EtcdServer, NatsServer, answers
-from trtdist.cli.certificates import make_certificates
 from trtdist.errors import InputError
 from trtdist.events import CanaryFailed, Ready, Rung
 from trtdist.plan import Canary
+from trtdist.services.authority import make_certificates
 from trtdist.services.envfile import read_env
 from trtdist.serving.canary import prove
 from trtdist.serving.front.program import read_keys

@@ -12,7 +12,7 @@ import pytest
 from trtdist.simulation.facts import Scene
 from trtdist.simulation.life import Decide, Life, live
 from trtdist.simulation.scenes import scene
-from trtdist.supervisor import handover_messages, machine, messages
+from trtdist.supervisor import handover_messages, machine, messages, renewal_messages
 from trtdist.supervisor.state import State
 
 LIVES = 400
@@ -28,6 +28,7 @@ ACTIONS = (
     messages.Kill, messages.Announce, messages.Sweep, messages.Conclude, messages.Finish, messages.Withdraw,
     messages.Place, messages.Restarting, messages.WrittenOff, messages.Drained, messages.Refuse,
     handover_messages.Succeed, handover_messages.HandOver, handover_messages.CallOff,
+    renewal_messages.Renew,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.renewal import Renewal
 from trtdist.supervisor.__main__ import main
 
 
@@ -31,6 +32,9 @@ class FileHead:
     async def withdraw(self, servers: Collection[str]) -> None:
         with open(self._run.path / "withdrawn", "a") as file:
             file.write("".join(f"{server}\n" for server in servers))
+
+    async def renew(self) -> Renewal | None:
+        return None
 
     def port_taken(self, service: str) -> bool:
         left = self._run.path / "taken" / service

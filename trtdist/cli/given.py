@@ -7,10 +7,10 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from trtdist.cli.certificates import make_certificates
 from trtdist.cli.front_files import front_files
 from trtdist.planning.runtimes import serving_runtime
 from trtdist.rendering.containers import needed_by_srun
+from trtdist.services.authority import make_certificates
 from trtdist.services.binaries import find_binary
 from trtdist.services.external import etcd_endpoints, external_nats
 from trtdist.topology.model import Topology

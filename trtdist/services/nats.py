@@ -29,7 +29,8 @@ max_pending: {max_pending}
 ping_interval: "20s"
 ping_max: 5
 
-authorization {{ user: {user}, password: {password}, timeout: 10 }}
+# A list, although it is one user: else the server closes all connections each time that it reads its certificates anew.
+authorization {{ users: [{{ user: {user}, password: {password} }}], timeout: 10 }}
 
 jetstream {{ store_dir: {store}, max_memory_store: {memory_store}, max_file_store: {file_store} }}
 """

@@ -9,6 +9,7 @@ from typing import Any
 from trtdist.errors import InputError
 from trtdist.rundir import RunDir
 from trtdist.services.heirs import HEIR
+from trtdist.services.tls import client_context
 from trtdist.serving.etcd import KeyValue
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import check_name
@@ -21,7 +22,7 @@ _MOST_ENDPOINTS = 64
 
 @dataclass(frozen=True)
 class Heir:
-    """A run by its id, with the URLs of its services; credentials and certificates are those of the run before it."""
+    """A run by its id, with the URLs of its services; user and password are those of the run before it."""
 
     run: str
     nats_url: str
@@ -48,9 +49,12 @@ class Heir:
         )
 
     def config(self, before: RunConfig) -> RunConfig:
-        """How to reach it, for a client of the run before it."""
+        """How to reach it, for a client of the run before it; TrtdistError when its certificates cannot be used."""
         run = RunDir(before.run.path.with_name(self.run))
-        return replace(before, run=run, nats_url=self.nats_url, etcd_endpoints=self.etcd_endpoints, http_url="")
+        # Those of the run before are not renewed any more once that has ended.
+        nats_tls, etcd_tls = (old and client_context(run) for old in (before.nats_tls, before.etcd_tls))
+        urls = replace(before, nats_url=self.nats_url, etcd_endpoints=self.etcd_endpoints, http_url="")
+        return replace(urls, run=run, nats_tls=nats_tls, etcd_tls=etcd_tls)
 
 
 def _text(value: Any, key: str) -> str:

@@ -17,9 +17,10 @@ from random import Random
 from typing import Any
 
 from trtdist.plan import Step
+from trtdist.simulation.certificates import Certificates, is_news
 from trtdist.simulation.facts import ASKED, TERM, News, Scene, Temper
 from trtdist.simulation.timeline import Timeline
-from trtdist.supervisor import handover_messages, messages
+from trtdist.supervisor import handover_messages, messages, renewal_messages
 
 __all__ = ["EPOCH", "Cluster", "Launch", "Task"]
 
@@ -93,6 +94,7 @@ class Cluster:
         used = 1 + max(node for step in scene.plan.steps for node in step.nodes)
         self._spares = list(range(used, scene.plan.allocation.nodes))
         self._succession = 0
+        self._certificates = Certificates(scene.seed)
         self._order = itertools.count()
         self._records: list[tuple[float, int, messages.Input, News | None, Launch | None]] = []
         self._looks: set[int] = set()
@@ -148,7 +150,13 @@ class Cluster:
         news = None if again else self.news(launch.fault, action.step, action.step, True)
         self.hear(messages.PortTested(action.step, taken), news)
 
+    def _renew(self, action: renewal_messages.Renew) -> None:
+        after, found = self._certificates.answer()
+        self.line.after(after, partial(self.hear, found))
+
     def _signal(self, action: messages.Signal) -> None:
+        if is_news(action):
+            return
         self.line.after(self._reach(), partial(self._signalled, self.launches.get(action.step), action.number))
 
     def _signalled(self, launch: Launch | None, number: int) -> None:
@@ -476,4 +484,5 @@ _PERFORM: dict[type, Callable[[Cluster, Any], None]] = {
     handover_messages.Succeed: Cluster._succeed,
     handover_messages.HandOver: Cluster._nothing,
     handover_messages.CallOff: Cluster._call_off,
+    renewal_messages.Renew: Cluster._renew,
 }

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from trtdist.events import RUNGS
+from trtdist.simulation.certificates import Watched, is_news
 from trtdist.simulation.cluster import Cluster
 from trtdist.simulation.expected import Ending, Expected
 from trtdist.simulation.facts import News, Scene, Violation, check
 from trtdist.simulation.survival import Known, Survival
 from trtdist.supervisor import handover_messages as handover
-from trtdist.supervisor import messages
+from trtdist.supervisor import messages, renewal_messages
 from trtdist.supervisor.facts import Outcome
 
 __all__ = ["Judge"]
@@ -66,6 +67,7 @@ class Judge:
         self._swept: tuple[str, ...] | None = None
         self._sweeps = self._finished = 0
         self._heir = _Heir()
+        self._certificates = Watched(self._known)
 
     # What the supervisor hears.
 
@@ -80,6 +82,7 @@ class Judge:
         if hear is not None:
             hear(self, event, now)
         self._survival.heard(event, now)
+        self._certificates.heard(event, now)
         if news is not None and self._counts(event):
             self._expected.died(event, news, now)
 
@@ -201,6 +204,7 @@ class Judge:
         if say is not None:
             say(self, action, now)
         self._survival.said(action, now)
+        self._certificates.said(action, now)
 
     def _nothing_more(self) -> None:
         check(self._ending is None, "something was begun during a stop")
@@ -243,7 +247,12 @@ class Judge:
         self._owed.pop(f"the port of {action.step} was not tested", None)
         self._answers += 1
 
+    def _renew(self, action: renewal_messages.Renew, now: float) -> None:
+        check(self._ending is None, "something was begun during a stop")
+
     def _signal(self, action: messages.Signal, now: float) -> None:
+        if is_news(action):
+            return
         known = self._known[action.step]
         if self._ending is not None or known.leave_by is None:
             self._due_to_stop(action.step, now)
@@ -402,6 +411,7 @@ class Judge:
             check(self._expected.due() >= now - _CLOSE, "a stop is late")
             if not self._expected.settling():
                 self._survival.settled(now)
+                self._certificates.settled(now)
             wanted = self._ready and not self._expected.settling() and not self._heir.awaited
             check(not wanted or self._heir.due > now, "no run was asked for that takes over")
         else:
@@ -469,4 +479,5 @@ _SAID: dict[type, Callable[[Judge, Any, float], None]] = {
     handover.Succeed: Judge._succeed,
     handover.HandOver: Judge._hand_over,
     handover.CallOff: Judge._call_off,
+    renewal_messages.Renew: Judge._renew,
 }

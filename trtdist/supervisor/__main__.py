@@ -59,7 +59,7 @@ def main(argv: Sequence[str], head_of: Callable[[RunDir], Head] = LocalHead) -> 
     if run.verdict.exists():
         journal.say(f"{run.run_id} has ended already")
         return 1
-    launcher, around, settings = _in_job(run, given, journal) if given.slurm else _local(run, given)
+    launcher, around, settings = _in_job(run, given, journal) if given.slurm else _local(run, given, journal)
     try:
         tools = Tools(launcher, head_of(run), journal, around, lambda: lineage.children(os.getpid()))
         return _supervise(run, settings, tools)
@@ -76,10 +76,10 @@ def _started_before(run: RunDir, before: SupervisorStarted) -> str:
     return f"the run in {run.path} was started before, {job}, and is left alone: render another folder for another run"
 
 
-def _local(run: RunDir, given: argparse.Namespace) -> tuple[Launcher, Surroundings, Settings]:
+def _local(run: RunDir, given: argparse.Namespace, journal: Journal) -> tuple[Launcher, Surroundings, Settings]:
     settings = Settings(given.ready_timeout, given.service_timeout, grace=given.grace)
     settings = replace(settings, stall_timeout=given.stall_timeout)
-    return LocalLauncher(run), Alone(), settings
+    return LocalLauncher(run, journal.say), Alone(), settings
 
 
 def _in_job(run: RunDir, given: argparse.Namespace, journal: Journal) -> tuple[Launcher, Surroundings, Settings]:

@@ -1,4 +1,4 @@
-"""The seam between the supervisor and the head services: finding ports, asking for health. Standard library, Python
+"""The seam between the supervisor and the head services: ports, health, certificates. Standard library, Python
 3.9."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from trtdist.rundir import RunDir
+from trtdist.services.renewal import Renewal
 
 __all__ = ["Head"]
 
@@ -28,6 +29,11 @@ class Head(Protocol):
 
     async def hand_over(self, heir: RunDir) -> bool:
         """Tell connected clients of the run that has taken over; whether etcd could be told within a second or two."""
+        ...
+
+    async def renew(self) -> Renewal | None:
+        """Renew the certificates of the run if that is due; None when it has none. NotRenewedError when they cannot be
+        renewed."""
         ...
 
     def port_taken(self, service: str) -> bool:

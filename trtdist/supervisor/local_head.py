@@ -11,6 +11,7 @@ from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing
 from trtdist.services.health import probe
 from trtdist.services.heirs import tell_heir
+from trtdist.services.renewal import Renewal, renew
 from trtdist.services.withdrawal import withdraw
 from trtdist.supervisor.ports import PortClaims, taken
 from trtdist.supervisor.resolve import external_services, resolve, service_ports
@@ -50,6 +51,10 @@ class LocalHead:
     async def hand_over(self, heir: RunDir) -> bool:
         """Put it where requesters look for servers."""
         return await tell_heir(self._env, read_env_or_nothing(heir.resolved_env))
+
+    async def renew(self) -> Renewal | None:
+        """In a thread, since a program does it."""
+        return await asyncio.to_thread(renew, self._run)
 
     def port_taken(self, service: str) -> bool:
         """Whether somebody listens on a port that the service was given."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 
 from trtdist.events import TaskStarted
 from trtdist.plan import Step
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir
 from trtdist.supervisor import lineage
+from trtdist.supervisor.doors import Doors
 from trtdist.supervisor.launch_lines import LaunchLines, Watched
 from trtdist.supervisor.launcher import Ended, Gone
 from trtdist.supervisor.watch import Watch
@@ -17,19 +19,24 @@ __all__ = ["LocalLauncher"]
 
 
 class LocalLauncher:
-    """Runs `scripts/NN-name.local.sh` with bash; knows each task by its shim."""
+    """Runs `scripts/NN-name.local.sh` with bash; knows each task by its shim. `say` takes what goes wrong, as a
+    sentence."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, say: Callable[[str], None] = lambda sentence: None) -> None:
         self._watch: Watch[Watched] = Watch()
         self._lines = LaunchLines(run, "local.sh", signal.SIGKILL, self._watch)
         self._tasks: dict[str, list[TaskStarted]] = {}
         self._recorded: list[tuple[str, ProcessId]] = []
+        self._doors: dict[str, Doors] = {}
+        self._say = say
 
     def start(self, step: Step) -> ProcessId:
         """Start a step in a session of its own; returns its first process."""
         identity = self._lines.start(step)
         self._tasks[step.name] = []
         self._recorded.append((step.name, identity))
+        if step.kind == "workers":
+            self._doors[step.name] = Doors(identity, step.tasks, self._say)
         return identity
 
     def adopt(self, task: TaskStarted) -> None:
@@ -42,6 +49,7 @@ class LocalLauncher:
 
     def check(self) -> list[Ended | Gone]:
         """What ended since the last time: tasks, then steps."""
+        self._doors = {step: doors for step, doors in self._doors.items() if not doors.look()}
         ended: list[Ended | Gone] = []
         for key, last_seen in self._watch.gone():
             ended.append(self._lines.reap(key, last_seen) if isinstance(key, str) else Gone(key, last_seen))

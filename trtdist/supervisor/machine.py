@@ -15,7 +15,17 @@ from dataclasses import replace
 from typing import Any
 
 from trtdist.events import RUNGS
-from trtdist.supervisor import deaths, draining, handover, handover_messages, restarts, stalls, stopping
+from trtdist.supervisor import (
+    deaths,
+    draining,
+    handover,
+    handover_messages,
+    renewal_messages,
+    renewing,
+    restarts,
+    stalls,
+    stopping,
+)
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.messages import (
     Action,
@@ -104,6 +114,7 @@ def next_deadline(state: State) -> float | None:
         times += [step.deadline for step in state.services() if _unhealthy(step) and step.fall is None]
         times += [state.begin_by if state.begin_by < NEVER else None]
         times += restarts.deadlines(state) + draining.deadlines(state) + handover.deadlines(state)
+        times += renewing.deadlines(state)
     return min((time for time in times if time is not None), default=None)
 
 
@@ -125,7 +136,7 @@ def _on_resolved(state: State, event: Resolved, now: float) -> Change:
     if state.ending:
         return state, []
     if event.service == "":
-        return (replace(state, phase=STARTING), []) if state.phase == RESOLVING else (state, [])
+        return (renewing.begun(replace(state, phase=STARTING), now), []) if state.phase == RESOLVING else (state, [])
     step = state.steps.get(event.service)
     if step is None or step.phase != RESOLVING:
         return state, []
@@ -386,6 +397,7 @@ _HANDLERS: dict[type, Callable[[State, Any, float], Change]] = {
     handover_messages.SuccessorAsked: handover.asked,
     handover_messages.SuccessorReady: handover.ready,
     handover_messages.SuccessorLost: handover.lost,
+    renewal_messages.LookedAt: renewing.looked,
     Broke: _on_broke,
     Swept: _on_swept,
 }
@@ -400,5 +412,6 @@ _RULES: tuple[Callable[[State, float], Change | None], ...] = (
     *restarts.RULES,
     *draining.RULES,
     *handover.RULES,
+    *renewing.RULES,
     *stopping.RULES,
 )

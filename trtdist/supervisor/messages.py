@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Union
 
 from trtdist.supervisor import handover_messages as handover
+from trtdist.supervisor import renewal_messages as renewal
 from trtdist.supervisor.facts import Outcome, Stall
 
 __all__ = [
@@ -310,6 +311,7 @@ Input = Union[
     handover.SuccessorAsked,
     handover.SuccessorReady,
     handover.SuccessorLost,
+    renewal.LookedAt,
 ]
 
 
@@ -451,8 +453,7 @@ class Announce:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Kill whatever is left and remove the node-local folder, on the other nodes too if `elsewhere`; answered by
-    Swept."""
+    """Kill what is left, remove the node-local folder, on the other nodes too if `elsewhere`; answered by Swept."""
 
     elsewhere: bool = True
 
@@ -495,4 +496,5 @@ Action = Union[
     handover.Succeed,
     handover.HandOver,
     handover.CallOff,
+    renewal.Renew,
 ]

@@ -22,6 +22,7 @@ from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.address import host_port
 from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
+from trtdist.services.renewal import NotRenewedError, renew
 from trtdist.services.tls import UNPROTECTED
 from trtdist.supervisor.facts import Node
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
@@ -59,7 +60,7 @@ def resolve(
     """Write resolved.env and return what is in it; `again` names the service that gets new ports.
 
     Ports stay claimed as long as `claims` holds them, which keeps other runs away until the servers listen.
-    TrtdistError when something cannot be found or written.
+    Certificates are renewed if that is due. TrtdistError when something cannot be found or written.
     """
     if claims is None:
         claims = PortClaims()
@@ -67,6 +68,8 @@ def resolve(
             return resolve(run, environ, again, claims)
         finally:
             claims.close()
+    if not again:
+        _renew(run)
     try:
         values = _with_new_ports(run, again, claims) if again else _found(run, environ, claims)
         write_env(run.resolved_env, values)
@@ -85,6 +88,15 @@ def service_ports(service: str, values: Mapping[str, str]) -> list[int]:
 def external_services(values: Mapping[str, str]) -> list[str]:
     """The services of a run that are somebody else's."""
     return [name for name, service in _SERVICES.items() if service.client in values and service.ports[0] not in values]
+
+
+def _renew(run: RunDir) -> None:
+    """A job may have waited for long. What can still be used is left to the supervisor."""
+    try:
+        renew(run)
+    except NotRenewedError as error:
+        if error.over:
+            raise
 
 
 def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[str, str]:

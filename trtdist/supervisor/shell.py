@@ -41,7 +41,8 @@ from trtdist.events import (
 from trtdist.plan import Plan, Step
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir, write_atomic
-from trtdist.supervisor import control, facts, handover_messages, messages, verdict
+from trtdist.services.renewal import NotRenewedError
+from trtdist.supervisor import control, facts, handover_messages, messages, renewal_messages, verdict
 from trtdist.supervisor.head import Head
 from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
@@ -61,6 +62,8 @@ _PROBE_FIRST, _PROBE_LAST = 0.02, 0.25
 _SWEEP_PATIENCE = 2.0
 _LOOK_PATIENCE = 5.0
 _CALL_OFF_PATIENCE = 15.0
+# The time may be set, and machines sleep: certificates are looked at more often than they are renewed.
+_RENEW_EVERY, _RENEW_AGAIN = 3600.0, 600.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -240,6 +243,21 @@ class Supervisor:
     def _call_off(self, action: handover_messages.CallOff) -> None:
         self._journal.say("the run that was to take over is called off")
         self._calling_off = self._errand(self._tools.around.call_off())
+
+    def _renew(self, action: renewal_messages.Renew) -> None:
+        self._errand(self._look_at_certificates())
+
+    async def _look_at_certificates(self) -> None:
+        try:
+            found = await self._tools.head.renew()
+        except NotRenewedError as error:
+            self._journal.say(str(error))
+            self._feed(renewal_messages.LookedAt(_RENEW_AGAIN))
+            return
+        if found is not None:
+            if found.done:
+                self._journal.say("the certificates of the run are renewed")
+            self._feed(renewal_messages.LookedAt(min(found.again_in, _RENEW_EVERY), found.done))
 
     async def _watch_logs(self, every: float) -> None:
         """Tell which logs grow, as long as the run comes up."""
@@ -475,4 +493,5 @@ _PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {
     handover_messages.Succeed: Supervisor._succeed,
     handover_messages.HandOver: Supervisor._hand_over,
     handover_messages.CallOff: Supervisor._call_off,
+    renewal_messages.Renew: Supervisor._renew,
 }

@@ -35,6 +35,7 @@ __all__ = [
     "Fall",
     "Handover",
     "Progress",
+    "Renewing",
     "State",
     "StepState",
     "Stop",
@@ -144,6 +145,15 @@ class Handover:
 
 
 @dataclass(frozen=True)
+class Renewing:
+    """When the certificates of the run are looked at; None while they are, and for a run without. `stale` says that
+    NATS has still those of before."""
+
+    look_at: float | None = None
+    stale: bool = False
+
+
+@dataclass(frozen=True)
 class Stop:
     """A stop under way: `tiers` are those still to end, the first of them now, until `tier_deadline`.
 
@@ -199,6 +209,7 @@ class State:
     rungs: Overlay[str] = field(default_factory=lambda: Overlay({}))
     progress: Progress = field(default_factory=Progress)
     handover: Handover = field(default_factory=Handover)
+    renewing: Renewing = field(default_factory=Renewing)
     stop: Stop | None = None
     stops_asked: int = 0
     announced: str = ""
