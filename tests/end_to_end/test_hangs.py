@@ -60,8 +60,8 @@ def test_a_frozen_process_fails_the_run_and_is_named(place: Workplace, victim: s
 @pytest.mark.parametrize("launch", ["per_server", "mpi_world"])
 def test_a_frozen_follower_is_named_once_requests_wait_for_it(place: Workplace, launch: str) -> None:
     folder = deployment(place, launch, again=False)
-    freeze(place, "ctx.0.1")
     with steady_load(folder, streams=2):
+        freeze(place, "ctx.0.1")
         verdict = wait_for(place.verdict, FOUND_S, "the verdict")
     assert (verdict["state"], verdict["first"]["name"]) == ("FAILED", "ctx.0.1"), verdict
     assert "is behind the others; it is stopped by a signal" in verdict["reason"]
