@@ -1,4 +1,4 @@
-"""What is there and does nothing is found in a ready run, and nothing else is; with a head that says what it is told."""
+"""What is there and does nothing is found in a ready run, and nothing else is; with a made-up head."""
 
 from __future__ import annotations
 
