@@ -121,13 +121,10 @@ def test_a_preempted_job_ends_where_jobs_are_cancelled(user: User) -> None:
     run = submitted(user)
     job = (run / "slurm.job").read_text().strip()
     preempt(user)
-    verdict = wait_for(lambda: (run / "verdict.json").exists() and json.loads(_text(run)), 60, "the verdict")
+    wait_for((run / "verdict.json").exists, 60, "the verdict")
+    verdict = json.loads((run / "verdict.json").read_text())
     assert (verdict["state"], verdict["reason"]) == ("INTERRUPTED", f"job {job} was preempted by another job")
     wait_for(lambda: user.job_state(job) not in ("RUNNING", "COMPLETING"), 60, "the end of its job")
     assert user.job_state(job) in ("PREEMPTED", "CANCELLED", "gone")
     assert user.trtdist("why").stdout.splitlines()[2].startswith(f"first cause: job {job} was preempted")
     assert user.left() == []
-
-
-def _text(run: Path) -> str:
-    return (run / "verdict.json").read_text()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.observe.fake_run import FakeRun
-from trtdist.events import RunState, StepExited, TaskExited
+from trtdist.events import ControlRefused, ControlTaken, RunState, StepExited, TaskExited
 from trtdist.observe.slurm_words import SlurmWord
 from trtdist.observe.why import Report, explain, to_json
 
@@ -169,6 +169,20 @@ def test_a_run_that_is_up_or_was_stopped_has_no_cause(fake: FakeRun) -> None:
     report = why(fake)
     assert report.cause.sentence == "Nothing failed: the run was stopped by `trtdist down`"
     assert report.evidence == ()
+
+
+def test_the_end_of_a_server_that_was_drained_says_so(fake: FakeRun) -> None:
+    fake.write("supervisor", ControlTaken("1", "drain", "gen.0"), ControlTaken("2", "drain", "workers"))
+    fake.write("supervisor", ControlRefused("1", "gen.0 is the last generation server"))
+    fake.exit("ctx.0.0", 0)
+    (end,) = [each for each in why(fake).evidence if each.kind == "end"]
+    assert end.text == "ended with exit code 0, after `trtdist drain` had asked it to leave"
+
+
+def test_a_server_that_may_not_leave_was_not_drained(fake: FakeRun) -> None:
+    fake.write("supervisor", ControlTaken("1", "drain", "workers"), ControlRefused("1", "it may not"))
+    fake.exit("ctx.0.0", 0)
+    assert [each.text for each in why(fake).evidence if each.kind == "end"] == ["ended with exit code 0"]
 
 
 def test_a_run_that_goes_on_without_a_server_says_so(fake: FakeRun) -> None:
