@@ -31,11 +31,11 @@ def user(own_cluster: Cluster) -> User:
     return User(own_cluster)
 
 
-def submitted(user: User, partition: str = "batch") -> Path:
+def submitted(user: User, *settings: str) -> Path:
     path = user.cluster.folder / "cluster.yaml"
     path.write_text(SPARE)
     user.cluster.own(path)
-    done = user.trtdist("submit", str(path), "--wait", "--set", f"slurm.partition={partition}")
+    done = user.trtdist("submit", str(path), "--wait", *(word for each in settings for word in ("--set", each)))
     assert done.returncode == 0, done.stderr
     return user.run_dir()
 
@@ -102,7 +102,7 @@ def preempt(user: User, seconds: int = 1) -> None:
 
 @pytest.mark.long
 def test_a_preempted_job_goes_on_as_the_same_run_where_it_is_queued_again(user: User) -> None:
-    run = submitted(user, "yielding")
+    run = submitted(user, "slurm.partition=yielding")
     job = (run / "slurm.job").read_text().strip()
     preempt(user)
     wait_for(lambda: user.job_state(job) == "PENDING", 60, f"its job to wait again: {user.job_state(job)}")
@@ -126,5 +126,21 @@ def test_a_preempted_job_ends_where_jobs_are_cancelled(user: User) -> None:
     assert (verdict["state"], verdict["reason"]) == ("INTERRUPTED", f"job {job} was preempted by another job")
     wait_for(lambda: user.job_state(job) not in ("RUNNING", "COMPLETING"), 60, "the end of its job")
     assert user.job_state(job) in ("PREEMPTED", "CANCELLED", "gone")
-    assert user.trtdist("why").stdout.splitlines()[2].startswith(f"first cause: job {job} was preempted")
+    assert f"Nothing failed: job {job} was preempted by another job\n" in user.trtdist("why").stdout
     assert user.left() == []
+
+
+@pytest.mark.long
+def test_a_node_that_others_set_down_is_named(user: User) -> None:
+    once = [f"{role}_servers.restart.policy=never" for role in ("context", "generation")]
+    run = submitted(user, *once)
+    second = read_env(run / "resolved.env")["TRTDIST_NODES"].split()[1]
+    change = ("exec", "submit", "scontrol", "update", f"NodeName={second}")
+    user.cluster.admin(*change, "State=DOWN", "Reason=a bad fan")
+    try:
+        wait_for((run / "verdict.json").exists, 120, "the verdict")
+        told = user.trtdist("why").stdout
+    finally:
+        user.cluster.admin(*change, "State=RESUME")
+    assert json.loads((run / "verdict.json").read_text())["state"] == "FAILED"
+    assert f"since {second} is down (a bad fan)" in told, told
