@@ -133,7 +133,7 @@ class Http:
 class Plan:
     """A whole deployment, placed. Ranks are contiguous, context servers first, then generation servers.
 
-    `stall` is how many seconds an engine may keep all its requests waiting, 0 for ever.
+    `stall` is how many seconds an engine may keep all its requests waiting, 0 for as long as it likes.
     """
 
     name: str
