@@ -173,6 +173,16 @@ def test_who_keeps_another_server_waiting_is_named_in_its_place(scene: Scene) ->
     assert hang.reason.startswith("keeps the others waiting; it is stopped by a signal: a request waits for the engine")
 
 
+def test_who_waits_is_told_of_after_who_keeps_it_waiting(scene: Scene) -> None:
+    scene.doing = stopped("ctx.0.1")
+    for name in ("gen.0", "ctx.0"):
+        scene.hangs.engine_silent(EngineSilent(name, "key", 1, 300.0))
+    assert [(hang.stall.server, hang.death.task) for hang in scene.looks(1)] == [
+        ("ctx.0", "ctx.0.1"),
+        ("gen.0", "ctx.0.1"),
+    ]
+
+
 def test_the_silence_of_a_server_that_has_fallen_is_dropped(scene: Scene) -> None:
     del scene.view["gen.0"]
     scene.hangs.engine_silent(EngineSilent("gen.0", "key", 1, 300.0))

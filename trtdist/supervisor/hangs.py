@@ -128,7 +128,9 @@ class Hangs:
         late = [name for name in late if name in await self._look()] if late else []
         view = self._view()
         found = [self._without_answer(name, view[name]) for name in late if name in view]
-        return found + [self._without_output(event) for name, event in told.items() if name in view]
+        stuck = [self._without_output(event) for name, event in told.items() if name in view]
+        # One that waits for another server is told of after that one.
+        return found + sorted(stuck, key=lambda hang: not hang.stall.task.startswith(f"{hang.stall.server}."))
 
     async def _look(self) -> list[str]:
         """Who does not answer: services first, and while one of them does not, nobody else is asked."""

@@ -262,6 +262,8 @@ class Supervisor:
         """Tell what is there and does nothing, once the run is ready."""
         while True:
             for hang in await self._hangs.find():
+                if hang.step not in awaited(self._state).values():
+                    continue  # what was told before has taken it along
                 self._tell_stalled(messages.TellStalled(hang.stall))
                 self._feed(hang.death)
 
