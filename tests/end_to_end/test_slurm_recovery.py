@@ -109,7 +109,8 @@ def test_a_preempted_job_goes_on_as_the_same_run_where_it_is_queued_again(user: 
     wait_for(lambda: (run / "verdict.1.json").exists(), 300, "the next attempt")
     wait_for(lambda: states(run).count(("READY", "")) > 1, 180, "READY again")
     before = json.loads((run / "verdict.1.json").read_text())
-    assert (before["state"], before["reason"]) == ("INTERRUPTED", f"job {job} was preempted by another job")
+    assert before["state"] == "INTERRUPTED"
+    assert before["reason"].startswith(f"job {job} was queued again: another job preempted it, or ")
     assert user.run_dir() == run
     assert user.trtdist("client", "--prompt", "The capital of France is", host="node1").stdout.strip()
     assert user.trtdist("down").returncode == 0
