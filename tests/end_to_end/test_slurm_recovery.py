@@ -129,19 +129,3 @@ def test_a_preempted_job_ends_where_jobs_are_cancelled(user: User) -> None:
     assert user.job_state(job) in ("PREEMPTED", "CANCELLED", "gone")
     assert f"Nothing failed: job {job} was preempted by another job\n" in user.trtdist("why").stdout
     assert user.left() == []
-
-
-@pytest.mark.long
-def test_a_node_that_others_set_down_is_named(user: User) -> None:
-    once = [f"{role}_servers.restart.policy=never" for role in ("context", "generation")]
-    run = submitted(user, *once)
-    second = read_env(run / "resolved.env")["TRTDIST_NODES"].split()[1]
-    change = ("exec", "submit", "scontrol", "update", f"NodeName={second}")
-    user.cluster.admin(*change, "State=DOWN", "Reason=a bad fan")
-    try:
-        wait_for((run / "verdict.json").exists, 120, "the verdict")
-        told = user.trtdist("why").stdout
-    finally:
-        user.cluster.admin(*change, "State=RESUME")
-    assert json.loads((run / "verdict.json").read_text())["state"] == "FAILED"
-    assert f"since {second} is down (a bad fan)" in told, told
