@@ -23,6 +23,7 @@ __all__ = [
     "ControlTaken",
     "Drained",
     "EndpointUp",
+    "EngineSilent",
     "Event",
     "EventReader",
     "EventWriter",
@@ -182,12 +183,17 @@ class TaskRefused:
 
 @dataclass(frozen=True)
 class TaskSeen:
-    """What a task was seen to do when the supervisor asked: `doing` finishes the sentence "gen.0.1 ..." (beside it)."""
+    """What a task was seen to do when the supervisor asked: `doing` finishes the sentence "gen.0.1 ..." (beside it).
+
+    `cpu` is how much of a core it used, `stopped` whether a signal keeps it from running.
+    """
 
     step: str
     name: str
     working: bool
     doing: str
+    cpu: float = 0.0
+    stopped: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +217,17 @@ class Successor:
     job: str
     state: str
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class EngineSilent:
+    """`requests` wait for the engine of a server, and it has given nothing to any for `seconds`; `instance` is the key
+    of the server in etcd (by the server)."""
+
+    server: str
+    instance: str
+    requests: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -275,6 +292,7 @@ Event = Union[
     TaskRefused,
     TaskSeen,
     Stalled,
+    EngineSilent,
     TaskUnwell,
     Rung,
     CanaryPassed,
@@ -299,6 +317,7 @@ _TYPES: dict[str, type[Event]] = {
     "task_refused": TaskRefused,
     "task_seen": TaskSeen,
     "stalled": Stalled,
+    "engine_silent": EngineSilent,
     "task_unwell": TaskUnwell,
     "rung": Rung,
     "canary_passed": CanaryPassed,

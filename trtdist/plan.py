@@ -131,7 +131,10 @@ class Http:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole deployment, placed. Ranks are contiguous, context servers first, then generation servers."""
+    """A whole deployment, placed. Ranks are contiguous, context servers first, then generation servers.
+
+    `stall` is how many seconds an engine may keep all its requests waiting, 0 for as long as it likes.
+    """
 
     name: str
     model: str
@@ -148,6 +151,7 @@ class Plan:
     http: Http | None = None
     router_weights: dict[str, float] = field(default_factory=dict)
     router_direct_below: int = 0
+    stall: float = 300.0
     version: int = PLAN_VERSION
 
     @property

@@ -66,6 +66,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 PartitionName=batch Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 PartitionName=short Nodes=ALL MaxTime=00:10:00 State=UP
+PartitionName=yielding Nodes=ALL MaxTime=INFINITE PreemptMode=REQUEUE State=UP
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE PriorityTier=10 State=UP
 """
 

@@ -31,11 +31,11 @@ def user(own_cluster: Cluster) -> User:
     return User(own_cluster)
 
 
-def submitted(user: User) -> Path:
+def submitted(user: User, *settings: str) -> Path:
     path = user.cluster.folder / "cluster.yaml"
     path.write_text(SPARE)
     user.cluster.own(path)
-    done = user.trtdist("submit", str(path), "--wait")
+    done = user.trtdist("submit", str(path), "--wait", *(word for each in settings for word in ("--set", each)))
     assert done.returncode == 0, done.stderr
     return user.run_dir()
 
@@ -91,4 +91,41 @@ def test_a_job_that_is_queued_again_goes_on_as_the_same_run(user: User) -> None:
     assert (state["state"], {rank["state"] for rank in state["ranks"]}) == ("READY", {"READY"})  # type: ignore[attr-defined]
     assert user.trtdist("client", "--prompt", "The capital of France is", host="node1").stdout.strip()
     assert user.trtdist("down").returncode == 0
+    assert user.left() == []
+
+
+def preempt(user: User, seconds: int = 1) -> None:
+    """Have a job of more weight take every node for so long."""
+    urgent = ("--partition=urgent", "--nodes=4", "--exclusive", "--mem=0", "--output=/dev/null")
+    user.cluster.output("sbatch", *urgent, f"--wrap=srun sleep {seconds}")
+
+
+@pytest.mark.long
+def test_a_preempted_job_goes_on_as_the_same_run_where_it_is_queued_again(user: User) -> None:
+    run = submitted(user, "slurm.partition=yielding")
+    job = (run / "slurm.job").read_text().strip()
+    preempt(user)
+    wait_for(lambda: user.job_state(job) == "PENDING", 60, f"its job to wait again: {user.job_state(job)}")
+    wait_for(lambda: (run / "verdict.1.json").exists(), 300, "the next attempt")
+    wait_for(lambda: states(run).count(("READY", "")) > 1, 180, "READY again")
+    before = json.loads((run / "verdict.1.json").read_text())
+    assert before["state"] == "INTERRUPTED"
+    assert before["reason"].startswith(f"job {job} was queued again: another job preempted it, or ")
+    assert user.run_dir() == run
+    assert user.trtdist("client", "--prompt", "The capital of France is", host="node1").stdout.strip()
+    assert user.trtdist("down").returncode == 0
+    assert (user.state()["state"], user.left()) == ("STOPPED", [])
+
+
+@pytest.mark.long
+def test_a_preempted_job_ends_where_jobs_are_cancelled(user: User) -> None:
+    run = submitted(user)
+    job = (run / "slurm.job").read_text().strip()
+    preempt(user)
+    wait_for((run / "verdict.json").exists, 60, "the verdict")
+    verdict = json.loads((run / "verdict.json").read_text())
+    assert (verdict["state"], verdict["reason"]) == ("INTERRUPTED", f"job {job} was preempted by another job")
+    wait_for(lambda: user.job_state(job) not in ("RUNNING", "COMPLETING"), 60, "the end of its job")
+    assert user.job_state(job) in ("PREEMPTED", "CANCELLED", "gone")
+    assert f"Nothing failed: job {job} was preempted by another job\n" in user.trtdist("why").stdout
     assert user.left() == []

@@ -106,7 +106,8 @@ def test_a_fault_on_another_node_is_the_first_cause(
     user: User, example: str, faults: list[dict[str, Any]], settings: tuple[str, ...], first: str, told: str
 ) -> None:
     came = submit(user, example, *faults, settings=settings)
-    assert came["code"] == 1, came["said"]
+    # One that dies at a token may have given all of the canaries' to READY, a moment before.
+    assert came["code"] in ((0, 1) if "dies" in {each["kind"] for each in faults} else (1,)), came["said"]
     verdict = verdict_of(user)
     assert verdict["state"] == "FAILED" and verdict["first"]["name"].startswith(first), verdict
     assert told in "\n".join(verdict["last_lines"])

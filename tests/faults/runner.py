@@ -17,7 +17,7 @@ from benchmarks.steady_load import Load, steady_load
 from tests.end_to_end.workplace import Workplace
 from tests.faults.inflict import PROCESS_FAULTS
 from tests.faults.machine import CUT_S, Machine, small_machine
-from tests.faults.table import DEPLOYMENTS, READY_S, STOP_S, UP_S, Cell, Expected, expected
+from tests.faults.table import DEPLOYMENTS, READY_S, STOP_S, UP_S, Cell, Expected, expected, waits
 from tests.supervisor.runs import wait_for
 from trtdist.events import EventReader, Restarting, RunState, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.process import ProcessId
@@ -35,7 +35,7 @@ context_servers: {{num_instances: 1, tensor_parallel_size: 2{again}}}
 generation_servers: {{num_instances: 1, reference: {{step_delay: {step}}}{again}}}
 services: {{nats: {{{one}}}, etcd: {{{one}}}}}
 router: {{{one}}}
-timeouts: {{ready: {ready}, stop: {stop}}}
+timeouts: {{ready: {ready}, stop: {stop}, stall: {stall}}}
 """
 AGAIN = "restart: {policy: on-failure, backoff: 200ms}"
 
@@ -110,6 +110,7 @@ class _Life:
             step=0.2 if self.cell.moment == "stops" else 0.01,
             ready=READY_S if self.want.outcome == "TIMEOUT" else UP_S,
             stop=STOP_S,
+            stall=10 if waits(self.cell) else 300,
         )
         return self.place.topology(text)
 

@@ -16,6 +16,7 @@ __all__ = [
     "Expected",
     "cells",
     "expected",
+    "waits",
 ]
 
 # Launch mode and whether roles are restarted.
@@ -37,7 +38,7 @@ FAULTS = (*DEADLY, "STOP", *MACHINE_FAULTS)
 FIRST_TO_GO = ("router", "front", "canary", "shim of router")
 
 NOTICED_S, CLEAN_S = 2.0, 6.0
-READY_S, STOP_S, UP_S = 25.0, 15.0, 60.0
+READY_S, STOP_S, UP_S, FOUND_S = 25.0, 15.0, 60.0, 60.0
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,16 @@ def _of_stop(cell: Cell) -> Expected:
         return Expected("STOPPED", seconds=STOP_S + CLEAN_S)
     if cell.moment in ("starts", "loaded") and not cell.process.startswith(("shim", "launcher")):
         return Expected("TIMEOUT", _ANYBODY, seconds=READY_S + CLEAN_S)
+    if cell.moment in ("ready", "serves") and (cell.process in _ASKED or waits(cell)):
+        _, again = DEPLOYMENTS[cell.deployment]
+        return Expected("AGAIN" if again else "FAILED", (cell.process,), seconds=FOUND_S + (UP_S if again else 0.0))
+    # Nobody waits for a shim, a launcher, a canary that has passed, or a follower of which nothing is asked.
     return Expected("READY", seconds=UP_S)
+
+
+def waits(cell: Cell) -> bool:
+    """Whether requests wait for a rank that hangs, of which its leader tells after `timeouts.stall`."""
+    return cell.fault == "STOP" and cell.process == "ctx.0.1" and cell.moment == "serves"
 
 
 def _of_death(cell: Cell) -> Expected:
@@ -152,5 +162,7 @@ def _of_death(cell: Cell) -> Expected:
     return Expected("FAILED", (name,))
 
 
+# Who answers the supervisor itself, or keeps a lease.
+_ASKED = ("nats", "etcd", "router", "front", "ctx.0.0", "gen.0.0")
 _RANKS = ("ctx.0.0", "ctx.0.1", "gen.0.0")
 _ANYBODY = ("", "nats", "etcd", "router", "front", "canary", *_RANKS)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.observe.fake_run import FakeRun
-from trtdist.events import RunState, StepExited, TaskExited
-from trtdist.observe.slurm_words import SlurmWord
+from trtdist.events import ControlRefused, ControlTaken, RunState, StepExited, TaskExited
+from trtdist.observe.slurm_words import SlurmWord, ask_nodes
 from trtdist.observe.why import Report, explain, to_json
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
@@ -52,9 +53,14 @@ def died(fake: FakeRun, name: str, code: int | None, signal: int | None = None, 
 
 
 def why(fake: FakeRun, *words: SlurmWord) -> Report:
+    """What is told when Slurm says these words of the job, and those with a node of its nodes."""
     if words:
         fake.run.slurm_job.write_text("7\n")
-    return explain(fake.run, lambda job: words)
+    return explain(
+        fake.run,
+        lambda job: [word for word in words if not word.node],
+        lambda names: [word for word in words if word.node in names],
+    )
 
 
 def test_a_line_of_who_died_says_why(fake: FakeRun) -> None:
@@ -161,6 +167,46 @@ def test_what_slurm_recorded_says_why(fake: FakeRun) -> None:
     assert {each.text for each in report.evidence if each.kind == "slurm"} == {word.text, "job 7 is FAILED"}
 
 
+HERE = socket.gethostname().split(".")[0]
+NODE = """\
+NodeName={node} Arch=x86_64 State={state} ThreadsPerCore=1 BootTime=2026-11-25T15:33:48 \
+SlurmdStartTime=2026-11-26T07:13:44 CfgTRES=cpu=32 Reason=bad fan [root@2026-11-26T07:20:10]
+"""
+
+
+def test_a_node_that_was_set_down_is_named(fake: FakeRun) -> None:
+    died(fake, "workers", 143, None)
+    down = SlurmWord("", time.time(), f"node {HERE} is DOWN", f"{HERE} is down (bad fan)", HERE)
+    report = why(fake, SlurmWord("", None, "job 7 is NODE_FAIL", "Slurm lost a node"), down)
+    assert report.cause.certain and report.cause.sentence.endswith(f"since {HERE} is down (bad fan)")
+    assert (HERE, f"node {HERE} is DOWN") in {(each.name, each.text) for each in report.evidence}
+
+
+@pytest.mark.parametrize(("node", "ago"), [("elsewhere", 0.0), (HERE, 1000.0), (HERE, 200.0)], ids=str)
+def test_what_happened_to_a_node_at_another_time_or_where_nobody_was_is_no_reason(
+    fake: FakeRun, node: str, ago: float
+) -> None:
+    died(fake, "workers", 143, None)
+    began = SlurmWord(
+        "", time.time() - ago, f"slurmd of {node} was started", f"slurmd of {node} was started anew", node
+    )
+    report = why(fake, SlurmWord("", None, "job 7 is NODE_FAIL", "Slurm lost a node"), began)
+    assert report.cause.sentence.endswith("since Slurm lost a node")
+    assert began.text not in {each.text for each in report.evidence}
+
+
+def test_what_scontrol_says_of_nodes() -> None:
+    text = NODE.format(node="node1", state="IDLE") + NODE.format(node="node2", state="DOWN+NOT_RESPONDING")
+    first, down, second = ask_nodes(["node1", "node2"], lambda words: text)
+    assert (first.node, second.node, down.node) == ("node1", "node2", "node2")
+    assert (first.meaning, down.meaning) == ("slurmd of node1 was started anew", "node2 is down (bad fan)")
+    assert down.at is not None and second.at is not None and down.at - second.at == 386.0
+
+
+def test_nobody_is_asked_about_no_nodes() -> None:
+    assert ask_nodes([], lambda words: pytest.fail("it was asked")) == ()
+
+
 def test_a_run_that_is_up_or_was_stopped_has_no_cause(fake: FakeRun) -> None:
     assert why(fake).cause.sentence == "Nothing has failed: the run is READY"
     fake.write("supervisor", RunState("STOPPING"))
@@ -169,6 +215,20 @@ def test_a_run_that_is_up_or_was_stopped_has_no_cause(fake: FakeRun) -> None:
     report = why(fake)
     assert report.cause.sentence == "Nothing failed: the run was stopped by `trtdist down`"
     assert report.evidence == ()
+
+
+def test_the_end_of_a_server_that_was_drained_says_so(fake: FakeRun) -> None:
+    fake.write("supervisor", ControlTaken("1", "drain", "gen.0"), ControlTaken("2", "drain", "workers"))
+    fake.write("supervisor", ControlRefused("1", "gen.0 is the last generation server"))
+    fake.exit("ctx.0.0", 0)
+    (end,) = [each for each in why(fake).evidence if each.kind == "end"]
+    assert end.text == "ended with exit code 0, after `trtdist drain` had asked it to leave"
+
+
+def test_a_server_that_may_not_leave_was_not_drained(fake: FakeRun) -> None:
+    fake.write("supervisor", ControlTaken("1", "drain", "workers"), ControlRefused("1", "it may not"))
+    fake.exit("ctx.0.0", 0)
+    assert [each.text for each in why(fake).evidence if each.kind == "end"] == ["ended with exit code 0"]
 
 
 def test_a_run_that_goes_on_without_a_server_says_so(fake: FakeRun) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,27 @@ def test_canary_climbs_the_ladder_of_all(tmp_path: Path, nats_server: NatsServer
                 climbed = [event.rung for event in events if isinstance(event, Rung) and event.name == name]
                 assert list(dict.fromkeys(climbed)) == list(RUNGS[3:])
             assert Rung("router", "answering") in events
+
+    asyncio.run(main())
+
+
+def test_the_rung_of_a_server_that_comes_back_carries_its_instance(
+    tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer
+) -> None:
+    async def main() -> None:
+        made = scripted_plan(0, 2, canary=CANARY)
+        steps = tuple(replace(step, restarts=1) if step.kind == "workers" else step for step in made.steps)
+        async with deployment(tmp_path, nats_server, etcd_server, replace(made, steps=steps)) as deployed:
+            running = await deployed.all()
+            stop = asyncio.Event()
+            journal = Journal(deployed.run.event_file("canary"))
+            proving = asyncio.ensure_future(prove(deployed.config, deployed.config.plan(), journal, stop))
+            await until(lambda: Ready(2) in deployed.events(), 60)
+            await running["srv.1"].end()
+            _, again = await deployed.worker("srv.1")
+            await until(lambda: Rung("srv.1", "canary", again.key) in deployed.events(), 60)
+            stop.set()
+            await proving
 
     asyncio.run(main())
 

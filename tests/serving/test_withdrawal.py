@@ -1,4 +1,4 @@
-"""Servers that died are taken off a real etcd by whoever saw it."""
+"""Who is registered in a real etcd, and servers that died are taken off it by whoever saw it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from tests.serving.servers import EtcdServer
 from trtdist.services.http import ask
+from trtdist.services.registered import registered
 from trtdist.services.withdrawal import withdraw
 from trtdist.serving.etcd import EtcdClient
 from trtdist.serving.instance import Instance
@@ -32,7 +33,9 @@ def test_the_leases_of_the_named_are_revoked_and_no_others(etcd_server: EtcdServ
                 instance = Instance.of(namespace, component, "generate", lease, server, "reference")
                 assert await client.create(instance.key, json.dumps(instance.to_dict()).encode(), lease)
                 keys.append(instance.key)
+            assert await registered(env) == {"ctx.0", "gen.0"}
             assert await withdraw(env, ("ctx.0", "ctx.7"))
+            assert await registered(env) == {"gen.0"}
             assert [await client.get(key) is not None for key in keys] == [False, True, True]
             assert await withdraw(env, ("ctx.0",))
             for key in keys:
@@ -68,4 +71,5 @@ def test_an_etcd_that_is_away_is_not_waited_for_long() -> None:
     began = time.monotonic()
     env = {"ETCD_ENDPOINTS": "http://127.0.0.1:9", "TRTDIST_RUN_ID": "withdrawal-a"}
     assert not asyncio.run(withdraw(env, ("ctx.0",)))
+    assert asyncio.run(registered(env)) is None
     assert time.monotonic() - began < 60

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.engines.base import DisaggregatedParams
 from trtdist.engines.reference.engine import ReferenceEngine
 from trtdist.errors import RunFailedError
-from trtdist.events import Rung
+from trtdist.events import EngineSilent, Rung
 from trtdist.plan import Plan
 from trtdist.serving import calls, job, worker
 from trtdist.serving.instance import Instance
@@ -64,6 +64,19 @@ def play(tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer) -> Pl
             yield Scene(deployed, running, instance, await Caller.at(deployed.nats))
 
     return scene
+
+
+def test_a_server_tells_that_its_engine_keeps_requests_waiting(play: Play) -> None:
+    async def main() -> None:
+        async with play(replace(MONOLITHIC, stall=0.4), "srv.0") as scene:
+            assert await scene.caller.call(scene.instance, "count 3") == Accepted()
+            await scene.caller.finished()
+            assert await scene.caller.call(scene.instance, "wait") == Accepted()
+            told = lambda: [each for each in scene.deployed.events() if isinstance(each, EngineSilent)]  # noqa: E731
+            await until(lambda: bool(told()), 30)
+            assert told()[0] == EngineSilent("srv.0", scene.instance.key, 1, 0.4)
+
+    asyncio.run(main())
 
 
 def test_answer_comes_in_order_with_its_usage(play: Play) -> None:

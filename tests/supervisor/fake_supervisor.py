@@ -1,6 +1,7 @@
 """The real supervisor with head services that are files: `control-*` files in the run directory say how they fare.
 
 A service is healthy once `health/NAME` exists; `taken/NAME` holds how often its port is still to be found taken.
+`registered` holds the names of all that is in etcd, if that can be asked.
 """
 
 from __future__ import annotations
@@ -28,6 +29,13 @@ class FileHead:
 
     async def healthy(self, service: str) -> str | None:
         return f"fake://{service}" if (self._run.path / "health" / service).exists() else None
+
+    async def registered(self) -> frozenset[str] | None:
+        names = self._run.path / "registered"
+        return frozenset(names.read_text().split()) if names.exists() else None
+
+    async def front_answers(self) -> bool:
+        return True
 
     async def withdraw(self, servers: Collection[str]) -> None:
         with open(self._run.path / "withdrawn", "a") as file:

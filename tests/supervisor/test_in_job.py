@@ -35,6 +35,16 @@ def test_why_a_job_ends(reason: str, preempted: str, down: list[str], verdict: t
     assert (found.state, found.exit_code, found.reason) == verdict
 
 
+@pytest.mark.parametrize(
+    ("restarts", "attempt", "told"),
+    [("0", 0, "cancelled"), ("1", 0, "queued again"), ("1", 1, "cancelled"), ("2", 1, "queued again")],
+)
+def test_a_job_that_is_queued_again_was_not_cancelled(restarts: str, attempt: int, told: str) -> None:
+    shown = parse.fields(f"{ENDING.format(reason='None', preempted='None')} Restarts={restarts}")
+    assert why_ended("7", shown, [], attempt).reason.startswith(f"job 7 was {told}")
+    assert why_ended("7", shown, ["node2"], attempt).reason == "job 7 lost node2"
+
+
 @pytest.mark.parametrize("state", ["TIMEOUT", "NODE_FAIL", "PREEMPTED"])
 def test_a_cause_that_slurm_names_is_certain(state: str) -> None:
     assert why_ended("7", {"JobState": state}, []).certain

@@ -21,6 +21,9 @@ __all__ = ["Cause", "Facts", "decide"]
 # How long before a death its reason may have been written (seconds), and by how much the index of a log is early.
 _BEFORE, _EARLY = 300.0, 1.0
 _LAUNCH = "launch."
+# How long before or after a death something must have happened to a node to have to do with it (seconds): Slurm calls
+# one down SlurmdTimeout after it was last heard, 300 s unless set.
+_NODE = 600.0
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,9 @@ def decide(facts: Facts) -> Cause:
 
 def _nothing(facts: Facts) -> str:
     if facts.state in ("STOPPED", "INTERRUPTED"):
-        return f"Nothing failed: the run was {facts.detail or 'stopped'}"
+        # What Slurm did to a job is a sentence of its own.
+        ended = facts.detail if facts.detail.startswith("job ") else f"the run was {facts.detail or 'stopped'}"
+        return f"Nothing failed: {ended}"
     if facts.detail:
         return f"the run goes on: it is {facts.state}, {facts.detail}"
     return f"Nothing has failed: the run is {facts.state}"
@@ -136,11 +141,25 @@ def _because(facts: Facts, failure: Failure, hit: Hit) -> Cause:
 
 
 def _by_slurm(facts: Facts, failure: Failure) -> SlurmWord | None:
-    """What Slurm recorded of the step of who died first, or of the job."""
-    for word in facts.words:
-        if word.meaning and word.step in ("", failure.step):
-            return word
-    return None
+    """What Slurm recorded of the step of who died first, of the job, or of a node where it ran; this rather than a word
+    that names no node."""
+    words = [word for word in facts.words if word.meaning and word.step in ("", failure.step)]
+    of_nodes = [word for word in words if word.node and _concerns(facts, failure, word)]
+    return next(iter(of_nodes + [word for word in words if not word.node]), None)
+
+
+def _concerns(facts: Facts, failure: Failure, word: SlurmWord) -> bool:
+    """Whether what happened to a node may be why: the first one ran there, at about that time."""
+    if word.at is None or failure.time is None or abs(word.at - failure.time) > _NODE:
+        return False
+    ran = [name for name in facts.hosts if failure.name in (name, facts.steps.get(name))]
+    began = [facts.started.get(name, 0.0) for name in ran if _short(facts.hosts[name]) == word.node]
+    # A slurmd that was started before the task is the one that started it.
+    return bool(began) and word.at > max(began)
+
+
+def _short(host: str) -> str:
+    return host.split(".")[0]
 
 
 def _ended(facts: Facts, failure: Failure) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trtdist.events import (
+    ControlRefused,
+    ControlTaken,
     Record,
     RunState,
     Stalled,
@@ -18,6 +20,7 @@ from trtdist.events import (
 )
 from trtdist.rundir import RunDir
 from trtdist.supervisor import deaths
+from trtdist.supervisor.control import DRAIN
 
 __all__ = ["End", "Ends", "read_ends"]
 
@@ -28,7 +31,8 @@ _STOPS = ("STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT")
 class End:
     """The end of a task or step at a time (seconds since the epoch): `how` finishes the sentence "gen.0.1 ...".
 
-    `asked` says that it came after the run began to be stopped. `file` is relative to the run directory, `line`
+    `asked` says that it came after the run began to be stopped; where a server alone was asked to leave, `how` says so.
+    `file` is relative to the run directory, `line`
     counts from 1. `kind` is `end`, or `stall` for a server that made no progress.
     """
 
@@ -65,15 +69,20 @@ def read_ends(run: RunDir) -> Ends:
     started: dict[str, tuple[float, str]] = {}
     asked: float | None = None
     ends = []
+    leaving: dict[str, str] = {}
     for each in told:
         event, time = each.record.event, each.record.time
+        if isinstance(event, ControlTaken) and event.action == DRAIN:
+            leaving[event.request] = event.server
+        elif isinstance(event, ControlRefused):
+            leaving.pop(event.request, None)
         if isinstance(event, TaskStarted):
             started[event.name] = (time, event.host)
         elif isinstance(event, RunState) and event.state in _STOPS:
             asked = time if asked is None else asked
         end = _end(each, asked is not None and time >= asked)
         if end is not None:
-            ends.append(end)
+            ends.append(_drained(end) if end.step in leaving.values() else end)
     return Ends(tuple(ends), started)
 
 
@@ -95,6 +104,11 @@ def _end(told: _Told, asked: bool) -> End | None:
         how = f"made no progress for {event.seconds:.0f} s; {event.task} {event.how}{doing}"
         return End(event.server, event.server, at, how, asked, told.file, told.line, "stall")
     return None
+
+
+def _drained(end: End) -> End:
+    """The end of a server that leaves alone: a step of its own has its name."""
+    return replace(end, how=f"{end.how}, after `trtdist drain` had asked it to leave")
 
 
 def _told(run: RunDir) -> Iterator[_Told]:

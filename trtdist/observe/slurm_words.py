@@ -1,15 +1,17 @@
-"""What Slurm itself recorded of the steps of a run's job, where it keeps records and can be asked."""
+"""What Slurm itself recorded of the steps of a run's job and of its nodes, where it keeps records and can be asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trtdist.errors import MissingError, SlurmError
-from trtdist.slurm import argv, parse
+from trtdist.slurm import argv, parse, states
 from trtdist.slurm.runner import run
 
-__all__ = ["SlurmWord", "ask_slurm"]
+__all__ = ["SlurmWord", "ask_nodes", "ask_slurm"]
 
 _TIMEOUT = 5.0
 # Ends that need no word: what happened is in the events, and a step that is cancelled was cancelled by us.
@@ -23,6 +25,8 @@ _MEANINGS = {
     "DEADLINE": "the deadline of the job passed",
 }
 
+_STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+
 Ask = Callable[["list[str]"], str]
 
 
@@ -30,13 +34,15 @@ Ask = Callable[["list[str]"], str]
 class SlurmWord:
     """One record: `step` is the name of a step of the run, "" for the job; `at` is its end (seconds since the epoch).
 
-    `meaning` finishes a sentence with "since ..."; it is "" for what says nothing by itself.
+    `meaning` finishes a sentence with "since ..."; it is "" for what says nothing by itself. One of a `node` is of when
+    something happened to it.
     """
 
     step: str
     at: float | None
     text: str
     meaning: str
+    node: str = ""
 
 
 def ask_slurm(job: str, ask: Ask = lambda words: run(words, timeout=_TIMEOUT)) -> tuple[SlurmWord, ...]:
@@ -51,6 +57,38 @@ def ask_slurm(job: str, ask: Ask = lambda words: run(words, timeout=_TIMEOUT)) -
         return _of_job(job, parse.fields(ask(argv.scontrol_show("job", job))))
     except (MissingError, SlurmError):
         return ()
+
+
+def ask_nodes(names: Sequence[str], ask: Ask = lambda words: run(words, timeout=_TIMEOUT)) -> tuple[SlurmWord, ...]:
+    """What scontrol says of nodes by now: which are down, and since when the slurmd of each runs."""
+    if not names:
+        return ()
+    try:
+        lines = ask(argv.scontrol_show("node", ",".join(names))).splitlines()
+    except (MissingError, SlurmError):
+        return ()
+    return tuple(word for line in lines for word in _of_node(parse.fields(line)))
+
+
+def _of_node(shown: dict[str, str]) -> Iterator[SlurmWord]:
+    node, state = shown.get("NodeName", ""), shown.get("State", "")
+    if not node:
+        return
+    if any(map(states.node_is_down, state.split("+"))):
+        reason, _, stamp = shown.get("Reason", "").partition(" [")
+        why = f"{node} is down" + (f" ({reason})" if reason else "")
+        yield SlurmWord("", _seconds(stamp), f"node {node} is {state}, reason {reason or 'None'}", why, node)
+    began = shown.get("SlurmdStartTime", "")
+    if _seconds(began) is not None:
+        yield SlurmWord(
+            "", _seconds(began), f"slurmd of {node} was started", f"slurmd of {node} was started anew", node
+        )
+
+
+def _seconds(text: str) -> float | None:
+    """The time that a text has in it, as Slurm writes it on a machine whose time zone is this one's."""
+    found = _STAMP.search(text)
+    return time.mktime(time.strptime(found[0], "%Y-%m-%dT%H:%M:%S")) if found else None
 
 
 def _of_record(record: parse.PastStep) -> SlurmWord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from trtdist.observe.cause import Cause, Facts, decide
 from trtdist.observe.ends import Ends, read_ends
 from trtdist.observe.scan import Found, Hit, scan
 from trtdist.observe.signatures import Signature, known
-from trtdist.observe.slurm_words import SlurmWord, ask_slurm
+from trtdist.observe.slurm_words import SlurmWord, ask_nodes, ask_slurm
 from trtdist.observe.snapshot import RunReader, Snapshot
 from trtdist.plan import Plan
 from trtdist.rundir import RunDir
@@ -47,12 +47,18 @@ class Report:
     stacks: tuple[str, ...]
 
 
-def explain(run: RunDir, ask: Callable[[str], Iterable[SlurmWord]] = ask_slurm) -> Report:
+def explain(
+    run: RunDir,
+    ask: Callable[[str], Iterable[SlurmWord]] = ask_slurm,
+    ask_about: Callable[[Sequence[str]], Iterable[SlurmWord]] = ask_nodes,
+) -> Report:
     """Look at everything that a run left behind. InputError when it has no plan that can be read."""
     look = RunReader(run).look()
     ends = read_ends(run)
     found = scan(sorted(run.logs.glob("*.log")), known())
     words = tuple(ask(look.job_id)) if look.job_id else ()
+    if look.job_id and look.status.failure is not None:
+        words += tuple(ask_about(sorted({host.split(".")[0] for _, host in ends.started.values()})))
     cause = decide(_facts(look, ends, found, words))
     suspects = tuple(_of_hit(hit, found) for hit in _firsts(found.hits) if hit.signature.kind == "suspect")
     return Report(look, cause, _evidence(ends, found, words, cause), suspects, _stacks(run, cause.name))
@@ -124,8 +130,17 @@ def _evidence(ends: Ends, found: Found, words: Iterable[SlurmWord], cause: Cause
     hits += [cause.hit] if cause.hit is not None and cause.hit not in hits else []
     told = [_of_hit(hit, found) for hit in hits]
     told += [Evidence(end.at, end.kind, end.name, end.how, end.file, end.line) for end in ends.ends if not end.asked]
-    told += [Evidence(word.at, "slurm", word.step or "job", word.text, "", 0) for word in words]
+    told += [
+        Evidence(word.at, "slurm", word.node or word.step or "job", word.text, "", 0) for word in _telling(words, cause)
+    ]
     return tuple(sorted(told, key=lambda each: (each.at is None, each.at or 0.0)))
+
+
+def _telling(words: Iterable[SlurmWord], cause: Cause) -> Iterator[SlurmWord]:
+    """The records without those of nodes that have nothing to do with it: a slurmd is always started some time."""
+    for word in words:
+        if not word.node or word.meaning in cause.sentence or word.meaning.startswith(f"{word.node} is down"):
+            yield word
 
 
 def _of_hit(hit: Hit, found: Found) -> Evidence:

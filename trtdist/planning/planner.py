@@ -60,6 +60,7 @@ def plan(topology: Topology, target: Target) -> Plan:
         gpus=_loads(servers),
         canary=Canary(**topology.canary.model_dump()),
         http=_http(topology),
+        stall=topology.timeouts.stall,
     )
 
 

@@ -14,7 +14,8 @@ from trtdist.services.external import ETCD_PORT
 
 __all__ = ["Unwell", "ask", "connection", "json_object"]
 
-_MAX_ANSWER = 1 << 20
+# A range of all that is registered has half a kilobyte for each of thousands of servers.
+_MAX_ANSWER = 1 << 23
 
 
 class Unwell(Exception):

@@ -6,17 +6,11 @@ Revoking the lease deletes the key, tells every watcher at once, and makes a ser
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
-from trtdist.errors import TrtdistError
-from trtdist.rundir import RunDir
 from trtdist.services.http import Unwell, ask
-from trtdist.services.tls import own_context
+from trtdist.services.registered import FAILURES, endpoints, entries, trust
 
 __all__ = ["withdraw"]
 
@@ -29,34 +23,17 @@ async def withdraw(env: Mapping[str, str], servers: Collection[str]) -> bool:
     `env` is what `resolved.env` says; the members of an etcd are asked in turn until one answers. Leases that are left
     run out by themselves.
     """
-    urls = [url for url in env.get("ETCD_ENDPOINTS", "").split(",") if url]
+    urls = endpoints(env)
     for url in urls:
-        with suppress(Unwell, TrtdistError, OSError, ValueError, KeyError, asyncio.TimeoutError, EOFError):
+        with suppress(*FAILURES):
             await asyncio.wait_for(_withdraw(url, env, servers), _SECONDS / len(urls))
             return True
     return False
 
 
 async def _withdraw(url: str, env: Mapping[str, str], servers: Collection[str]) -> None:
-    tls = own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
-    prefix = f"{env['TRTDIST_RUN_ID']}/components/".encode()
-    found = await ask(url, "POST", "/v3/kv/range", tls, {"key": _coded(prefix), "range_end": _coded(_after(prefix))})
-    for lease in _leases(found, servers):
-        with suppress(Unwell):  # one that has gone meanwhile keeps no other
-            await ask(url, "POST", "/v3/lease/revoke", tls, {"ID": lease})
-
-
-def _leases(found: Mapping[str, Any], servers: Collection[str]) -> Iterator[str]:
-    for item in found.get("kvs") or ():
-        value = json.loads(base64.b64decode(item["value"]))
-        if isinstance(value, dict) and value.get("server") in servers and item.get("lease"):
-            yield str(item["lease"])
-
-
-def _after(prefix: bytes) -> bytes:
-    """The end of the range of all keys with a prefix, which ends with no 0xff."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
-
-
-def _coded(key: bytes) -> str:
-    return base64.b64encode(key).decode()
+    tls = trust(env)
+    for name, lease in await entries(url, env, tls):
+        if name in servers and lease:
+            with suppress(Unwell):  # one that has gone meanwhile keeps no other
+                await ask(url, "POST", "/v3/lease/revoke", tls, {"ID": lease})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from nats import errors
 from nats.aio.client import Client
@@ -24,6 +24,7 @@ from trtdist.serving.instance import Instance
 from trtdist.serving.kept import KeptCaches
 from trtdist.serving.outbox import Outbox
 from trtdist.serving.protocol import Failure, GenerateCall, decode_answer
+from trtdist.serving.pulse import Pulse, Watched
 from trtdist.serving.wire import ProtocolError
 
 __all__ = ["PhaseFailed", "Station", "generate", "prefill"]
@@ -57,13 +58,14 @@ class Station:
     kept: KeptCaches
     held: HeldPublisher
     reads: bool
+    pulse: Pulse = field(default_factory=Pulse)
 
 
 async def generate(station: Station, call: GenerateCall, outbox: Outbox, deadline: float) -> None:
     """Stream the answer; closing it half-way cancels it in the engine."""
     kind = CONTEXT_AND_GENERATION if call.disaggregated is None else GENERATION_ONLY
     async with _closing(station.engine.generate(_request(call, kind))) as outputs:
-        async for output in outputs:
+        async for output in Watched(outputs, station.pulse):
             await outbox.chunk(output)
             # Asked as well where a cancellation should have told it: nats-py may swallow one.
             if outbox.closed:
@@ -98,7 +100,7 @@ async def _first_output(station: Station, call: GenerateCall, unless_taken: cont
     """The only output of a context-only request; its cache is to be freed from the moment on that it is there."""
     first = replace(call, sampling=replace(call.sampling, max_tokens=1))
     async with _closing(station.engine.generate(_request(first, CONTEXT_ONLY))) as outputs:
-        async for output in outputs:
+        async for output in Watched(outputs, station.pulse):
             if output.disaggregated is not None:
                 unless_taken.push_async_callback(station.kept.release, output.disaggregated.context_request_id)
             elif output.finish_reason is None:

@@ -18,7 +18,7 @@ from typing import cast
 
 from trtdist.engines.base import Engine, EngineConfig, EngineError
 from trtdist.errors import InputError, MissingError, RunFailedError, TrtdistError
-from trtdist.events import EventWriter, Rung
+from trtdist.events import EngineSilent, EventWriter, Rung
 from trtdist.plan import Plan, Server
 from trtdist.rundir import RunDir
 from trtdist.serving.background import Background
@@ -72,15 +72,29 @@ async def serve(
         kept = KeptCaches(engine.release, background)
         held = HeldPublisher(member.nats.publish, member.instance, lambda: engine.reuse_tokens)
         reads = server.role != "generation" or config.plan().router_direct_below > 0
-        calls = Calls(Station(server.role, member.instance, engine, member.nats, kept, held, reads), background)
+        station = Station(server.role, member.instance, engine, member.nats, kept, held, reads)
+        calls = Calls(station, background)
         await member.serve(calls.answer, calls.control, calls.stats)
         events.write(Rung(server.name, "registered", member.instance.key))
-        reason = await member.must_leave(asked(stop), engine.died())
+        silence = _tell_silence(station, server.name, config.plan().stall, events)
+        reason = await member.must_leave(asked(stop), engine.died(), silence)
         await member.withdraw()
         calls.close(reason or f"{server.name} is stopping")
         await (calls.fail("lost", reason) if reason else calls.drain(granted(config, drain)))
     if reason:
         raise RunFailedError(f"{server.name} stops serving: {reason}")
+
+
+async def _tell_silence(station: Station, name: str, seconds: float, events: EventWriter) -> str:
+    """Tell whenever the engine has let requests wait that long (0: never); what comes of it is the supervisor's
+    decision."""
+    while seconds > 0:
+        await station.pulse.silence(seconds)
+        waiting = station.pulse.waiting
+        events.write(EngineSilent(name, station.instance.key, waiting, seconds))
+        print(f"the engine has given nothing for {seconds:g} s, and requests wait for it: {waiting}", flush=True)
+    await asyncio.Event().wait()
+    return ""
 
 
 async def lead(config: RunConfig, server: Server, engine: Engine, events: EventWriter, stop: asyncio.Event) -> None:

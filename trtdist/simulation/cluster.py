@@ -32,13 +32,14 @@ _KILL_WAIT = 30.0
 
 @dataclass(eq=False)
 class Task:
-    """A program of a step with its shim, on a node."""
+    """A program of a step with its shim, on a node; one that is `frozen` hears no signal but KILL."""
 
     name: str
     node: int
     launch: Launch
     begun: bool = False
     alive: bool = True
+    frozen: bool = False
 
 
 @dataclass(eq=False)
@@ -179,7 +180,7 @@ class Cluster:
         return self.random.uniform(0.02, 0.2) + max(0.0, self.away_until - self.line.now)
 
     def _stops(self, task: Task, number: int, fault: str) -> None:
-        if task.begun and task.alive:
+        if task.begun and task.alive and not task.frozen:
             code, by = self.random.choice(((0, None), (128 + number, None), (None, number)))
             self.line.after(task.launch.temper.stops, partial(self.end_task, task, code, by, fault))
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from trtdist.simulation.cluster import Cluster
-from trtdist.simulation.facts import Fault
+from trtdist.simulation.cluster import EPOCH, Cluster, Task
+from trtdist.simulation.facts import Fault, News
 from trtdist.supervisor import handover_messages, messages
 
 __all__ = ["FAULTS", "inject"]
 
 _NEVER = float("inf")
+_FOUND_S = (12.0, 40.0)
 
 
 def inject(cluster: Cluster, fault: Fault) -> None:
@@ -46,6 +47,23 @@ def _launcher_killed(cluster: Cluster, fault: Fault) -> None:
             cluster.line.after(wait, partial(cluster.vanish, task, fault.name, itself=False))
         else:
             cluster.line.after(wait, partial(cluster.end_task, task, None, 15, fault.name))
+
+
+def _task_hangs(cluster: Cluster, fault: Fault) -> None:
+    """In a run that is ready it is found after a while, unless it is gone by then."""
+    task = cluster.tasks.get(fault.target)
+    if task is None or not task.begun or not task.alive or not task.launch.alive or not cluster.passed:
+        return
+    task.frozen = True
+    found = partial(_hang_is_found, cluster, task, fault, cluster.line.now)
+    cluster.line.after(cluster.random.uniform(*_FOUND_S), found)
+
+
+def _hang_is_found(cluster: Cluster, task: Task, fault: Fault, since: float) -> None:
+    step = task.launch.step.name
+    if task.alive and task.launch.alive and cluster.launches[step] is task.launch:
+        event = messages.TaskRefused(step, task.name, "hangs", EPOCH + since)
+        cluster.hear(event, News(fault.name, task.name, step, since, True))
 
 
 def _node_dies(cluster: Cluster, fault: Fault) -> None:
@@ -113,6 +131,7 @@ FAULTS: dict[str, Callable[[Cluster, Fault], None]] = {
     "task dies": _task_dies,
     "shim killed": _shim_killed,
     "launcher killed": _launcher_killed,
+    "task hangs": _task_hangs,
     "node dies": _node_dies,
     "network cut": _network_cut,
     "down": _asked(interrupt=False),

@@ -34,6 +34,7 @@ def scene(seed: int, plan: Plan | None = None) -> Scene:
         tempers[step.name] = _troubled(random, step, tempers[step.name])
     slurm = planned.allocation.nodes > 1 or random.random() < 0.5
     faults = (*_faults(random, planned, slurm), *_hand_over(Random(f"hand-over {seed}"), slurm))
+    faults = tuple(sorted((*faults, *_hangs(Random(f"hangs {seed}"), planned)), key=lambda fault: fault.at))
     if lasts:
         faults = tuple(sorted((*faults, *_more_faults(other, planned)), key=lambda fault: fault.at))
         tempers = _worn(other, tempers, faults)
@@ -142,6 +143,14 @@ def _leaving(random: Random, plan: Plan, at: float) -> Fault:
 def _hand_over(random: Random, slurm: bool) -> tuple[Fault, ...]:
     """Some runs through Slurm are to be followed by another."""
     return (Fault(random.uniform(1.0, 90.0), "hand-over due"),) if slurm and random.random() < 0.4 else ()
+
+
+def _hangs(random: Random, plan: Plan) -> tuple[Fault, ...]:
+    """In some runs something is there and does nothing any more."""
+    ranks = [f"{server.name}.{rank.rank}" for server in plan.servers for rank in server.ranks]
+    others = [step.name for step in plan.steps if step.kind in ("service", "router", "front")]
+    times = [random.uniform(10.0, 150.0) for _ in range(random.choice((0, 0, 1, 2)))]
+    return tuple(Fault(at, "task hangs", random.choice((*ranks, *others))) for at in times)
 
 
 def _task(kind: str) -> Callable[[Random, Plan, float], Fault]:

@@ -23,6 +23,14 @@ class Head(Protocol):
         """The URL of a service that answers and is ours, else None; answers within a second."""
         ...
 
+    async def registered(self) -> frozenset[str] | None:
+        """The names of all that has its place in etcd; None when etcd does not say so within a second."""
+        ...
+
+    async def front_answers(self) -> bool:
+        """Whether the HTTP front end answers within a second."""
+        ...
+
     async def withdraw(self, servers: Collection[str]) -> None:
         """Have nobody find these servers any more, as far as etcd answers within a second or two."""
         ...

@@ -17,7 +17,7 @@ from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing, write_env
 from trtdist.slurm import argv, hostlist, parse, states
 from trtdist.slurm.runner import ask
-from trtdist.supervisor import messages
+from trtdist.supervisor import messages, resumption
 from trtdist.supervisor.handover_messages import HandOverDue, SuccessorReady
 from trtdist.supervisor.remains import local_folder
 from trtdist.supervisor.spare_nodes import moved
@@ -62,7 +62,7 @@ class InJob:
         except TrtdistError as error:
             self._say(str(error))
             return messages.EveryoneTerminated(f"job {self._job} was ended, and Slurm did not say why in time")
-        return why_ended(self._job, shown, down)
+        return why_ended(self._job, shown, down, resumption.attempt(os.environ))
 
     async def _nodes_down(self, shown: Mapping[str, str], seconds: float) -> list[str]:
         """The nodes of the job that Slurm knows to be down, as far as it says so in time."""
@@ -153,10 +153,12 @@ async def _states_of(nodes: list[str], seconds: float) -> list[tuple[str, str]]:
         return []
 
 
-def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> messages.EveryoneTerminated:
-    """Why Slurm ends a job, from `scontrol show job` and the nodes that are down.
+def why_ended(job: str, shown: Mapping[str, str], down: list[str], attempt: int = 0) -> messages.EveryoneTerminated:
+    """Why Slurm ends a job, from `scontrol show job`, the nodes that are down, and how often it was queued again before
+    this `attempt`.
 
-    While processes are left the state is COMPLETING, whatever led to it.
+    While processes are left the state is COMPLETING, whatever led to it. A job that is queued again has no time of
+    preemption, only one restart more (Slurm 22.05).
     """
     state, reason = shown.get("JobState", ""), shown.get("Reason", "")
     if _preempted(shown):
@@ -165,6 +167,10 @@ def why_ended(job: str, shown: Mapping[str, str], down: list[str]) -> messages.E
         return messages.EveryoneTerminated(f"job {job} lost {', '.join(down) or 'a node'}", "FAILED", 1, certain=True)
     if state == "TIMEOUT" or reason == "TimeLimit":
         return messages.EveryoneTerminated(f"job {job} reached its time limit", "TIMEOUT", 1, certain=True)
+    restarts = shown.get("Restarts", "")
+    if restarts.isdigit() and int(restarts) > attempt:
+        reason = f"job {job} was queued again: another job preempted it, or somebody asked for it (scontrol requeue)"
+        return messages.EveryoneTerminated(reason, certain=True)
     return messages.EveryoneTerminated(f"job {job} was cancelled (scancel)")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from trtdist.events import Record, Rung, TaskExited, TaskRefused, TaskStarted
+from trtdist.events import EngineSilent, Record, Rung, TaskExited, TaskRefused, TaskStarted
 from trtdist.plan import Step
 
 __all__ = ["Lives"]
@@ -40,6 +40,8 @@ class Lives:
         event = record.event
         if isinstance(event, Rung):
             return self._climbs(event, record.time)
+        if isinstance(event, EngineSilent):
+            return event.instance not in self._past
         if not isinstance(event, (TaskStarted, TaskExited, TaskRefused)):
             return True
         if self._is_late(event.step, record.time):

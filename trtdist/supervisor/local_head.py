@@ -8,9 +8,11 @@ from collections.abc import Collection
 
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
+from trtdist.services.answering import answers
 from trtdist.services.envfile import read_env_or_nothing
 from trtdist.services.health import probe
 from trtdist.services.heirs import tell_heir
+from trtdist.services.registered import registered
 from trtdist.services.renewal import Renewal, renew
 from trtdist.services.withdrawal import withdraw
 from trtdist.supervisor.ports import PortClaims, taken
@@ -43,6 +45,14 @@ class LocalHead:
             return None
         self._claims.release(service_ports(service, self._env))
         return health.url
+
+    async def registered(self) -> frozenset[str] | None:
+        """The names of all that is registered in etcd, None when that cannot be told."""
+        return await registered(self._env)
+
+    async def front_answers(self) -> bool:
+        """Whether it says anything."""
+        return await answers(self._env["TRTDIST_HTTP_URL"])
 
     async def withdraw(self, servers: Collection[str]) -> None:
         """Revoke the leases of what is registered under these names, as far as etcd answers."""

@@ -39,12 +39,21 @@ def main(argv: list[str]) -> int:
     spent = {key: sum(s[key] for s in after.values()) - sum(s[key] for s in before.values()) for key in _ZERO}
     cpu = spent["ticks"] / _TICKS / took
     working = cpu >= _SOME_CPU and (spent["faults"] >= _SOME_FAULTS or spent["bytes"] >= _SOME_BYTES)
-    doing = _in_words(leader, cpu, working)
+    stopped = _stopped(leader)
+    doing = "is stopped by a signal" if stopped else _in_words(leader, cpu, working)
     text = f"{name}, pid {leader}, {time.strftime('%Y-%m-%d %H:%M:%S')}: {doing}\n\n"
     text += "\n".join(_process(pid) for pid in sorted(after)) + _python_stacks(log, list(after))
     _write(run / "stacks" / f"{name}.txt", text)
-    _tell(run, {"step": step, "name": name, "working": working, "doing": doing})
+    _tell(
+        run, {"step": step, "name": name, "working": working, "doing": doing, "cpu": round(cpu, 3), "stopped": stopped}
+    )
     return 0
+
+
+def _stopped(pid: int) -> bool:
+    """Whether a process does not run until it gets SIGCONT, or whoever traces it lets it; see proc(5), state."""
+    stat = _read(f"/proc/{pid}/stat")
+    return stat[stat.rfind(")") + 2 :][:1] in ("T", "t")
 
 
 def _in_words(leader: int, cpu: float, working: bool) -> str:

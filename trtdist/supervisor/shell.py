@@ -21,6 +21,7 @@ from trtdist.events import (
     ControlTaken,
     Drained,
     EndpointUp,
+    EngineSilent,
     Event,
     EventReader,
     Ready,
@@ -43,6 +44,7 @@ from trtdist.process import ProcessId
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.services.renewal import NotRenewedError
 from trtdist.supervisor import control, facts, handover_messages, messages, renewal_messages, verdict
+from trtdist.supervisor.hangs import Hangs, awaited
 from trtdist.supervisor.head import Head
 from trtdist.supervisor.journal import Journal
 from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
@@ -64,6 +66,7 @@ _LOOK_PATIENCE = 5.0
 _CALL_OFF_PATIENCE = 15.0
 # The time may be set, and machines sleep: certificates are looked at more often than they are renewed.
 _RENEW_EVERY, _RENEW_AGAIN = 3600.0, 600.0
+_ENDS = (messages.StepEnded, messages.TaskEnded, messages.TaskGone)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -100,6 +103,7 @@ class Supervisor:
         self._asked_of: dict[str, asyncio.Task[None]] = {}
         self._finding: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
+        self._hangs = Hangs(plan, tools.head, lambda: awaited(self._state), self._ask_all)
         self._succeeding = Succeeding(run, tools.around, tools.head, tools.journal)
         self._calling_off: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -119,6 +123,7 @@ class Supervisor:
         self._feed(messages.Begin())
         self._errand(self._follow())
         self._errand(self._watch_logs(pace(self._state.settings.stall_timeout)))
+        self._errand(self._watch_hangs())
         try:
             return await self._finished
         finally:
@@ -166,6 +171,8 @@ class Supervisor:
         records = self._events.poll()
         inputs = [found for record in records for found in self._hear(record)]
         inputs += [found for end in ends for found in self._notice(end)]
+        if any(isinstance(found, _ENDS) for found in inputs):
+            inputs = [*self._hangs.services(), *inputs]
         if inputs:
             self._feed(*inputs)
 
@@ -181,7 +188,10 @@ class Supervisor:
             return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
         if isinstance(event, (TaskRefused, TaskUnwell)):
             return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
+        if isinstance(event, EngineSilent):
+            self._hangs.engine_silent(event)
         if isinstance(event, TaskSeen):
+            self._hangs.seen(event)
             return [messages.Seen(event.name, event.working, event.doing)]
         if isinstance(event, Rung):
             return [messages.Reached(event.name, event.rung)]
@@ -266,6 +276,15 @@ class Supervisor:
             await asyncio.sleep(every)
             self._feed(messages.Moved(logs.grown(), await asyncio.to_thread(logs.how_far)))
 
+    async def _watch_hangs(self) -> None:
+        """Tell what is there and does nothing, once the run is ready."""
+        while True:
+            for hang in await self._hangs.find():
+                if hang.step not in awaited(self._state).values():
+                    continue  # what was told before has taken it along
+                self._tell_stalled(messages.TellStalled(hang.stall))
+                self._feed(hang.death)
+
     def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An error of our own ends the run; the caller of `supervise` gets it."""
         error = context.get("exception") or RuntimeError(str(context.get("message")))
@@ -322,6 +341,9 @@ class Supervisor:
         self._inbox.append(messages.PortTested(action.step, self._tools.head.port_taken(action.step)))
 
     def _examine(self, action: messages.Examine) -> None:
+        self._ask_all()
+
+    def _ask_all(self) -> None:
         self._journal.say("asking all tasks what they do")
         try:
             self._run.stacks.mkdir(mode=0o700, exist_ok=True)

@@ -367,7 +367,9 @@ class TimeoutsSection(Section):
     ready: Annotated[Duration, Field(description="From the start to READY.")] = 1800.0
     stall: Annotated[
         Seconds,
-        Field(description="Without a sign of progress while it comes up, until a server is called stalled; 0: never."),
+        Field(
+            description="Without a sign of progress, until a server that loads or is asked is called stalled; 0: never."
+        ),
     ] = 300.0
     stop: Annotated[Seconds, Field(description="For an orderly stop, before processes are killed.")] = 10.0
 
