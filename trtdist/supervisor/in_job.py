@@ -27,6 +27,8 @@ __all__ = ["InJob", "why_ended"]
 
 # The verdict of a job that was ended is due within a second.
 _HURRY = 0.7
+# What an end that nobody explained meant for the next job may be asked for longer.
+_EXPLAINING, _AGAIN = 10.0, 0.5
 _LOOK_EVERY = 30.0
 _CLEANING = 10.0
 # The folder above goes with the last run of this user.
@@ -44,6 +46,7 @@ class InJob:
         self._lead = lead
         self._end = float("inf")
         self._say = say
+        self._unexplained = False
         self._succession = Succession(run, say)
 
     async def meaning(self, name: str) -> messages.Input:
@@ -61,6 +64,7 @@ class InJob:
             down = await self._nodes_down(shown, until - time.monotonic())
         except TrtdistError as error:
             self._say(str(error))
+            self._unexplained = True
             return messages.EveryoneTerminated(f"job {self._job} was ended, and Slurm did not say why in time")
         return why_ended(self._job, shown, down)
 
@@ -107,8 +111,30 @@ class InJob:
             yield event
 
     async def call_off(self) -> None:
-        """Take it from the queue, or have it stopped."""
+        """Take it from the queue, or have it stopped; not when Slurm says after all that nobody wanted this end, or
+        nothing at all."""
+        if self._unexplained:
+            why = await self._explained()
+            if why is None or why.certain:
+                said = "Slurm does not say why this job was ended" if why is None else why.reason
+                self._say(f"{said}: the run that is to take over is left to come up")
+                return
         await self._succession.call_off()
+
+    async def settled(self) -> None:
+        """Return when nothing is being submitted."""
+        await self._succession.settled()
+
+    async def _explained(self) -> messages.EveryoneTerminated | None:
+        """Why Slurm ends the job, asked again and again for as long as there may be before it kills this process."""
+        until = time.monotonic() + _EXPLAINING
+        while time.monotonic() < until:
+            try:
+                shown = parse.fields(await ask(argv.scontrol_show("job", self._job), until - time.monotonic()))
+                return why_ended(self._job, shown, await self._nodes_down(shown, _HURRY))
+            except TrtdistError:
+                await asyncio.sleep(_AGAIN)
+        return None
 
     async def place(self, step: Step) -> str:
         """Ask Slurm which nodes of the step are down, and have spares take their numbers in resolved.env."""

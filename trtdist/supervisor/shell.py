@@ -60,7 +60,6 @@ TICK = 0.1
 _PROBE_FIRST, _PROBE_LAST = 0.02, 0.25
 _SWEEP_PATIENCE = 2.0
 _LOOK_PATIENCE = 5.0
-_CALL_OFF_PATIENCE = 15.0
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -98,7 +97,6 @@ class Supervisor:
         self._finding: set[asyncio.Task[None]] = set()
         self._errands: set[asyncio.Task[None]] = set()
         self._succeeding = Succeeding(run, tools.around, tools.head, tools.journal)
-        self._calling_off: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._broke = False
 
@@ -234,12 +232,17 @@ class Supervisor:
         async for event in self._succeeding.follow():
             self._feed(event)
 
+    async def _take_over(self) -> None:
+        displaced = await self._succeeding.take_over()
+        if displaced:
+            self._feed(messages.StopAsked(False, None, displaced))
+
     def _hand_over(self, action: handover_messages.HandOver) -> None:
         self._errand(self._succeeding.tell_clients(action.run, self._state.settings.linger))
 
     def _call_off(self, action: handover_messages.CallOff) -> None:
         self._journal.say("the run that was to take over is called off")
-        self._calling_off = self._errand(self._tools.around.call_off())
+        self._succeeding.call_off()
 
     async def _watch_logs(self, every: float) -> None:
         """Tell which logs grow, as long as the run comes up."""
@@ -388,7 +391,7 @@ class Supervisor:
             self._slow = verdict.slowest(self._run, self._plan, action.behind)
             detail += "" if self._slow is None else self._slow.said
         if action.state == "READY":
-            self._succeeding.take_over()
+            self._errand(self._take_over())
         self._journal.write(RunState(action.state, detail))
         self._journal.say(f"{action.state} {detail}".rstrip())
 
@@ -407,8 +410,6 @@ class Supervisor:
         if elsewhere and self._finding:
             # What looks at the nodes makes folders there, also after they were removed.
             await asyncio.wait(self._finding, timeout=_LOOK_PATIENCE)
-        if self._calling_off is not None:
-            await asyncio.wait({self._calling_off}, timeout=_CALL_OFF_PATIENCE)
         remains = self._remains()
         until = self._loop.time() + _SWEEP_PATIENCE
         while remains.alive() and self._loop.time() < until:
@@ -417,6 +418,8 @@ class Supervisor:
             remains = self._remains()
         remains.remove_folder()
         left = await self._tools.around.clean() if elsewhere else ()
+        # Last, since Slurm may let us wait, and ends us meanwhile.
+        await self._succeeding.settled()
         self._feed(messages.Swept((*remains.left(), *left)))
 
     def _remains(self) -> Remains:
