@@ -15,6 +15,7 @@ from trtdist.newrun import point_to
 from trtdist.rundir import LATEST, RunDir, write_atomic
 
 __all__ = [
+    "awaited",
     "call_off",
     "called_off",
     "displaced",
@@ -41,6 +42,14 @@ def predecessor(run: RunDir) -> RunDir | None:
 def heir(run: RunDir) -> RunDir | None:
     """The run that has taken over from this one; None while none has."""
     return _named(run, run.handed_over)
+
+
+def awaited(run: RunDir) -> RunDir | None:
+    """The run that may still take over from this one; None without one, and once one has."""
+    after = successor(run)
+    if after is None or heir(run) is not None or after.verdict.exists() or called_off(run, after):
+        return None
+    return after
 
 
 def newest(run: RunDir) -> RunDir:

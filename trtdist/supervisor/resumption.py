@@ -34,8 +34,8 @@ def resume(run: RunDir, number: int) -> bool:
     before = verdict.read(run)
     if before is not None and before.get("state") == "STOPPED":
         return False
-    after = chain.heir(run) or chain.successor(run)
-    if after is not None and (after == chain.heir(run) or _may_come(run, after)):
+    after = chain.heir(run) or chain.awaited(run)
+    if after is not None:
         verdict.write_once(run, verdict.compose(Outcome("INTERRUPTED", 130, f"goes on as {after.run_id}"), run, None))
         return False
     if before is not None:
@@ -57,8 +57,3 @@ def unwanted(run: RunDir) -> bool:
         return False
     outcome = Outcome("STOPPED", 0, f"not needed any more: {reason}")
     return verdict.write_once(run, verdict.compose(outcome, run, None))
-
-
-def _may_come(run: RunDir, after: RunDir) -> bool:
-    """Whether a run that was asked for may still take over."""
-    return not after.verdict.exists() and not chain.called_off(run, after)
