@@ -231,5 +231,22 @@ def test_a_key_that_names_no_run_is_told_and_passed_over(play: Play, value: byte
     play(scene)
 
 
+def test_an_etcd_that_outlives_the_run_does_not_keep_the_key_for_ever(play: Play) -> None:
+    async def scene(before: Stage, after: Stage) -> None:
+        assert await tell_heir(env(before.config), env(after.config))
+        kept = await before.etcd.get(f"{instance_prefix(before.config.namespace)}{HEIR}")
+        assert kept is not None
+        assert 0 < await before.etcd.time_to_live(kept.lease) <= 7 * 86400
+        await known(before.requester)
+        await before.etcd.revoke(kept.lease)
+        # Who has heard of it goes there all the same.
+        await before.view.wait_for(lambda seen: seen.heir is None, 30, "its end")
+        new = await after.worker("srv.0", five)
+        assert len(await collect(before.requester, direct())) == 5
+        assert len(new.calls) == 1
+
+    play(scene)
+
+
 def test_nobody_is_told_where_there_is_no_etcd() -> None:
     assert not asyncio.run(tell_heir({"TRTDIST_RUN_ID": "a"}, {"TRTDIST_RUN_ID": "b"}))
