@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 
 from trtdist.errors import TrtdistError
+from trtdist.events import Event, HandOverPlanned
 from trtdist.plan import Step, from_json
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing, write_env
@@ -37,15 +38,25 @@ _REMOVE = 'rm -rf -- "$1" && { rmdir -- "${1%/*}" 2>/dev/null || :; }'
 
 class InJob:
     """The job `job`; `warning` is how many seconds before its time limit the run is stopped, `lead` the same for when
-    another one is asked for that takes over, 0 for never. `say` takes sentences."""
+    another one is asked for that takes over, 0 for never. `say` takes sentences, `tell` events."""
 
-    def __init__(self, run: RunDir, job: str, warning: float, say: Callable[[str], None], lead: float = 0.0) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        job: str,
+        warning: float,
+        say: Callable[[str], None],
+        lead: float = 0.0,
+        tell: Callable[[Event], None] = lambda event: None,
+    ) -> None:
         self._run = run
         self._job = job
         self._warning = warning
         self._lead = lead
         self._end = float("inf")
         self._say = say
+        self._tell = tell
+        self._told_due = 0.0
         self._unexplained = False
         self._succession = Succession(run, say)
 
@@ -100,8 +111,16 @@ class InJob:
                 early = end - self._lead - time.time() if self._lead else float("inf")
                 if early <= 0:
                     yield HandOverDue()
+                elif self._lead:
+                    self._plan(end - self._lead)
                 pause = min(pause, left, early if early > 0 else left)
             await asyncio.sleep(pause)
+
+    def _plan(self, due: float) -> None:
+        """Tell when the next run is asked for, whenever that changes."""
+        if due != self._told_due:
+            self._told_due = due
+            self._tell(HandOverPlanned(due))
 
     async def succeed(self) -> AsyncIterator[messages.Input]:
         """Have Slurm start another job of the same files, and follow it."""
