@@ -74,12 +74,13 @@ class _Choice:
     def locally(self, file: Path) -> tuple[BringUp, Settings]:
         """On this machine, and in which time; InputError when it cannot."""
         from trtdist.cli.bringup import LocalBringUp
-        from trtdist.cli.progress import say
         from trtdist.planning import Target, plan
 
         topology = self._topology(file, local=True)
         planned = plan(topology, Target.LOCAL)
         if topology.slurm.handover is not None:
+            from trtdist.cli.progress import say
+
             say("trtdist: slurm.handover is for `trtdist submit`: a run on this machine has no time limit")
         settings = _settings(topology)
         return LocalBringUp(topology, planned, settings, 0 if self.detach else os.getpid()), settings
