@@ -83,12 +83,16 @@ class Succession:
 
     def _stop(self, run: RunDir) -> bool:
         """Ask a run to stop; whether it has not begun, and has its verdict instead."""
-        chain.call_off(self._run, run)
-        control.ask(run, control.DOWN)
         begun = supervisor_of(run) is not None
-        if not begun:
-            reason = f"called off while job {_job_of(run) or 'of its own'} waited, since {self._run.run_id} was stopped"
-            _bury(run, Outcome("STOPPED", 0, reason))
+        job = _job_of(run)
+        reason = f"called off while {f'job {job}' if job else 'its job'} waited, since {self._run.run_id} was stopped"
+        try:
+            chain.call_off(self._run, run)
+            control.ask(run, control.DOWN)
+            if not begun:
+                _bury(run, Outcome("STOPPED", 0, reason))
+        except OSError as error:
+            self._say(f"{run.run_id} cannot be told that it is called off: {error}")
         return not begun
 
     async def _ask(self) -> tuple[RunDir, str]:
@@ -99,12 +103,12 @@ class Succession:
             if self._unwanted:
                 raise TrtdistError("it was called off")
             job = await self._submit(run)
-        except SlurmDownError as error:
+        except (SlurmDownError, ValueError) as error:
             # A job that is there all the same does not begin.
             chain.call_off(self._run, run)
             _bury(run, Outcome("FAILED", 1, str(error)))
             raise
-        except (TrtdistError, ValueError, OSError):
+        except (TrtdistError, OSError):
             self._forget(run)
             raise
         try:
