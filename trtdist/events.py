@@ -27,6 +27,7 @@ __all__ = [
     "Event",
     "EventReader",
     "EventWriter",
+    "HandOverPlanned",
     "Ready",
     "Record",
     "Restarting",
@@ -209,6 +210,14 @@ class Stalled:
 
 
 @dataclass(frozen=True)
+class HandOverPlanned:
+    """When, in seconds since the epoch, another run will be asked for that takes over; the last one counts (by the
+    supervisor)."""
+
+    at: float
+
+
+@dataclass(frozen=True)
 class Successor:
     """What becomes of the run that is to take over, and of its job: `state` is asked, ready, lost or called off;
     `reason` is a sentence, "" where there is nothing to explain (by the supervisor)."""
@@ -286,6 +295,7 @@ Event = Union[
     Restarting,
     WrittenOff,
     Drained,
+    HandOverPlanned,
     Successor,
     TaskStarted,
     TaskExited,
@@ -311,6 +321,7 @@ _TYPES: dict[str, type[Event]] = {
     "restarting": Restarting,
     "written_off": WrittenOff,
     "drained": Drained,
+    "hand_over_planned": HandOverPlanned,
     "successor": Successor,
     "task_started": TaskStarted,
     "task_exited": TaskExited,

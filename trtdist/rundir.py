@@ -132,9 +132,19 @@ class RunDir:
         return self.path / "slurm.borrowed"
 
     @property
+    def submission(self) -> Path:
+        """How the run's own job was submitted, so that another one can be like it."""
+        return self.path / "submission.json"
+
+    @property
     def next_run(self) -> Path:
         """The id of the run, beside this one, that is to take over before this one's job reaches its time limit."""
         return self.path / "run.next"
+
+    @property
+    def called_off(self) -> Path:
+        """The id of the run that was to take over from this one, and shall not any more."""
+        return self.path / "run.called-off"
 
     @property
     def previous_run(self) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,8 +20,10 @@ import pytest
 from click.testing import CliRunner
 
 from tests.observe.fake_run import RUN_ID, FakeRun
+from trtdist import chain
 from trtdist.cli import forward, status, url
 from trtdist.errors import InputError, TrtdistError
+from trtdist.observe.snapshot import RunReader
 from trtdist.plan import GpuLoad, to_json
 from trtdist.rendering.site import site_files
 
@@ -227,6 +231,92 @@ def test_forward_ends_with_its_run(fake: FakeRun, echo: int) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def to_follow(fake: FakeRun) -> FakeRun:
+    """Another run that is to take over."""
+    after = FakeRun.create(fake.run.path.parent, run_id=f"{RUN_ID[:-4]}0000")
+    shutil.copytree(fake.run.site, after.run.site)
+    fake.run.next_run.write_text(f"{after.run.run_id}\n")
+    after.run.previous_run.write_text(f"{RUN_ID}\n")
+    return after
+
+
+def asked_through(port: int) -> bytes:
+    """What comes back through a forwarded port; nothing when the connection ends."""
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(b"x")
+        return connection.recv(1)
+
+
+def test_forward_waits_for_the_run_that_is_to_take_over(fake: FakeRun, echo: int) -> None:
+    resolve(fake, echo)
+    after = to_follow(fake)
+    process = subprocess.Popen([*TRTDIST, "forward"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        port = int(process.stdout.readline().rpartition(":")[2])
+        process.stderr.readline()
+        fake.verdict(state="TIMEOUT", time=time.time())
+        said = process.stderr.readline()
+        assert f"{RUN_ID} has ended: new connections wait for {after.run.run_id}, which is to take over" in said
+        answers: list[bytes] = []
+        waiting = threading.Thread(target=lambda: answers.append(asked_through(port)))
+        waiting.start()
+        after.ready()
+        resolve(after, echo)
+        chain.take_over(after.run)
+        waiting.join(60)
+        assert answers == [b"x"]
+        assert f"{after.run.run_id} has taken over" in process.stderr.readline()
+        after.verdict(time=time.time())
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_forward_ends_when_the_run_that_was_to_take_over_does_not_come(fake: FakeRun, echo: int) -> None:
+    resolve(fake, echo)
+    after = to_follow(fake)
+    process = subprocess.Popen([*TRTDIST, "forward"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stderr.readline()
+        fake.verdict(state="TIMEOUT", time=time.time())
+        assert "has ended: new connections wait" in process.stderr.readline()
+        after.verdict(state="FAILED", time=time.time())
+        assert process.wait(60) == 1
+        assert "nothing is left to lead to" in process.stderr.read()
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_forward_says_so_when_a_connection_cannot_be_led_to_the_heir(fake: FakeRun, echo: int) -> None:
+    """It has taken over and says that it has no such service."""
+    resolve(fake, echo)
+    after = to_follow(fake)
+    after.ready()
+    after.run.resolved_env.write_text("TRTDIST_NODES=here\n")
+    way = forward._Way(RunReader(fake.run), "nats", forward.Forwarder.of(RunReader(fake.run).look(), "nats"))
+    chain.take_over(after.run)
+
+    async def main() -> None:
+        tasks: set[asyncio.Task[None]] = set()
+
+        def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            tasks.add(asyncio.ensure_future(forward._connection(way, asyncio.Semaphore(1), reader, writer)))
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        assert await asyncio.wait_for(reader.read(), 60) == b""
+        await asyncio.gather(*tasks)
+        writer.close()
+        server.close()
+
+    asyncio.run(main())
 
 
 def test_forward_to_what_is_not_the_runs_own(fake: FakeRun) -> None:

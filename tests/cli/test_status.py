@@ -18,8 +18,9 @@ from click.testing import CliRunner
 from tests.observe.fake_run import RUN_ID, FakeRun
 from trtdist.cli.status import command
 from trtdist.errors import InputError
-from trtdist.events import Successor, TaskExited, WrittenOff
+from trtdist.events import HandOverPlanned, Successor, TaskExited, WrittenOff
 from trtdist.observe.living import find_live_run
+from trtdist.observe.times import clock
 from trtdist.plan import to_json
 from trtdist.process import ProcessId
 
@@ -94,7 +95,7 @@ def test_json_has_what_the_documentation_promises(fake: FakeRun) -> None:
     assert set(found) == {
         "version", "run_id", "run_dir", "name", "state", "detail", "engine", "model", "runtime", "launch",
         "slurm_job_id", "slurm_job", "supervisor", "times", "endpoints", "servers", "ranks", "services", "failure",
-        "previous_run", "next_run",
+        "previous_run", "next_run", "next_due",
     }  # fmt: skip
     assert set(found["ranks"][0]) == {
         "name", "server", "role", "rank", "leader", "node", "gpu", "pid", "state", "log",
@@ -180,3 +181,15 @@ def test_the_run_that_is_to_take_over_is_shown(fake: FakeRun, event: Successor, 
     found = json.loads(status("--json"))
     assert found["next_run"] == asdict(event)
     assert found["previous_run"] is None
+
+
+def test_when_the_next_job_is_submitted(fake: FakeRun) -> None:
+    fake.ready()
+    at = time.time() + 7230
+    fake.write("supervisor", HandOverPlanned(at))
+    assert f"  after it    the next job is submitted at {clock(at)}, in 2 h 0 min\n" in status()
+    assert json.loads(status("--json"))["next_due"] == at
+    fake.write("supervisor", HandOverPlanned(time.time() - 1))
+    assert "  after it    the next job is submitted once this run is READY\n" in status()
+    fake.write("supervisor", Successor("next", "8", "asked"))
+    assert "is submitted" not in status()

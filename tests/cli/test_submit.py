@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.observe.fake_run import RUN_ID, FakeRun
+from trtdist.cli import up
 from trtdist.images import RECORD, ImageRecord
+from trtdist.rundir import RunDir
+from trtdist.slurm.submission import Submission
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "slurm" / "disagg-2nodes.yaml"
 NO_ACCOUNTS = "echo 'sacctmgr: error: slurm_persist_conn_open_without_init: failed' >&2; exit 1"
@@ -101,3 +104,42 @@ def test_an_image_that_charliecloud_could_not_find(slurm: Slurm, called: Called,
     told = f"trtdist: there is no image trtlm in {tmp_path}/images, which has trtllm (import it with "
     assert (code, out, err.startswith(told)) == (2, "", True), err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("slurm_keys", "told"),
+    [
+        (("time=02:00:00",), "17 min 10 s before the time limit, 1 h 42 min after this one has started"),
+        (("handover=30m", "time=02:00:00"), "30 min 0 s before the time limit, 1 h 30 min after this one has started"),
+    ],
+)
+def test_when_the_next_job_is_submitted(
+    slurm: Slurm, called: Called, tmp_path: Path, slurm_keys: tuple[str, ...], told: str
+) -> None:
+    slurm(scontrol="echo PartitionName=batch AllocNodes=ALL")
+    given = [word for key in slurm_keys for word in ("--set", f"slurm.{key}")]
+    code, out, err = called("submit", str(EXAMPLE), "--handover", "--set", "slurm.nodes=2", *given)
+    assert (code, out.endswith(" is job 7\n")) == (0, True), err
+    assert err.endswith(f"the next job is submitted {told}; `trtdist status` says when that is\n"), err
+
+
+def test_how_it_was_submitted_is_kept_for_the_next_job(
+    slurm: Slurm, called: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SBATCH_PARTITION", "long")
+    slurm(sbatch=f'echo "$*" >{tmp_path}/words; echo 7')
+    code, _, err = called("submit", str(EXAMPLE))
+    assert code == 0, err
+    run = RunDir((tmp_path / "runs" / "latest").resolve())
+    kept = Submission.read(run.submission)
+    assert kept.environ["SBATCH_PARTITION"] == "long"
+    assert (tmp_path / "words").read_text().split() == kept.command(run.path)[1:]
+    assert any(option.startswith("--nodes=") for option in kept.options)
+    assert run.submission.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_run_on_one_machine_says_that_it_hands_over_to_none(capsys: pytest.CaptureFixture[str]) -> None:
+    quickstart = EXAMPLE.parents[1] / "quickstart.yaml"
+    up._Choice(("slurm.handover=auto",), None, True, False).locally(quickstart)
+    said = capsys.readouterr().err
+    assert said == "trtdist: slurm.handover is for `trtdist submit`: a run on this machine has no time limit\n"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +16,7 @@ from tests.serving.servers import EtcdServer, NatsServer, free_ports
 from trtdist.services.heirs import HEIR, tell_heir
 from trtdist.serving import following
 from trtdist.serving.protocol import Chunk, GenerateCall
-from trtdist.serving.requester import Ask, Requester
+from trtdist.serving.requester import Ask, Requester, RequestError
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import instance_prefix
 
@@ -127,6 +130,94 @@ def test_a_run_that_cannot_be_reached_leaves_requests_where_they_were(
     play(scene)
 
 
+def test_the_wait_for_the_heir_ends_with_the_time_for_the_answer(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "OPEN_S", 3600.0)
+
+    async def scene(before: Stage, after: Stage) -> None:
+        await before.worker("srv.0", five)
+        # Accepts connections and says nothing.
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            nobody = {**env(after.config), "ETCD_ENDPOINTS": f"http://127.0.0.1:{silent.getsockname()[1]}"}
+            assert await tell_heir(env(before.config), nobody)
+            await known(before.requester)
+            with pytest.raises(RequestError) as raised:
+                await asyncio.wait_for(collect(before.requester, replace(direct(), timeout=0.3)), 60)
+        assert raised.value.code == "deadline"
+
+    play(scene)
+
+
+def test_a_request_without_a_token_goes_to_the_heir_when_nats_goes(play: Play) -> None:
+    async def scene(before: Stage, after: Stage) -> None:
+        async def silent(worker: Worker, call: GenerateCall) -> None:
+            await asyncio.Event().wait()
+
+        async def begun(worker: Worker, call: GenerateCall) -> None:
+            await worker.say(call, Chunk(call.attempt, 0, (0,), "0 "))
+            await asyncio.Event().wait()
+
+        old, new = await before.worker("srv.0", silent), await after.worker("srv.0", five)
+        waiting = asyncio.ensure_future(collect(before.requester, direct()))
+        await until(lambda: len(old.calls) == 1)
+        old.act = begun
+        heard: list[str] = []
+
+        async def read() -> None:
+            async for answer in before.requester.stream(direct()):
+                heard.append(answer.text)
+
+        open_one = asyncio.ensure_future(read())
+        await until(lambda: heard == ["0 "])
+        assert await tell_heir(env(before.config), env(after.config))
+        await known(before.requester)
+        # As when the connection is lost for good.
+        before.requester._close("the connection to NATS is lost")
+        assert len(await asyncio.wait_for(waiting, 30)) == 5
+        assert len(new.calls) == 1
+        with pytest.raises(RequestError, match="the connection to NATS is lost"):
+            await asyncio.wait_for(open_one, 30)
+
+    play(scene)
+
+
+def test_of_several_heirs_one_after_the_other_only_the_newest_is_held(
+    nats_server: NatsServer, etcd_server: EtcdServer, namespace: str
+) -> None:
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            names = [namespace, *(f"{namespace}-{number}" for number in (1, 2, 3))]
+            stages = [await stack.enter_async_context(on_stage(nats_server, etcd_server, name)) for name in names]
+            first = stages[0].requester
+            followed = first._following
+            go = asyncio.Event()
+
+            async def later(worker: Worker, call: GenerateCall) -> None:
+                await go.wait()
+                await worker.speak(call, 5)
+
+            workers = [await stage.worker("srv.0", later if stage is stages[1] else five) for stage in stages]
+            assert await tell_heir(env(stages[0].config), env(stages[1].config))
+            await known(first)
+            open_one = asyncio.ensure_future(collect(first, direct()))
+            await until(lambda: len(workers[1].calls) == 1, 30)
+            for before, after in itertools.pairwise(stages[1:]):
+                assert await tell_heir(env(before.config), env(after.config))
+            await until(lambda: first.snapshot.instances == stages[3].view.snapshot.instances, 30)
+            assert len(await collect(first, direct())) == 5
+            # The one before goes with its last answer.
+            assert not open_one.done()
+            go.set()
+            assert len(await asyncio.wait_for(open_one, 30)) == 5
+            await until(lambda: len(followed._holding) == 1, 30)
+            assert [len(worker.calls) for worker in workers] == [0, 1, 0, 1]
+            # That the first names the second once more, as after a broken watch, changes nothing.
+            assert await tell_heir(env(stages[0].config), env(stages[1].config))
+            assert len(await collect(first, direct())) == 5
+            assert [len(worker.calls) for worker in workers] == [0, 1, 0, 2]
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("value", [b"", b"{}", b"[1]", b'{"run": "a/b", "nats": "n", "etcd": ["e"]}', b"{" * 99])
 def test_a_key_that_names_no_run_is_told_and_passed_over(play: Play, value: bytes) -> None:
     async def scene(before: Stage, after: Stage) -> None:
@@ -136,6 +227,23 @@ def test_a_key_that_names_no_run_is_told_and_passed_over(play: Play, value: byte
         assert before.view.snapshot.heir is None
         assert len(await collect(before.requester, direct())) == 5
         assert len(old.calls) == 1
+
+    play(scene)
+
+
+def test_an_etcd_that_outlives_the_run_does_not_keep_the_key_for_ever(play: Play) -> None:
+    async def scene(before: Stage, after: Stage) -> None:
+        assert await tell_heir(env(before.config), env(after.config))
+        kept = await before.etcd.get(f"{instance_prefix(before.config.namespace)}{HEIR}")
+        assert kept is not None
+        assert 0 < await before.etcd.time_to_live(kept.lease) <= 7 * 86400
+        await known(before.requester)
+        await before.etcd.revoke(kept.lease)
+        # Who has heard of it goes there all the same.
+        await before.view.wait_for(lambda seen: seen.heir is None, 30, "its end")
+        new = await after.worker("srv.0", five)
+        assert len(await collect(before.requester, direct())) == 5
+        assert len(new.calls) == 1
 
     play(scene)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from trtdist.events import Event, HandOverPlanned
 from trtdist.rundir import RunDir
 from trtdist.slurm import parse
 from trtdist.supervisor import in_job, messages
 from trtdist.supervisor.facts import Settings
+from trtdist.supervisor.handover_messages import HandOverDue
 from trtdist.supervisor.in_job import InJob, why_ended
 
 # As `scontrol --oneliner show job` of Slurm 22.05 shows them while processes are left.
@@ -74,3 +77,23 @@ def test_a_node_that_does_not_answer_ends_no_job(state: str, monkeypatch: pytest
     monkeypatch.setattr(in_job, "ask", answers)
     found = asyncio.run(InJob(RunDir(tmp_path), "7", 60.0, print).meaning("SIGTERM"))
     assert found == messages.EveryoneTerminated("job 7 was cancelled (scancel)")
+
+
+def test_when_the_next_job_is_due_is_told_whenever_it_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    now = time.time()
+    ends = iter([now + 1000, now + 1000, now + 2000, now + 30])
+    told: list[Event] = []
+
+    async def answers(argv: Sequence[str]) -> str:
+        return f"7|RUNNING|None|{now:.0f}|{next(ends):.0f}|node1|me|sim"
+
+    monkeypatch.setattr(in_job, "ask", answers)
+    monkeypatch.setattr(in_job, "_LOOK_EVERY", 0.01)
+
+    async def first() -> messages.Input:
+        async for event in InJob(RunDir(tmp_path), "7", 5.0, print, 60.0, told.append).news():
+            return event
+        raise AssertionError
+
+    assert asyncio.run(first()) == HandOverDue()
+    assert told == [HandOverPlanned(float(round(now + after)) - 60.0) for after in (1000, 2000)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from pathlib import Path
@@ -17,7 +18,11 @@ from trtdist.plan import to_json
 from trtdist.rundir import LATEST, RunDir
 from trtdist.supervisor import resumption, verdict
 from trtdist.supervisor.facts import Outcome
+from trtdist.supervisor.journal import Journal
+from trtdist.supervisor.local_head import LocalHead
+from trtdist.supervisor.succeeding import Succeeding
 from trtdist.supervisor.succession import make_successor, original
+from trtdist.supervisor.surroundings import Alone
 
 NOW = 1_795_600_000.0
 
@@ -92,7 +97,7 @@ def test_clients_mean_the_first_until_the_next_has_taken_over(run: RunDir) -> No
 
 def test_a_newer_run_stays_the_latest(run: RunDir) -> None:
     made = make_successor(run, NOW)
-    other = make_successor(run, NOW + 1)
+    other = make_successor(made, NOW + 1)
     point_to(other)
     assert chain.take_over(made) == run
     assert os.readlink(run.path.with_name(LATEST)) == other.run_id
@@ -116,6 +121,46 @@ def test_one_whose_predecessor_was_stopped_does_not_come_up(run: RunDir) -> None
     assert found is not None and found["state"] == "STOPPED" and run.run_id in found["reason"]
 
 
+def test_one_in_whose_place_another_was_made_neither_comes_up_nor_takes_over(run: RunDir) -> None:
+    made, other = make_successor(run, NOW), make_successor(run, NOW + 1)
+    assert chain.displaced(made) == f"{run.run_id} waits for it no longer"
+    assert chain.take_over(made) is None and chain.heir(run) is None
+    assert chain.take_over(other) == run
+    assert chain.displaced(made) == f"{other.run_id} has taken over from {run.run_id}"
+    assert (chain.displaced(other), chain.displaced(run)) == ("", "")
+    assert resumption.unwanted(made) and not resumption.unwanted(other)
+    found = verdict.read(made)
+    assert found is not None and found["reason"].startswith(f"not needed any more: {other.run_id} has taken over")
+
+
+def test_one_that_was_given_up_does_not_take_over(run: RunDir) -> None:
+    made = make_successor(run, NOW)
+    ended(made, "FAILED")
+    assert chain.displaced(made) == "it was given up while it came up"
+    assert chain.take_over(made) is None
+
+
+def test_a_take_over_that_fails_is_tried_again(run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    made = make_successor(run, NOW)
+    # In the way of the file that says so.
+    run.handed_over.mkdir()
+
+    async def main() -> None:
+        work = Succeeding(made, Alone(), LocalHead(made), Journal(made.event_file("supervisor"))).take_over()
+        taking = asyncio.ensure_future(work)
+        said = ""
+        until = asyncio.get_running_loop().time() + 60
+        while "cannot take over yet" not in said and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.01)
+            said += capsys.readouterr().err
+        assert not taking.done()
+        run.handed_over.rmdir()
+        assert await asyncio.wait_for(taking, 60) == ""
+
+    asyncio.run(main())
+    assert chain.heir(run) == made
+
+
 def test_one_that_has_taken_over_is_wanted_though_its_predecessor_is_stopped(run: RunDir) -> None:
     made = make_successor(run, NOW)
     chain.take_over(made)
@@ -131,8 +176,17 @@ def test_a_job_that_is_queued_again_leaves_it_to_the_run_that_was_asked_for(run:
     assert found is not None and (found["state"], found["reason"]) == ("INTERRUPTED", f"goes on as {made.run_id}")
     assert not resumption.unwanted(made)
     run.verdict.unlink()
+    chain.call_off(run, made)
+    assert resumption.resume(run, 1)
     ended(made, "FAILED")
     assert resumption.resume(run, 1)
+
+
+def test_a_job_that_is_queued_again_after_it_has_handed_over_does_not_serve_again(run: RunDir) -> None:
+    made = make_successor(run, NOW)
+    chain.take_over(made)
+    ended(made, "FAILED")
+    assert not resumption.resume(run, 1)
 
 
 @pytest.mark.parametrize("name", ["", "../elsewhere", ".hidden", "gone-20260101-000000-0000"])

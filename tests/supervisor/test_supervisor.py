@@ -13,6 +13,7 @@ import pytest
 
 from tests.observe.fake_run import FakeRun
 from tests.supervisor.runs import DEAF, SLEEP, HandMade, wait_for
+from trtdist import chain
 from trtdist.events import (
     ControlTaken,
     EndpointUp,
@@ -24,6 +25,7 @@ from trtdist.events import (
     TaskStarted,
 )
 from trtdist.process import ProcessId
+from trtdist.rundir import RunDir
 from trtdist.supervisor import control, verdict
 from trtdist.supervisor.facts import Outcome
 
@@ -48,6 +50,21 @@ def test_up_and_down(made: HandMade) -> None:
     assert made.states() == ["STARTING", "READY", "STOPPING", "STOPPED"]
     verdict = made.verdict()
     assert (verdict["state"], verdict["exit_code"], verdict["first"]) == ("STOPPED", 0, None)
+    made.nothing_left()
+
+
+def test_a_run_in_whose_place_another_has_taken_over_stops_itself(made: HandMade) -> None:
+    before, other = (RunDir(made.run.path.with_name(name)) for name in ("before", "other"))
+    for run in (before, other):
+        run.path.mkdir()
+        run.plan.write_text(made.run.plan.read_text())
+    made.run.previous_run.write_text("before\n")
+    before.handed_over.write_text("other\n")
+    supervisor = made.up()
+    assert supervisor.wait(30) == 0
+    found = made.verdict()
+    assert (found["state"], found["reason"]) == ("STOPPED", "not needed any more: other has taken over from before")
+    assert chain.heir(before) == other
     made.nothing_left()
 
 

@@ -49,7 +49,7 @@ def command(run: str | None, port: int, service: str | None) -> None:
 
     For machines that reach the nodes of a run through Slurm alone: each connection is carried by a step of the run's
     job. The address is the first line of standard output. When another run takes over from this one, new connections
-    lead there.
+    lead there, and wait for it where this one has ended before.
 
     The exit code is 0 after Ctrl-C, and 1 when the run has ended.
     """
@@ -112,6 +112,7 @@ class _Way:
     def __init__(self, reader: RunReader, service: str, forwarder: Forwarder) -> None:
         self._reader = reader
         self._service = service
+        self._next: RunReader | None = None
         self._turning = asyncio.Lock()
         self.forwarder = forwarder
 
@@ -127,13 +128,31 @@ class _Way:
             return self._reader.look()
         reader = RunReader(run)
         snapshot = reader.look()
-        self.forwarder = Forwarder.of(snapshot, self._service)
+        if not snapshot.final:
+            self.forwarder = Forwarder.of(snapshot, self._service)
+            say(f"leads to {self.forwarder.address} now: {run.run_id} has taken over")
         self._reader = reader
-        say(f"leads to {self.forwarder.address} now: {run.run_id} has taken over")
         return snapshot
+
+    async def comes(self) -> bool:
+        """Whether a run is on its way that will take over from the one that has ended."""
+        async with self._turning:
+            return await asyncio.to_thread(self._comes)
+
+    def _comes(self) -> bool:
+        run = self._reader.run
+        after = chain.awaited(run)
+        if after is None:
+            return chain.heir(run) is not None
+        if self._next is None or self._next.run != after:
+            self._next = RunReader(after)
+            say(f"{run.run_id} has ended: new connections wait for {after.run_id}, which is to take over")
+        return not self._next.look().final
 
     async def carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
         """Carry one connection to its end; returns what went wrong, "" for nothing."""
+        while self._reader.run.verdict.exists() and chain.awaited(self._reader.run) is not None:
+            await asyncio.sleep(_LOOK_S)
         if chain.newest(self._reader.run) != self._reader.run:
             await self.look()
         return await self.forwarder.carry(reader, writer)
@@ -173,12 +192,12 @@ async def _serve(way: _Way, port: int) -> None:
 
 
 async def _until(stop: asyncio.Event, way: _Way) -> None:
-    """Return when asked to stop; TrtdistError when the run has ended."""
+    """Return when asked to stop; TrtdistError when the run has ended and none is to take over."""
     while not stop.is_set():
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), _LOOK_S)
         snapshot = await way.look()
-        if snapshot.final and not stop.is_set():
+        if snapshot.final and not stop.is_set() and not await way.comes():
             how = f"run {snapshot.run.run_id} is {snapshot.status.state}"
             raise TrtdistError(f"{how}: nothing is left to lead to; `trtdist status` says why")
 
@@ -191,7 +210,7 @@ async def _connection(
             problem = await way.carry(reader, writer)
         if problem:
             say(f"trtdist: a connection ended: {problem}")
-    except OSError as error:
+    except (OSError, TrtdistError) as error:
         say(f"trtdist: a connection failed: {error}")
     finally:
         writer.close()

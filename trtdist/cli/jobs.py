@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
 
 from trtdist.cli.progress import say
 from trtdist.cli.slurm_fit import few_cpus, misfit, no_successor, too_small
@@ -14,8 +14,9 @@ from trtdist.errors import InputError, MissingError, SlurmDownError, SlurmError
 from trtdist.rundir import RunDir, write_atomic
 from trtdist.slurm import argv, hostlist, parse, runner
 from trtdist.slurm.argv import JobOptions
+from trtdist.slurm.submission import Submission
 
-__all__ = ["job_script", "refuse_misfit", "refuse_small", "rejected", "require_slurm", "submit"]
+__all__ = ["refuse_misfit", "refuse_small", "rejected", "require_slurm", "submit"]
 
 _PATIENCE = 10.0
 
@@ -101,23 +102,16 @@ def _gpus(shown: Mapping[str, str]) -> int | None:
     return int(counts[0]) if counts and counts[0].isdigit() else None
 
 
-def job_script(run: RunDir) -> Path:
-    """The batch script of a run."""
-    return run.path / "job.sbatch"
-
-
 def submit(run: RunDir, job: JobOptions) -> str:
     """Submit the batch script of a run; returns the job's id, which is also written to the run directory.
 
     InputError with Slurm's words and what was asked for when it refuses.
     """
     # On the command line too, where they win over what SBATCH_* of the environment say.
-    options = argv.sbatch(job)
-    # Slurm does not start a job whose output it cannot open, and the run directory may show up late on the node; the
-    # script, which waits for it, writes to its logs.
-    words = ["sbatch", "--parsable", *options, f"--chdir={run.path}", "--output=/dev/null"]
+    given = Submission.of(argv.sbatch(job), os.environ)
+    write_atomic(run.submission, given.written())
     try:
-        number = parse.job_id(runner.run([*words, str(job_script(run)), str(run.path)]))
+        number = parse.job_id(runner.run(given.command(run.path)))
     except SlurmDownError:
         raise
     except SlurmError as error:

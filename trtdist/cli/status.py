@@ -20,7 +20,7 @@ from trtdist.observe.snapshot import JSON_VERSION, RunReader, Snapshot, to_json
 from trtdist.observe.state import Failure
 from trtdist.observe.times import clock, span
 
-__all__ = ["STATE_COLOURS", "command", "describe", "describe_failure"]
+__all__ = ["STATE_COLOURS", "command", "describe", "describe_failure", "next_due"]
 
 _WATCH_SECONDS = 1.0
 _CLEAR = "\x1b[H\x1b[2J"
@@ -140,7 +140,16 @@ def _chain(snapshot: Snapshot) -> list[str]:
     if after is not None:
         who = f"{after.run} (job {after.job}), " if after.run else ""
         lines.append(f"  after it    {who}{_SUCCESSION[after.state]}{f': {after.reason}' if after.reason else ''}")
+    elif snapshot.next_due is not None and not snapshot.final:
+        lines.append(f"  after it    {next_due(snapshot.next_due, time.time())}")
     return lines
+
+
+def next_due(at: float, now: float) -> str:
+    """When the job of the run that is to take over is submitted, as a sentence without its end; times are epoch."""
+    if at <= now:
+        return "the next job is submitted once this run is READY"
+    return f"the next job is submitted at {clock(at)}, in {span(at - now)}"
 
 
 def _engine(snapshot: Snapshot) -> str:

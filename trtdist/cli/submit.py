@@ -68,6 +68,7 @@ def command(
         click.echo(json.dumps({"version": 1, "run_id": run.run_id, "job_id": job, "run_dir": str(run.path)}))
     else:
         click.echo(f"{run.run_id} is job {job}")
+        _tell_of_hand_over(planned, topology)
     if wait:
         _wait(run, job, signals)
 
@@ -102,18 +103,34 @@ def _submit(planned: Plan, topology: Topology) -> tuple[RunDir, str]:
         raise
 
 
+def _tell_of_hand_over(planned: Plan, topology: Topology) -> None:
+    from trtdist.cli.progress import say
+    from trtdist.observe.times import span
+    from trtdist.rendering import job_options, limit_seconds
+
+    lead, limit = job_options(planned, topology).lead, limit_seconds(topology.slurm.time or "")
+    if lead:
+        after = "" if limit is None else f", {span(limit - lead)} after this one has started"
+        say(f"the next job is submitted {span(lead)} before the time limit{after}; `trtdist status` says when that is")
+
+
 def _wait(run: RunDir, job: str, signals: StopSignals) -> None:
     from trtdist.cli.following import Waiting
     from trtdist.cli.progress import say
+    from trtdist.cli.status import next_due
     from trtdist.cli.submitted import Submitted
     from trtdist.cli.up import conclude, ready_words, until_ready
     from trtdist.observe.jobs import JobWatcher
+    from trtdist.observe.snapshot import RunReader
     from trtdist.supervisor.facts import Settings
 
     signals.hold()
     following = Waiting(run, Submitted(run, job, JobWatcher()), signals, Settings())
     if until_ready(following):
         say(ready_words(following, f"trtdist down {run.run_id}"))
+        due = RunReader(run).look().next_due
+        if due is not None:
+            say(f"  goes on   {next_due(due, time.time())}")
     elif following.given_up:
         raise InterruptedRunError(f"job {job} is left alone: `trtdist down {run.run_id}` ends it")
     else:

@@ -78,6 +78,10 @@ class _Choice:
 
         topology = self._topology(file, local=True)
         planned = plan(topology, Target.LOCAL)
+        if topology.slurm.handover is not None:
+            from trtdist.cli.progress import say
+
+            say("trtdist: slurm.handover is for `trtdist submit`: a run on this machine has no time limit")
         settings = _settings(topology)
         return LocalBringUp(topology, planned, settings, 0 if self.detach else os.getpid()), settings
 

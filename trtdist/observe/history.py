@@ -11,6 +11,7 @@ from trtdist.events import (
     ControlRefused,
     ControlTaken,
     EndpointUp,
+    HandOverPlanned,
     Ready,
     Record,
     Restarting,
@@ -47,7 +48,7 @@ class History:
     `asked` is when somebody asked for the end, None while nobody did: an exit before that was not asked for.
     `versions` is what the engine of each server says of itself once it is loaded. `restarts` counts those of each step,
     `written_off` are the steps without which the run goes on, `draining` has who was asked to leave, by the request,
-    `successor` is the last word on the run that is to take over.
+    `successor` is the last word on the run that is to take over, and `next_due` when one is asked for.
     """
 
     state: str = ""
@@ -67,6 +68,7 @@ class History:
     written_off: set[str] = field(default_factory=set)
     draining: dict[str, str] = field(default_factory=dict)
     successor: Successor | None = None
+    next_due: float | None = None
 
     def extend(self, records: Iterable[Record]) -> None:
         """Add records."""
@@ -104,6 +106,8 @@ class History:
             self.canary_failure = event.reason
         elif isinstance(event, Successor):
             self.successor = event
+        elif isinstance(event, HandOverPlanned):
+            self.next_due = event.at
 
     def _begin(self, event: SupervisorStarted) -> None:
         """A supervisor begins; of an earlier attempt of the run nothing is left."""

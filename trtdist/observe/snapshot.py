@@ -64,8 +64,8 @@ class Endpoints:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One look at a run; `successor` is the last word on the run that is to take over, `before` the id of the run from
-    which this one is to take over, or has."""
+    """One look at a run; `successor` is the last word on the run that is to take over, `next_due` when one is asked for
+    (epoch), `before` the id of the run from which this one is to take over, or has."""
 
     run: RunDir
     plan: Plan
@@ -75,6 +75,7 @@ class Snapshot:
     job_id: str | None = None
     successor: Successor | None = None
     before: str | None = None
+    next_due: float | None = None
 
     @property
     def final(self) -> bool:
@@ -120,6 +121,7 @@ class RunReader:
             self._job_id() or None,
             self._history.successor,
             None if before is None else before.run_id,
+            self._history.next_due,
         )
 
     def _probe(self) -> dict[tuple[str, ProcessId], bool | None]:
@@ -183,6 +185,7 @@ def to_json(snapshot: Snapshot) -> dict[str, Any]:
         "ranks": [{**asdict(rank), "log": str(run.path / rank.log)} for rank in status.ranks],
         "services": [{**asdict(service), "log": str(run.path / service.log)} for service in status.services],
         "previous_run": snapshot.before,
+        "next_due": snapshot.next_due,
         "next_run": None if snapshot.successor is None else asdict(snapshot.successor),
         "failure": None if status.failure is None else _failure_json(run, status.failure),
     }

@@ -23,7 +23,7 @@ from trtdist.serving.protocol import (
 )
 from trtdist.serving.wire import ProtocolError
 
-__all__ = ["SILENCE_S", "TICK_S", "WINDOW", "AtOnce", "Attempt", "ElsewhereError", "RequestError"]
+__all__ = ["ELSEWHERE", "SILENCE_S", "TICK_S", "WINDOW", "AtOnce", "Attempt", "ElsewhereError", "RequestError"]
 
 # Chunks that may be on their way or wait for their taker.
 WINDOW = 256

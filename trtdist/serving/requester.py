@@ -15,11 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trtdist.engines.base import Sampling
-from trtdist.serving.attempt import TICK_S, WINDOW, AtOnce, Attempt, ElsewhereError, RequestError
+from trtdist.serving.attempt import ELSEWHERE, TICK_S, WINDOW, AtOnce, Attempt, ElsewhereError, RequestError
 from trtdist.serving.discovery import Change, Instance, Snapshot, Watcher
 from trtdist.serving.early_route import EarlyRoute
 from trtdist.serving.etcd import EtcdClient, EtcdError, LeaseGoneError
-from trtdist.serving.following import Following
+from trtdist.serving.following import OPEN_S, Following
 from trtdist.serving.front_door import FrontDoor, component_name
 from trtdist.serving.inbox import Inbox
 from trtdist.serving.nats_connection import connect, disconnect
@@ -87,6 +87,17 @@ class Requester:
     @contextlib.asynccontextmanager
     async def open(cls, config: RunConfig, name: str) -> AsyncIterator[Requester]:
         """Connect to a run; `name` shows in the NATS server's monitoring. TrtdistError when it cannot be reached."""
+        following = Following(config.namespace, lambda heir: cls._joined(heir.config(config), name, following))
+        async with cls._joined(config, name, following) as requester:
+            try:
+                yield requester
+            finally:
+                await following.close()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def _joined(cls, config: RunConfig, name: str, following: Following) -> AsyncIterator[Requester]:
+        """One of those that ask a run, or whichever takes over from it."""
         opened: list[Requester] = []
 
         def lost() -> None:
@@ -98,7 +109,6 @@ class Requester:
             login = config.nats_user, config.nats_password
             client = await connect(config.nats_url, *login, name, lost=lost, tls=config.nats_tls)
             try:
-                following = Following(lambda heir: cls.open(heir.config(config), name))
                 requester = cls(config.namespace, Inbox(client), watcher, etcd, following)
                 opened.append(requester)
                 async with requester._working():
@@ -109,8 +119,7 @@ class Requester:
     @property
     def snapshot(self) -> Snapshot:
         """Who serves now, in the run that has taken over if there is one."""
-        heir = self._following.opened
-        return self._watcher.snapshot if heir is None else heir.snapshot
+        return (self._following.opened or self)._watcher.snapshot
 
     async def handed_over(self) -> None:
         """Return once another run has taken over, to which new requests go from then on."""
@@ -119,8 +128,13 @@ class Requester:
     async def ended(self) -> str:
         """Returns, with the reason, when no request can be sent any more, to a run that has taken over neither."""
         await self._ended.wait()
-        heir = await self._following.heir()
+        heir = await self._following.heir(self, OPEN_S)
         return self._closed if heir is None else await heir.ended()
+
+    async def idle(self) -> None:
+        """Return when no request is under way at this run itself."""
+        while self._inbox.attempts:
+            await asyncio.sleep(TICK_S)
 
     async def stream(self, ask: Ask) -> AsyncGenerator[Answer, None]:
         """The answer as it comes; closing the iterator cancels the request. RequestError when it fails."""
@@ -142,8 +156,8 @@ class Requester:
         deadline = asyncio.get_running_loop().time() + ask.timeout
         exclude: list[str] = []
         problem: RequestError | None = None
-        for number in range(MAX_ATTEMPTS):
-            heir = await self._following.heir() if self._following.known else None
+        for number in range(MAX_ATTEMPTS + 1):
+            heir = await self._following.heir(self, deadline - asyncio.get_running_loop().time())
             if heir is not None:
                 left = max(0.0, deadline - asyncio.get_running_loop().time())
                 relayed = heir.batches(replace(ask, request_id=request_id, timeout=left), at_once)
@@ -153,6 +167,8 @@ class Requester:
                 finally:
                     await relayed.aclose()
                 return
+            if number == MAX_ATTEMPTS:
+                break
             attempt = Attempt(request_id, number, at_once=at_once)
             async with self._receiving(attempt, ask, deadline) as inbox:
                 try:
@@ -164,16 +180,22 @@ class Requester:
                         if attempt.credit_due:
                             await self._give_credit(attempt)
                     return
-                except ElsewhereError as error:
+                except RequestError as error:
                     # That no other server is left tells less than why the first one failed.
                     problem = error if attempt.servers or problem is None else problem
-                    exclude += error.suspects
-                    if attempt.received or self._closed:
-                        raise
-                except RequestError as error:
-                    raise (error if attempt.servers or problem is None else problem) from None
+                    if not self._goes_on(attempt, error):
+                        raise problem from None
+                    exclude += error.suspects if isinstance(error, ElsewhereError) else ()
         if problem is not None:
             raise problem
+
+    def _goes_on(self, attempt: Attempt, error: RequestError) -> bool:
+        """Whether a request is tried once more, here or in the run that has taken over."""
+        if attempt.received:
+            return False
+        if self._following.beyond(self):
+            return error.code in ELSEWHERE
+        return isinstance(error, ElsewhereError) and not self._closed
 
     async def _start(self, ask: Ask, attempt: Attempt, inbox: str, exclude: list[str], deadline: float) -> None:
         snapshot = self._watcher.snapshot
@@ -251,7 +273,6 @@ class Requester:
                 self._following.look(self._watcher.snapshot.heir)
                 yield
         finally:
-            await self._following.close()
             for task in (ticker, *self._checks):
                 await end_task(task)
             await self._early.close()
@@ -262,7 +283,7 @@ class Requester:
     def _close(self, reason: str) -> None:
         self._closed = self._closed or reason
         self._ended.set()
-        if self._following.known:
+        if self._following.beyond(self):
             # The run before has gone, and its etcd with it.
             self._watcher.rest()
         for attempt in self._inbox.attempts:

@@ -27,6 +27,7 @@ __all__ = [
     "scontrol_show",
     "sinfo",
     "sinfo_nodes",
+    "squeue_folders",
     "squeue_jobs",
     "squeue_steps",
     "srun_beside",
@@ -165,6 +166,11 @@ def squeue_jobs(jobs: tuple[str, ...] = ()) -> list[str]:
     """Lists jobs, those given or all of this user, for `parse.jobs`."""
     chosen = [f"--jobs={','.join(jobs)}"] if jobs else ["--me"]
     return ["squeue", *chosen, "--noheader", "--states=all", f"--format={_JOB_FORMAT}"]
+
+
+def squeue_folders() -> list[str]:
+    """Lists the jobs of this user that are not over with the folders in which they run, for `parse.folders`."""
+    return ["squeue", "--me", "--noheader", "--format=%i|%Z"]
 
 
 def sacct_jobs(jobs: tuple[str, ...]) -> list[str]:

@@ -16,6 +16,7 @@ __all__ = [
     "config",
     "fields",
     "first_killed",
+    "folders",
     "job_id",
     "jobs",
     "mpi_types",
@@ -100,6 +101,11 @@ def jobs(text: str) -> list[Job]:
         identity, state, reason, start, end, nodes, user, name = parts
         found.append(Job(identity, state, _given(reason), _time(start), _time(end), _given(nodes), user, name))
     return found
+
+
+def folders(text: str) -> list[tuple[str, str]]:
+    """Jobs with their folders as `argv.squeue_folders` lists them."""
+    return [(job, folder) for job, folder in _rows(text, 2)]
 
 
 def past_jobs(text: str) -> list[Job]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from trtdist.errors import MissingError, SlurmDownError, SlurmError, SlurmGoneError
 
-__all__ = ["Call", "ask", "run"]
+__all__ = ["TIMEOUT", "Call", "ask", "run"]
 
 TIMEOUT = 20.0
 _POLL, _RETRY = 0.02, 1.0
@@ -66,6 +66,12 @@ class Call:
             self._process.wait()
         return self._process.returncode is not None
 
+    def abandon(self) -> None:
+        """Kill the program: nobody waits for it any more."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
+
     def output(self) -> str:
         """What the program that is done printed (older ones list things on stderr); SlurmError if it failed.
 
@@ -113,12 +119,16 @@ def run(argv: Sequence[str], patience: float = 0.0, timeout: float = TIMEOUT) ->
 
 
 async def ask(argv: Sequence[str], timeout: float = TIMEOUT, environ: Mapping[str, str] | None = None) -> str:
-    """The same for an event loop, once."""
+    """The same for an event loop, once; the program is killed when that is cancelled."""
     import asyncio  # here, since `status` and `logs` have to start at once and ask without a loop
 
     call = Call(argv, timeout, environ)
-    while not call.done():
-        await asyncio.sleep(_POLL)
+    try:
+        while not call.done():
+            await asyncio.sleep(_POLL)
+    except asyncio.CancelledError:
+        call.abandon()
+        raise
     return call.output()
 
 

@@ -91,7 +91,8 @@ def _in_job(run: RunDir, given: argparse.Namespace, journal: Journal) -> tuple[L
     job = os.environ["SLURM_JOB_ID"]
     settings = Settings(given.ready_timeout, given.service_timeout, given.start_timeout, grace=given.grace)
     settings = replace(settings, stall_timeout=given.stall_timeout, settle=0.5, failure_grace=2.0, kill_wait=5.0)
-    return SlurmLauncher(run, job, journal.say), InJob(run, job, given.warning, journal.say, given.handover), settings
+    around = InJob(run, job, given.warning, journal.say, given.handover, journal.write)
+    return SlurmLauncher(run, job, journal.say), around, settings
 
 
 def _supervise(run: RunDir, settings: Settings, tools: Tools) -> int:

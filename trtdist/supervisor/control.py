@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trtdist.events import ControlTaken, EventReader
 from trtdist.rundir import RunDir, write_atomic
 
-__all__ = ["DOWN", "DRAIN", "INTERRUPT", "ControlReader", "Request", "ask"]
+__all__ = ["DOWN", "DRAIN", "INTERRUPT", "ControlReader", "Request", "ask", "taken_before"]
 
 DOWN = "down"
 DRAIN = "drain"
@@ -54,6 +55,12 @@ def _ask_by_name(run: RunDir, action: str) -> str:
     name = f"{time.time_ns()}-{os.getpid()}-{action}.json"
     os.close(os.open(run.control / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     return name
+
+
+def taken_before(run: RunDir) -> list[str]:
+    """The requests that a supervisor of an earlier attempt has taken."""
+    events = [record.event for record in EventReader(run.events).poll()]
+    return [event.request for event in events if isinstance(event, ControlTaken)]
 
 
 class ControlReader:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 
 from trtdist.errors import TrtdistError
+from trtdist.events import Event, HandOverPlanned
 from trtdist.plan import Step, from_json
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env_or_nothing, write_env
@@ -27,6 +28,8 @@ __all__ = ["InJob", "why_ended"]
 
 # The verdict of a job that was ended is due within a second.
 _HURRY = 0.7
+# What an end that nobody explained meant for the next job may be asked for longer.
+_EXPLAINING, _AGAIN = 10.0, 0.5
 _LOOK_EVERY = 30.0
 _CLEANING = 10.0
 # The folder above goes with the last run of this user.
@@ -35,15 +38,26 @@ _REMOVE = 'rm -rf -- "$1" && { rmdir -- "${1%/*}" 2>/dev/null || :; }'
 
 class InJob:
     """The job `job`; `warning` is how many seconds before its time limit the run is stopped, `lead` the same for when
-    another one is asked for that takes over, 0 for never. `say` takes sentences."""
+    another one is asked for that takes over, 0 for never. `say` takes sentences, `tell` events."""
 
-    def __init__(self, run: RunDir, job: str, warning: float, say: Callable[[str], None], lead: float = 0.0) -> None:
+    def __init__(
+        self,
+        run: RunDir,
+        job: str,
+        warning: float,
+        say: Callable[[str], None],
+        lead: float = 0.0,
+        tell: Callable[[Event], None] = lambda event: None,
+    ) -> None:
         self._run = run
         self._job = job
         self._warning = warning
         self._lead = lead
         self._end = float("inf")
         self._say = say
+        self._tell = tell
+        self._told_due = 0.0
+        self._unexplained = False
         self._succession = Succession(run, say)
 
     async def meaning(self, name: str) -> messages.Input:
@@ -61,6 +75,7 @@ class InJob:
             down = await self._nodes_down(shown, until - time.monotonic())
         except TrtdistError as error:
             self._say(str(error))
+            self._unexplained = True
             return messages.EveryoneTerminated(f"job {self._job} was ended, and Slurm did not say why in time")
         return why_ended(self._job, shown, down, resumption.attempt(os.environ))
 
@@ -96,8 +111,16 @@ class InJob:
                 early = end - self._lead - time.time() if self._lead else float("inf")
                 if early <= 0:
                     yield HandOverDue()
+                elif self._lead:
+                    self._plan(end - self._lead)
                 pause = min(pause, left, early if early > 0 else left)
             await asyncio.sleep(pause)
+
+    def _plan(self, due: float) -> None:
+        """Tell when the next run is asked for, whenever that changes."""
+        if due != self._told_due:
+            self._told_due = due
+            self._tell(HandOverPlanned(due))
 
     async def succeed(self) -> AsyncIterator[messages.Input]:
         """Have Slurm start another job of the same files, and follow it."""
@@ -107,8 +130,30 @@ class InJob:
             yield event
 
     async def call_off(self) -> None:
-        """Take it from the queue, or have it stopped."""
+        """Take it from the queue, or have it stopped; not when Slurm says after all that nobody wanted this end, or
+        nothing at all."""
+        if self._unexplained:
+            why = await self._explained()
+            if why is None or why.certain:
+                said = "Slurm does not say why this job was ended" if why is None else why.reason
+                self._say(f"{said}: the run that is to take over is left to come up")
+                return
         await self._succession.call_off()
+
+    async def settled(self) -> None:
+        """Return when nothing is being submitted."""
+        await self._succession.settled()
+
+    async def _explained(self) -> messages.EveryoneTerminated | None:
+        """Why Slurm ends the job, asked again and again for as long as there may be before it kills this process."""
+        until = time.monotonic() + _EXPLAINING
+        while time.monotonic() < until:
+            try:
+                shown = parse.fields(await ask(argv.scontrol_show("job", self._job), until - time.monotonic()))
+                return why_ended(self._job, shown, await self._nodes_down(shown, _HURRY))
+            except TrtdistError:
+                await asyncio.sleep(_AGAIN)
+        return None
 
     async def place(self, step: Step) -> str:
         """Ask Slurm which nodes of the step are down, and have spares take their numbers in resolved.env."""

@@ -34,8 +34,8 @@ def resume(run: RunDir, number: int) -> bool:
     before = verdict.read(run)
     if before is not None and before.get("state") == "STOPPED":
         return False
-    after = chain.successor(run)
-    if after is not None and not after.verdict.exists():
+    after = chain.heir(run) or chain.awaited(run)
+    if after is not None:
         verdict.write_once(run, verdict.compose(Outcome("INTERRUPTED", 130, f"goes on as {after.run_id}"), run, None))
         return False
     if before is not None:
@@ -45,10 +45,15 @@ def resume(run: RunDir, number: int) -> bool:
 
 
 def unwanted(run: RunDir) -> bool:
-    """Whether a run was to take over from one that somebody has stopped since; it has its verdict then. OSError."""
+    """Whether a run was to take over from one that somebody has stopped since, or that does not wait for it any more;
+    it has its verdict then. OSError."""
     before = chain.predecessor(run)
-    found = verdict.read(before) if before is not None else None
-    if before is None or found is None or found.get("state") != "STOPPED" or chain.heir(before) == run:
+    if before is None or chain.heir(before) == run:
         return False
-    reason = f"not needed any more: {before.run_id}, from which it was to take over, was stopped"
-    return verdict.write_once(run, verdict.compose(Outcome("STOPPED", 0, reason), run, None))
+    reason = chain.displaced(run)
+    if not reason and (verdict.read(before) or {}).get("state") == "STOPPED":
+        reason = f"{before.run_id}, from which it was to take over, was stopped"
+    if not reason:
+        return False
+    outcome = Outcome("STOPPED", 0, f"not needed any more: {reason}")
+    return verdict.write_once(run, verdict.compose(outcome, run, None))

@@ -10,8 +10,9 @@ import asyncio
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trtdist.errors import TrtdistError
@@ -42,11 +43,11 @@ from trtdist.events import (
 from trtdist.plan import Plan, Step
 from trtdist.process import ProcessId
 from trtdist.rundir import RunDir, write_atomic
-from trtdist.services.renewal import NotRenewedError
 from trtdist.supervisor import control, facts, handover_messages, messages, renewal_messages, verdict
+from trtdist.supervisor.certificates import looked_at
 from trtdist.supervisor.hangs import Hangs, awaited
 from trtdist.supervisor.head import Head
-from trtdist.supervisor.journal import Journal
+from trtdist.supervisor.journal import Journal, from_supervisor
 from trtdist.supervisor.launcher import Ended, Gone, Launcher, LaunchError
 from trtdist.supervisor.lives import Lives
 from trtdist.supervisor.logwatch import LogWatch
@@ -63,9 +64,6 @@ TICK = 0.1
 _PROBE_FIRST, _PROBE_LAST = 0.02, 0.25
 _SWEEP_PATIENCE = 2.0
 _LOOK_PATIENCE = 5.0
-_CALL_OFF_PATIENCE = 15.0
-# The time may be set, and machines sleep: certificates are looked at more often than they are renewed.
-_RENEW_EVERY, _RENEW_AGAIN = 3600.0, 600.0
 _ENDS = (messages.StepEnded, messages.TaskEnded, messages.TaskGone)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 
@@ -94,8 +92,8 @@ class Supervisor:
         self._journal = tools.journal
         self._state = initial(plan, settings)
         self._inbox: deque[messages.Input] = deque()
-        self._events = EventReader(run.events, skip=_from_supervisor)
-        self._requests = control.ControlReader(run, _taken_before(run))
+        self._events = EventReader(run.events, skip=from_supervisor)
+        self._requests = control.ControlReader(run, control.taken_before(run))
         # What was told before this supervisor was there is about an earlier attempt of the same run.
         self._events.poll()
         self._told: set[tuple[str, int]] = set()
@@ -105,7 +103,6 @@ class Supervisor:
         self._errands: set[asyncio.Task[None]] = set()
         self._hangs = Hangs(plan, tools.head, lambda: awaited(self._state), self._ask_all)
         self._succeeding = Succeeding(run, tools.around, tools.head, tools.journal)
-        self._calling_off: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._broke = False
 
@@ -114,6 +111,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._slow: verdict.Slow | None = None
+        self._full: Path | None = None
         self._loop.set_exception_handler(self._failed)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._on_signal, number)
@@ -121,7 +119,7 @@ class Supervisor:
         self._loop.add_reader(self._tools.launcher.fileno(), self._reconcile)
         self._loop.call_soon(self._tick)
         self._feed(messages.Begin())
-        self._errand(self._follow())
+        self._errand(self._follow(self._tools.around.news()))
         self._errand(self._watch_logs(pace(self._state.settings.stall_timeout)))
         self._errand(self._watch_hangs())
         try:
@@ -229,45 +227,34 @@ class Supervisor:
         name = signal.Signals(number).name
         self._journal.say(f"got {name}")
         self._feed(messages.SignalCame())
-        self._errand(self._understand(name))
+        self._errand(self._feed_later(self._tools.around.meaning(name)))
 
-    async def _understand(self, name: str) -> None:
-        self._feed(await self._tools.around.meaning(name))
+    async def _feed_later(self, coming: Awaitable[messages.Input]) -> None:
+        self._feed(await coming)
 
-    async def _follow(self) -> None:
-        """Hear what is going to happen from outside."""
-        async for event in self._tools.around.news():
+    async def _follow(self, events: AsyncIterator[messages.Input]) -> None:
+        """Hear what happens or is going to outside of the run."""
+        async for event in events:
             self._feed(event)
 
     def _succeed(self, action: handover_messages.Succeed) -> None:
         self._journal.say("another run is asked for, to take over before the time limit")
-        self._errand(self._follow_successor())
+        self._errand(self._follow(self._succeeding.follow()))
 
-    async def _follow_successor(self) -> None:
-        async for event in self._succeeding.follow():
-            self._feed(event)
+    async def _take_over(self) -> None:
+        displaced = await self._succeeding.take_over()
+        if displaced:
+            self._feed(messages.StopAsked(False, None, displaced))
 
     def _hand_over(self, action: handover_messages.HandOver) -> None:
         self._errand(self._succeeding.tell_clients(action.run, self._state.settings.linger))
 
     def _call_off(self, action: handover_messages.CallOff) -> None:
         self._journal.say("the run that was to take over is called off")
-        self._calling_off = self._errand(self._tools.around.call_off())
+        self._succeeding.call_off()
 
     def _renew(self, action: renewal_messages.Renew) -> None:
-        self._errand(self._look_at_certificates())
-
-    async def _look_at_certificates(self) -> None:
-        try:
-            found = await self._tools.head.renew()
-        except NotRenewedError as error:
-            self._journal.say(str(error))
-            self._feed(renewal_messages.LookedAt(_RENEW_AGAIN))
-            return
-        if found is not None:
-            if found.done:
-                self._journal.say("the certificates of the run are renewed")
-            self._feed(renewal_messages.LookedAt(min(found.again_in, _RENEW_EVERY), found.done))
+        self._errand(self._follow(looked_at(self._tools.head, self._journal)))
 
     async def _watch_logs(self, every: float) -> None:
         """Tell which logs grow, as long as the run comes up."""
@@ -427,14 +414,17 @@ class Supervisor:
             # Before anything is stopped, which has its own last words.
             self._slow = verdict.slowest(self._run, self._plan, action.behind)
             detail += "" if self._slow is None else self._slow.said
+        if action.state in ("FAILED", "TIMEOUT"):
+            self._full = verdict.full_disk(self._run)
         if action.state == "READY":
-            self._succeeding.take_over()
+            self._errand(self._take_over())
         self._journal.write(RunState(action.state, detail))
         self._journal.say(f"{action.state} {detail}".rstrip())
 
     def _conclude(self, action: messages.Conclude) -> None:
         try:
-            verdict.write_once(self._run, verdict.compose(action.outcome, self._run, self._plan, self._slow))
+            told = verdict.compose(action.outcome, self._run, self._plan, self._slow, self._full)
+            verdict.write_once(self._run, told)
         except OSError as error:
             self._journal.say(f"{action.outcome.state}: {action.outcome.reason}")
             self._journal.say(f"cannot write {self._run.verdict}: {error.strerror}")
@@ -447,8 +437,6 @@ class Supervisor:
         if elsewhere and self._finding:
             # What looks at the nodes makes folders there, also after they were removed.
             await asyncio.wait(self._finding, timeout=_LOOK_PATIENCE)
-        if self._calling_off is not None:
-            await asyncio.wait({self._calling_off}, timeout=_CALL_OFF_PATIENCE)
         remains = self._remains()
         until = self._loop.time() + _SWEEP_PATIENCE
         while remains.alive() and self._loop.time() < until:
@@ -457,6 +445,8 @@ class Supervisor:
             remains = self._remains()
         remains.remove_folder()
         left = await self._tools.around.clean() if elsewhere else ()
+        # Last, since Slurm may let us wait, and ends us meanwhile.
+        await self._succeeding.settled()
         self._feed(messages.Swept((*remains.left(), *left)))
 
     def _remains(self) -> Remains:
@@ -478,17 +468,6 @@ class Supervisor:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._failed(self._loop, {"exception": error})
-
-
-def _taken_before(run: RunDir) -> list[str]:
-    """The requests that a supervisor of an earlier attempt has taken."""
-    events = [record.event for record in EventReader(run.events).poll()]
-    return [event.request for event in events if isinstance(event, ControlTaken)]
-
-
-def _from_supervisor(line: bytes) -> bool:
-    """Whether a line is one of our own."""
-    return b'"writer": "supervisor"' in line
 
 
 _PERFORM: dict[type, Callable[[Supervisor, Any], None]] = {

@@ -18,7 +18,9 @@ from trtdist.supervisor.surroundings import Surroundings
 
 __all__ = ["Succeeding"]
 
-_PACE = 0.25
+_PACE, _TRY_AGAIN = 0.25, 1.0
+# Slurm's programs may take their time, of which several are asked one after the other.
+_PATIENCE = 90.0
 _WORDS = {"asked": "is to take over", "ready": "has taken over"}
 
 
@@ -30,6 +32,7 @@ class Succeeding:
         self._around = around
         self._head = head
         self._journal = journal
+        self._calling_off: asyncio.Task[None] | None = None
 
     async def follow(self) -> AsyncIterator[messages.Input]:
         """Have another run come up that takes over; what becomes of it."""
@@ -54,12 +57,33 @@ class Succeeding:
                 return
             await asyncio.sleep(_PACE)
 
-    def take_over(self) -> None:
-        """Have clients mean this run from now on, if it was made to follow another one."""
-        try:
-            before = chain.take_over(self._run)
-        except OSError as error:
-            self._journal.say(f"cannot take over: {error}")
-            return
-        if before is not None:
-            self._journal.say(f"has taken over from {before.run_id}")
+    async def take_over(self) -> str:
+        """Have clients mean this run from now on, if it was made to follow another one, trying again for as long as it
+        takes; returns why it must not any more, "" otherwise."""
+        problem = ""
+        while True:
+            displaced = chain.displaced(self._run)
+            if displaced:
+                return f"not needed any more: {displaced}"
+            try:
+                before = chain.take_over(self._run)
+            except OSError as error:
+                if str(error) != problem:
+                    problem = str(error)
+                    self._journal.say(f"cannot take over yet: {problem}")
+                await asyncio.sleep(_TRY_AGAIN)
+                continue
+            if before is not None:
+                self._journal.say(f"has taken over from {before.run_id}")
+            return ""
+
+    def call_off(self) -> None:
+        """See to it that the run that was asked for does not come up."""
+        self._calling_off = asyncio.ensure_future(self._around.call_off())
+
+    async def settled(self) -> None:
+        """Return when nothing is under way about the run that was asked for, or takes far too long."""
+        work = self._around.settled() if self._calling_off is None else self._calling_off
+        done, _ = await asyncio.wait({asyncio.ensure_future(work)}, timeout=_PATIENCE)
+        for task in done:
+            task.result()

@@ -37,6 +37,10 @@ class Surroundings(Protocol):
         """See to it that the run that was asked for does not come up, if there is one."""
         ...
 
+    async def settled(self) -> None:
+        """Return when the run that was asked for has its job, or has none."""
+        ...
+
     async def clean(self) -> tuple[str, ...]:
         """Remove the local folders of the run on other nodes; says what could not be removed."""
         ...
@@ -64,6 +68,9 @@ class Alone:
         yield handover_messages.SuccessorLost("there is no time limit")
 
     async def call_off(self) -> None:
+        """There is none."""
+
+    async def settled(self) -> None:
         """There is none."""
 
     async def clean(self) -> tuple[str, ...]:
