@@ -50,11 +50,19 @@ class Figures:
     failed: int = 0
 
 
-def run_cell(cell: Cell, place: Workplace) -> Figures:
-    """Run a cell that can be; an AssertionError says what did not hold."""
+def run_cell(cell: Cell, place: Workplace, keep: Path | None = None) -> Figures:
+    """Run a cell that can be. An AssertionError says what did not hold, and `keep` gets its run directories."""
     with ExitStack() as stack:
         machine = stack.enter_context(small_machine(place)) if cell.process == "machine" else None
+        if keep is not None:
+            stack.push(lambda failed, *_: _copy_runs(cell, place, keep) if failed else None)
         return _Life(cell, expected(cell), place, machine).run()
+
+
+def _copy_runs(cell: Cell, place: Workplace, keep: Path) -> None:
+    folder = keep / f"{str(cell).replace(', ', '-').replace(' ', '_')}-{place.folder.name}"
+    folder.mkdir(parents=True)
+    subprocess.run(["cp", "-r", *place.runs(), folder], check=False)
 
 
 def _shared_memory(place: Workplace) -> set[Path]:
