@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.steady_load import Load, steady_load
 from tests.end_to_end.workplace import Workplace
 from tests.faults.inflict import PROCESS_FAULTS
+from tests.faults.load import STREAMS, load_inside
 from tests.faults.machine import CUT_S, Machine, small_machine
 from tests.faults.table import DEPLOYMENTS, READY_S, STOP_S, UP_S, Cell, Expected, expected
 from tests.supervisor.runs import wait_for
@@ -142,7 +143,8 @@ class _Life:
         if self.cell.moment != "serves":
             yield None
             return
-        with steady_load(self.place.runs()[-1], streams=4) as load:
+        run = self.place.runs()[-1]
+        with load_inside(self.place) if self.machine else steady_load(run, STREAMS) as load:
             yield load
 
     def _hold_the_stop_open(self) -> subprocess.Popen[str]:
@@ -163,6 +165,9 @@ class _Life:
 
     def _outcome(self, began: float) -> float:
         """Wait for what must come of the fault; seconds until it was told."""
+        if self.machine is not None and self.want.outcome != "FAILED":
+            time.sleep(CUT_S)
+            self.machine.mend(self.cell.fault)
         if self.want.outcome == "READY":
             self._goes_on()
         elif self.want.outcome == "AGAIN":
@@ -177,9 +182,6 @@ class _Life:
         return time.monotonic() - began
 
     def _goes_on(self) -> None:
-        if self.machine is not None and self.cell.fault != "clock jump":
-            time.sleep(CUT_S)
-            self.machine.mend(self.cell.fault)
         wait_for(lambda: self.place.told('"state": "READY"') or self._verdict(), self.want.seconds, "READY")
         assert not self._verdict(), self._verdict()
         if self.cell.fault != "STOP":
@@ -239,6 +241,8 @@ class _Life:
         if self.front is not None:
             output, _ = self.front.communicate(timeout=STOP_S)
             assert "Traceback" not in output, output
+        if self.machine is not None:
+            self.machine.mend(self.cell.fault)
         self._nothing_runs()
         return time.monotonic() - began
 

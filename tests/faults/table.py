@@ -32,7 +32,7 @@ PROCESSES = (
 )  # fmt: skip
 MOMENTS = ("starts", "loaded", "ready", "serves", "stops")
 DEADLY = ("KILL", "exit 0", "exit 1")
-MACHINE_FAULTS = ("network cut", "disk full", "slow disk", "clock jump")
+MACHINE_FAULTS = ("network cut", "disk full", "node disk full", "slow disk", "clock ahead", "clock behind")
 FAULTS = (*DEADLY, "STOP", *MACHINE_FAULTS)
 FIRST_TO_GO = ("router", "front", "canary", "shim of router")
 
@@ -93,7 +93,7 @@ def _cannot(cell: Cell) -> str:
     if (cell.process == "machine") != (cell.fault in MACHINE_FAULTS):
         return "processes of one machine share its disk, network and clock: see the machine"
     if cell.process == "machine":
-        return _machine_cannot(cell)
+        return ""
     if cell.moment == "stops" and cell.process in FIRST_TO_GO:
         return "it goes first in a stop, and is gone before it can be hit"
     if cell.process == "canary":
@@ -111,19 +111,9 @@ def _canary_cannot(cell: Cell) -> str:
     return ""
 
 
-def _machine_cannot(cell: Cell) -> str:
-    if cell.moment == "serves":
-        return "the load runs outside of that machine's network: its runs are asked once afterwards"
-    if cell.moment == "stops" and cell.fault in ("disk full", "network cut"):
-        return "no request can hold the stop open while nothing can be written or sent"
-    return ""
-
-
 def _of_machine(cell: Cell) -> Expected:
-    if cell.fault == "disk full":
-        if cell.moment in ("starts", "loaded"):
-            return Expected("FAILED", ("", "nats", "etcd", *_RANKS), seconds=READY_S)
-        return Expected("READY", seconds=UP_S)
+    if cell.fault in ("disk full", "node disk full") and cell.moment in ("starts", "loaded"):
+        return Expected("FAILED", ("", "nats", "etcd", *_RANKS), seconds=READY_S)
     return Expected("STOPPED" if cell.moment == "stops" else "READY", seconds=UP_S)
 
 

@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import socket
 import ssl
 import time
@@ -19,9 +20,11 @@ from tests.services.running import Services
 from tests.serving.scripted import until
 from trtdist.cli.certificates import VALID, make_certificates
 from trtdist.errors import TrtdistError
+from trtdist.events import EventReader, TaskStarted
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import write_env
 from trtdist.services.tls import Certificates, client_context
+from trtdist.serving import nats_connection
 from trtdist.serving.etcd import EtcdClient, EtcdError
 from trtdist.serving.nats_connection import NatsError, connect, connection
 from trtdist.serving.run_config import RunConfig
@@ -115,6 +118,31 @@ def test_a_connection_whose_server_was_killed_ends_quietly_with_what_is_pending(
             server.kill()
             await until(lambda: bool(said), 20)
             await nats.publish("x", b"y")
+        assert nats.is_closed
+
+    try:
+        asyncio.run(use())
+    finally:
+        services.end()
+
+
+def test_a_connection_ends_quietly_while_it_waits_for_a_server_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(nats_connection, "PING_EVERY_S", 0.1)
+    services = Services(RunDir(tmp_path / "tiny-20260101-000000-abcd"))
+    services.up("nats")
+    records = EventReader(services.run.events).poll()
+    (server,) = (each.event.pid for each in records if isinstance(each.event, TaskStarted))
+
+    async def use() -> None:
+        config = RunConfig.load(services.run.path)
+        login = config.nats_user, config.nats_password
+        async with connection(config.nats_url, *login, "test", lambda said: None, tls=config.nats_tls) as nats:
+            os.kill(server, signal.SIGSTOP)
+            await until(lambda: nats.is_reconnecting, 60)
+            await asyncio.sleep(0)
         assert nats.is_closed
 
     try:
