@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from trtdist.errors import TrtdistError
@@ -107,6 +108,7 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[int] = self._loop.create_future()
         self._slow: verdict.Slow | None = None
+        self._full: Path | None = None
         self._loop.set_exception_handler(self._failed)
         for number in STOP_SIGNALS:
             self._loop.add_signal_handler(number, self._on_signal, number)
@@ -387,6 +389,8 @@ class Supervisor:
             # Before anything is stopped, which has its own last words.
             self._slow = verdict.slowest(self._run, self._plan, action.behind)
             detail += "" if self._slow is None else self._slow.said
+        if action.state in ("FAILED", "TIMEOUT"):
+            self._full = verdict.full_disk(self._run)
         if action.state == "READY":
             self._succeeding.take_over()
         self._journal.write(RunState(action.state, detail))
@@ -394,7 +398,8 @@ class Supervisor:
 
     def _conclude(self, action: messages.Conclude) -> None:
         try:
-            verdict.write_once(self._run, verdict.compose(action.outcome, self._run, self._plan, self._slow))
+            told = verdict.compose(action.outcome, self._run, self._plan, self._slow, self._full)
+            verdict.write_once(self._run, told)
         except OSError as error:
             self._journal.say(f"{action.outcome.state}: {action.outcome.reason}")
             self._journal.say(f"cannot write {self._run.verdict}: {error.strerror}")
