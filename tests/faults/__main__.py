@@ -24,7 +24,7 @@ from tests.end_to_end.workplace import workplace
 from tests.faults.runner import Figures, run_cell
 from tests.faults.table import Cell, cells, expected
 
-__all__ = ["draw", "held", "main"]
+__all__ = ["Attempt", "draw", "held", "main", "record"]
 
 
 def draw(seed: int, count: int, only: Sequence[str] = ()) -> list[Cell]:
@@ -47,6 +47,11 @@ class Attempt:
     figures: Figures | None
     problem: str
     seconds: float
+
+
+def record(one: Attempt) -> str:
+    """The line of `--json` for an attempt."""
+    return json.dumps(asdict(one)) + "\n"
 
 
 def attempt(cell: Cell, keep: Path | None = None) -> Attempt:
@@ -90,7 +95,8 @@ def _tell(one: Attempt, file: TextIO | None) -> None:
     state = "holds" if one.figures else "BROKEN"
     print(f"{state}  {one.cell}  {one.figures or one.problem}  ({one.seconds:.0f} s)", flush=True)
     if file is not None:
-        print(json.dumps(asdict(one)), file=file, flush=True)
+        file.write(record(one))
+        file.flush()
 
 
 def _sum_up(seed: int, attempts: Sequence[Attempt]) -> int:
