@@ -383,11 +383,17 @@ class EventReader:
         self._offsets: dict[str, int] = {}
 
     def poll(self) -> list[Record]:
-        """All new events of all writers, oldest first; a line still being written waits for the next time."""
-        found: list[Record] = []
+        """All new events of all writers, oldest first, those of one writer as it wrote them: clocks may be set back.
+
+        A line still being written waits for the next time.
+        """
+        found: list[tuple[float, Record]] = []
         for name in self._names():
-            found.extend(self._tail(name))
-        return sorted(found, key=lambda record: record.time)
+            latest = -math.inf
+            for record in self._tail(name):
+                latest = max(latest, record.time)
+                found.append((latest, record))
+        return [record for _, record in sorted(found, key=lambda each: each[0])]
 
     def _names(self) -> list[str]:
         try:

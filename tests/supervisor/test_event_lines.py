@@ -69,3 +69,12 @@ def test_an_event_of_which_the_disk_took_a_part_is_lost_with_a_word_and_alone(tm
     last = writer.write(Ready(3))
     assert EventReader(tmp_path).poll() == [first, last]
     writer.close()
+
+
+def test_a_clock_that_is_set_back_changes_no_writers_order(tmp_path: Path) -> None:
+    line = '{{"type": "ready", "time": {}, "writer": "{}", "canaries": {}}}\n'
+    told = {"a": [(100, 1), (40, 2), (120, 5)], "b": [(99, 0), (101, 3)], "c": [(102, 4)]}
+    for name, lines in told.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(line.format(at, name, count) for at, count in lines))
+    events = [record.event for record in EventReader(tmp_path).poll()]
+    assert events == [Ready(count) for count in range(6)]
