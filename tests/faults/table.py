@@ -130,7 +130,8 @@ def _of_stop(cell: Cell) -> Expected:
         # A launcher may have started its ranks already, and who waits for the one that hangs may give up.
         instead = "READY" if cell.process == "launcher" else "FAILED"
         return Expected("TIMEOUT", _ANYBODY, seconds=READY_S + CLEAN_S, instead=instead)
-    return Expected("READY", seconds=UP_S)
+    # Whoever is not heard by them for ten seconds or more leaves.
+    return Expected("READY", _ANYBODY, seconds=UP_S, instead="FAILED" if cell.process in ("nats", "etcd") else "")
 
 
 def _of_death(cell: Cell) -> Expected:
