@@ -29,6 +29,8 @@ ROWS = {
     "READY machine": "the machine is spoilt and mended, READY",
     "STOPPED machine": "the machine is spoilt in a stop, STOPPED",
 }
+# Nothing is told of these.
+UNTOLD = ("READY STOP",)
 
 
 def last_of_each(files: Iterable[Path]) -> dict[Cell, Figures | None]:
@@ -55,7 +57,8 @@ def summary(files: Iterable[Path]) -> list[str]:
     lines += ["|---|---|---|---|"]
     for row, words in ROWS.items():
         if runs[row]:
-            told, clean = (_seconds([getattr(each, name) for each in rows[row]]) for name in ("told", "clean"))
+            told = _seconds([each.told for each in rows[row] if row not in UNTOLD])
+            clean = _seconds([each.clean for each in rows[row]])
             lines.append(f"| {words} | {told} | {clean} | {len(rows[row])} of {runs[row]} |")
     able = sum(not expected(cell).cannot for cell in cells())
     kept = [figures for figures in found.values() if figures]
