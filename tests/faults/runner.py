@@ -195,8 +195,23 @@ class _Life:
         wait_for(lambda: self.place.told('"state": "READY"') or self._verdict(), self.want.seconds, "READY")
         assert self._verdict().get("state", "") in ("", self.want.instead), self._verdict()
         if self.cell.fault != "STOP":
-            asked = self.place.trtdist("client", "--prompt", PROMPT, "--max-tokens", 4)
-            assert asked.stdout.strip()
+            self._asks()
+
+    def _asks(self) -> None:
+        """See that it answers: at once, or again, or that it failed where that is as right."""
+        if not self.want.instead:
+            assert self._answer(), "no answer"
+            return
+        wait_for(lambda: self._serves() or self._verdict(), self.want.seconds, "an answer, or a verdict")
+
+    def _serves(self) -> bool:
+        try:
+            return bool(self._answer())
+        except AssertionError:
+            return False
+
+    def _answer(self) -> str:
+        return self.place.trtdist("client", "--prompt", PROMPT, "--max-tokens", 4).stdout.strip()
 
     def _interrupt(self) -> None:
         """A supervisor that hangs is killed after the third Ctrl-C."""
