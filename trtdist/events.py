@@ -374,18 +374,25 @@ def decode(line: str) -> Record | None:
 
 
 class EventWriter:
-    """Appends events to the file of one writer; each event is one write, so that lines never mix."""
+    """Appends events to the file of one writer, also after one of which a full disk took only a part."""
 
     def __init__(self, path: Path) -> None:
         self._writer = path.stem
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, event: Event) -> Record:
         """Append an event, stamped with the time of now; OSError when the disk is full."""
         record = Record(_now(), self._writer, event)
         line = {"time": record.time, "writer": record.writer, "type": _NAMES[type(event)], **asdict(event)}
-        os.write(self._descriptor, (json.dumps(line) + "\n").encode())
+        data = (self._torn() + json.dumps(line) + "\n").encode()
+        while data:
+            data = data[os.write(self._descriptor, data) :]
         return record
+
+    def _torn(self) -> str:
+        """What ends a line that was not written to its end, "" where there is none."""
+        size = os.fstat(self._descriptor).st_size
+        return "\n" if size and os.pread(self._descriptor, 1, size - 1) != b"\n" else ""
 
     def close(self) -> None:
         """Close the file."""
@@ -406,11 +413,17 @@ class EventReader:
         self._offsets: dict[str, int] = {}
 
     def poll(self) -> list[Record]:
-        """All new events of all writers, oldest first; a line still being written waits for the next time."""
-        found: list[Record] = []
+        """All new events of all writers, oldest first, those of one writer as it wrote them: clocks may be set back.
+
+        A line still being written waits for the next time.
+        """
+        found: list[tuple[float, Record]] = []
         for name in self._names():
-            found.extend(self._tail(name))
-        return sorted(found, key=lambda record: record.time)
+            latest = -math.inf
+            for record in self._tail(name):
+                latest = max(latest, record.time)
+                found.append((latest, record))
+        return [record for _, record in sorted(found, key=lambda each: each[0])]
 
     def _names(self) -> list[str]:
         try:

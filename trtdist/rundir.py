@@ -117,6 +117,11 @@ class RunDir:
         """How the run ended and why; created once."""
         return self.path / "verdict.json"
 
+    @property
+    def given_up(self) -> Path:
+        """How the run ends, told by who is about to kill a supervisor that hangs."""
+        return self.path / "given-up.json"
+
     def earlier_verdict(self, attempt: int) -> Path:
         """How an attempt ended after which Slurm has queued the job again, counted from 1."""
         return self.path / f"verdict.{attempt}.json"

@@ -28,11 +28,13 @@ from mini.machine import (
 )
 from mini.nodes import CLOCK, start_controller, start_node
 
+# As much room as there is taken; a size of 0 would be no limit.
+FULL = 'used=$(df --block-size=1 --output=used /tmp | tail -n 1); mount -o "remount,size=$((used ? used : 4096))" /tmp'
 LATE_FILES = Path(__file__).with_name("late_files.py")
 
 
 def fail(options: argparse.Namespace) -> None:
-    """Fail a node at once, as if its power went off, or its network or slurmd alone."""
+    """Fail a node at once, as if its power went off, or its network, its disk (/tmp) or slurmd alone."""
     name = node_of(options.node)
     if options.slurmd:
         (STATE / "headless" / name).touch()
@@ -40,6 +42,8 @@ def fail(options: argparse.Namespace) -> None:
         run([*init, "bash", "-c", f"kill -KILL $(<{STATE}/node/slurmd.pid)"])
     elif options.network:
         run(["ip", "-n", f"{BRIDGE}-{name}", "link", "set", "eth0", "down"])
+    elif options.disk:
+        in_mounts_of(Record(), name, ["bash", "-ec", FULL])
     else:
         Record().kill(name, signal.SIGKILL)
 
@@ -55,7 +59,9 @@ def recover(options: argparse.Namespace) -> None:
     if (STATE / "headless" / name).exists():
         record.kill(name, signal.SIGKILL)
         (STATE / "headless" / name).unlink()
-    if not record.alive(name):
+    if record.alive(name):
+        in_mounts_of(record, name, ["mount", "-o", "remount,size=50%", "/tmp"])
+    else:
         start_node(record, name)
         wait_until((STATE / "up" / name).exists, 10, f"{name} does not start; see {STATE}/log/{name}.out")
         for kept in sorted(STATE.glob("late/*")):

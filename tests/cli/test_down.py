@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.supervisor.runs import DEAF, HandMade, wait_for
+from trtdist.cli.aftermath import give_up
 from trtdist.events import StepStarted, SupervisorStarted, TaskStarted
 from trtdist.process import ProcessId
+from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.remains import recorded_remains
 
 HERE = socket.gethostname()
@@ -89,6 +91,17 @@ def test_a_dead_supervisor(made: HandMade) -> None:
     assert verdict["reason"] == f"the supervisor (pid {supervisor.pid}) died first"
     assert verdict["first"]["name"] == "supervisor"
     assert verdict["last_lines"]
+
+
+def test_a_dead_supervisor_that_somebody_else_has_given_up(made: HandMade) -> None:
+    """`up` kills one that hangs after the third Ctrl-C, which is no failure for a `down` that waits meanwhile."""
+    supervisor = made.up()
+    give_up(made.run, Outcome("INTERRUPTED", 130, "interrupted; it hung"))
+    supervisor.kill()
+    supervisor.wait(5)
+    down(made)
+    verdict = made.verdict()
+    assert (verdict["state"], verdict["exit_code"], verdict["first"]) == ("INTERRUPTED", 130, None)
 
 
 @pytest.mark.long

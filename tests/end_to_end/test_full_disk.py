@@ -8,17 +8,23 @@ from pathlib import Path
 
 from tests.end_to_end.workplace import QUICKSTART, TRTDIST, Workplace
 
-MOUNTED = 'mount -t tmpfs -o "size=$1k" none "$TRTDIST_RUNS" && shift && exec "$@"'
-LIMITED = 'ulimit -f "$1" && shift && exec "$@"'
+MOUNTED = 'mount -t tmpfs -o "size=$2k" none "${!1}" && shift 2 && exec "$@"'
+OWN_MOUNTS = ("unshare", "--map-root-user", "--mount")
+LIMITED = 'ulimit -f "$2" && shift 2 && exec "$@"'
 
 
-def on_a_small_disk(place: Workplace, kilobytes: int, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command whose runs folder has little room: a disk of its own where namespaces are allowed, else a limit."""
-    own_mounts = ["unshare", "--map-root-user", "--mount"]
-    allowed = subprocess.run([*own_mounts, "true"], capture_output=True, check=False).returncode == 0
-    way = [*own_mounts, "bash", "-c", MOUNTED] if allowed else ["bash", "-c", LIMITED]
+def own_mounts_are_allowed() -> bool:
+    return subprocess.run([*OWN_MOUNTS, "true"], capture_output=True, check=False).returncode == 0
+
+
+def on_a_small_disk(
+    place: Workplace, kilobytes: int, *arguments: object, folder: str = "TRTDIST_RUNS"
+) -> subprocess.CompletedProcess[str]:
+    """Run a command for which the folder that a variable names has little room: a disk of its own where namespaces
+    are allowed, else a limit."""
+    way = [*OWN_MOUNTS, "bash", "-c", MOUNTED] if own_mounts_are_allowed() else ["bash", "-c", LIMITED]
     return subprocess.run(
-        [*way, "bash", str(kilobytes), TRTDIST, *map(str, arguments)],
+        [*way, "bash", folder, str(kilobytes), TRTDIST, *map(str, arguments)],
         env=place.environ, cwd=place.folder, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -40,4 +46,17 @@ def test_the_disk_runs_full_while_it_comes_up(place: Workplace) -> None:
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     assert "cannot write to the run directory" in done.stderr or "disk" in done.stderr
+    place.nothing_left()
+
+
+def test_the_disk_of_the_node_runs_full(place: Workplace) -> None:
+    """What died of it may not say so, as what gets SIGBUS does not; and its room is free again once the run left."""
+    filler = place.folder / "fill-the-disk"
+    filler.write_text('#!/bin/bash\ncat /dev/zero >"$TRTDIST_LOCAL_DIR/zero"\nexit 3\n')
+    filler.chmod(0o755)
+    settings = ("--set", f"services.nats.binary={filler}")
+    done = on_a_small_disk(place, 1024, "up", QUICKSTART, "--local", *settings, folder="TMPDIR")
+    assert done.returncode == 1, done.stderr
+    assert "nats ended with exit code 3" in done.stderr
+    assert f"; the disk of {place.folder}/tmp/trtdist-" in done.stderr or not own_mounts_are_allowed()
     place.nothing_left()

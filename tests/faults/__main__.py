@@ -1,6 +1,7 @@
 """`python -m tests.faults [--seed S] [--count N] [--only WORD]... [--json FILE]`: cells of the matrix, drawn at random.
 
 Prints the seed first; the same seed draws the same cells in the same order. The exit code is 1 when one does not hold.
+With `--json FILE --skip FILE` a run that was ended goes on where it was; `--keep` holds the runs that did not hold.
 """
 
 from __future__ import annotations
@@ -13,22 +14,29 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TextIO
 
 from tests.end_to_end.workplace import workplace
 from tests.faults.runner import Figures, run_cell
 from tests.faults.table import Cell, cells, expected
 
-__all__ = ["draw", "main"]
+__all__ = ["Attempt", "draw", "held", "main", "record"]
 
 
 def draw(seed: int, count: int, only: Sequence[str] = ()) -> list[Cell]:
     """Cells that can be, in a random order; all of which every word of `only` is a part."""
     able = [cell for cell in cells() if not expected(cell).cannot and all(word in str(cell) for word in only)]
     return random.Random(seed).sample(able, min(count, len(able)))
+
+
+def held(files: Iterable[Path]) -> set[Cell]:
+    """The cells that held according to files of `--json`, of which some need not be there yet."""
+    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
+    return {Cell(**found["cell"]) for found in map(json.loads, lines) if found["figures"]}
 
 
 @dataclass(frozen=True)
@@ -41,13 +49,18 @@ class Attempt:
     seconds: float
 
 
-def attempt(cell: Cell) -> Attempt:
-    """Run one cell at a place of its own."""
+def record(one: Attempt) -> str:
+    """The line of `--json` for an attempt."""
+    return json.dumps(asdict(one)) + "\n"
+
+
+def attempt(cell: Cell, keep: Path | None = None) -> Attempt:
+    """Run one cell at a place of its own; one that does not hold leaves its run directories in a folder of `keep`."""
     begun = time.monotonic()
     figures, problem = None, ""
     try:
         with workplace() as place:
-            figures = run_cell(cell, place)
+            figures = run_cell(cell, place, keep)
     except (AssertionError, OSError, LookupError, ValueError, subprocess.SubprocessError) as error:
         problem = f"{type(error).__name__}: {error}"
     return Attempt(cell, None if problem else figures, problem, time.monotonic() - begun)
@@ -60,12 +73,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--only", action="append", default=[])
-    parser.add_argument("--json", type=argparse.FileType("a"))
+    parser.add_argument("--json", type=argparse.FileType("a"), help="add a line of each cell as it ends")
+    parser.add_argument("--skip", type=Path, action="append", default=[], help="leave out what held in such a file")
+    parser.add_argument("--keep", type=Path, help="a folder for the run directories of what does not hold")
     given = parser.parse_args(argv)
     print(f"seed {given.seed}", flush=True)
-    attempts: list[Attempt] = []
+    done, attempts = held(given.skip), list[Attempt]()
+    drawn = [cell for cell in draw(given.seed, given.count, given.only) if cell not in done]
     with ThreadPoolExecutor(given.jobs) as pool:
-        futures = [pool.submit(attempt, cell) for cell in draw(given.seed, given.count, given.only)]
+        futures = [pool.submit(attempt, cell, given.keep) for cell in drawn]
         try:
             for future in as_completed(futures):
                 attempts.append(future.result())
@@ -79,7 +95,8 @@ def _tell(one: Attempt, file: TextIO | None) -> None:
     state = "holds" if one.figures else "BROKEN"
     print(f"{state}  {one.cell}  {one.figures or one.problem}  ({one.seconds:.0f} s)", flush=True)
     if file is not None:
-        print(json.dumps(asdict(one)), file=file, flush=True)
+        file.write(record(one))
+        file.flush()
 
 
 def _sum_up(seed: int, attempts: Sequence[Attempt]) -> int:

@@ -18,11 +18,15 @@ from tests.end_to_end.workplace import Workplace
 
 __all__ = ["Machine", "small_machine"]
 
-DISK = "24m"
-JUMP_S, SLOW_MS, CUT_S = 600, 100, 3.0
+# etcd makes two files of 64 MiB in the node-local folder.
+RUN_DISK, NODE_DISK = "24m", "256m"
+SLOW_MS, CUT_S = 100, 3.0
+JUMPS_S = {"clock ahead": 600, "clock behind": -600}
+FULL = {"disk full": "runs", "node disk full": "tmp"}
 PREPARE = """\
 ip link set lo up
-mount -t tmpfs -o size={disk} runs {folder}/runs
+mount -t tmpfs -o size={run_disk} runs {folder}/runs
+mount -t tmpfs -o size={node_disk} tmp {folder}/tmp
 echo made
 exec sleep infinity
 """
@@ -89,23 +93,27 @@ class Machine:
     board: Path
 
     def inflict(self, fault: str) -> None:
-        """Cause a fault; `network cut` lasts until `mend`."""
+        """Cause a fault, which lasts until `mend`."""
         if fault == "network cut":
             self._inside("ip", "link", "set", "lo", "down")
-        elif fault == "disk full":
-            filler = Path(f"{self.place.root}{self.place.folder}/runs/.filler")
-            subprocess.run(["dd", "if=/dev/zero", f"of={filler}", "bs=64k"], capture_output=True, check=False)
+        elif fault in FULL:
+            subprocess.run(
+                ["dd", "if=/dev/zero", f"of={self._filler(fault)}", "bs=64k"], capture_output=True, check=False
+            )
         else:
-            self._write(JUMP_S, 0) if fault == "clock jump" else self._write(0, SLOW_MS)
+            self._write(JUMPS_S.get(fault, 0), SLOW_MS if fault == "slow disk" else 0)
 
     def mend(self, fault: str) -> None:
         """Undo a fault that somebody would mend; a clock stays as it was set."""
         if fault == "network cut":
             self._inside("ip", "link", "set", "lo", "up")
-        elif fault == "disk full":
-            Path(f"{self.place.root}{self.place.folder}/runs/.filler").unlink()
+        elif fault in FULL:
+            self._filler(fault).unlink(missing_ok=True)
         elif fault == "slow disk":
             self._write(0, 0)
+
+    def _filler(self, fault: str) -> Path:
+        return Path(f"{self.place.root}{self.place.folder}/{FULL[fault]}/.filler")
 
     def _inside(self, *argv: str) -> None:
         subprocess.run([*self.place.inside, *argv], check=True)
@@ -122,7 +130,7 @@ def small_machine(place: Workplace) -> Iterator[Machine]:
     board.write_bytes(struct.pack("ll", 0, 0))
     source.write_text(LIBRARY)
     subprocess.run(["cc", "-shared", "-fPIC", "-fno-builtin", "-o", library, source], check=True)
-    prepare = PREPARE.format(disk=DISK, folder=place.folder)
+    prepare = PREPARE.format(run_disk=RUN_DISK, node_disk=NODE_DISK, folder=place.folder)
     keeper = subprocess.Popen(
         ["unshare", "--map-root-user", "--mount", "--net", "bash", "-ec", prepare], stdout=subprocess.PIPE, text=True
     )

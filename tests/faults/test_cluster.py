@@ -1,20 +1,26 @@
-"""Some cells of the matrix on nodes of a real Slurm: tasks of the head node and of another."""
+"""Some cells of the matrix on nodes of a real Slurm: tasks of the head node and of another, and the nodes."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster import Cluster
-from tests.end_to_end.slurm_user import EXAMPLE, SHARED, User
+from tests.cluster import PYTHON, ROOT, Cluster
+from tests.end_to_end.slurm_user import EXAMPLE, READY_S, SHARED, User
+from tests.faults.machine import CUT_S
+from tests.faults.runner import PROMPT
 from tests.supervisor.runs import wait_for
-from trtdist.events import EventReader, TaskStarted
+from trtdist.events import EventReader, RunState, TaskStarted
 
 NOTICED_S, CLEAN_S = 5.0, 30.0
-SIGNALS = {"KILL": "-9", "STOP": "-19"}
+ON_TWO = (*SHARED, "--set", "slurm.extra_sbatch=['--nodelist=node[1-2]']")
+SLOW = ("--set", "generation_servers.reference.step_delay=0.2")
+HIT = "import sys; from tests.faults.inflict import PROCESS_FAULTS; PROCESS_FAULTS[sys.argv[1]](int(sys.argv[2]))"
 
 
 @pytest.fixture
@@ -24,32 +30,121 @@ def user(cluster: Cluster) -> Iterator[User]:
     found.trtdist("down")
 
 
-def hit(user: User, name: str, fault: str) -> float:
-    """Bring a deployment up, then cause a fault to one of its tasks where that runs."""
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait")
+@pytest.fixture
+def owner(own_cluster: Cluster) -> Iterator[User]:
+    """A user who has the cluster for himself."""
+    found = User(own_cluster)
+    yield found
+    found.trtdist("down")
+
+
+def submit(user: User, *options: str) -> None:
+    done = user.trtdist("submit", EXAMPLE, *SHARED, *options)
     assert done.returncode == 0, done.stderr
+
+
+def task_of(user: User, name: str) -> TaskStarted | None:
+    """The task of that name, None while it has not started."""
     records = EventReader(user.run_dir() / "events").poll()
-    task = next(each.event for each in records if isinstance(each.event, TaskStarted) and each.event.name == name)
-    user.cluster.output("kill", SIGNALS[fault], str(task.pid), host=task.host)
+    tasks = (each.event for each in records if isinstance(each.event, TaskStarted))
+    return next((task for task in tasks if task.name == name), None)
+
+
+def hit(user: User, name: str, fault: str) -> float:
+    """Cause a fault to a task where it runs, as soon as it does."""
+    task = wait_for(lambda: task_of(user, name), READY_S, f"{name} to start")
+    user.cluster.admin("exec", task.host, "env", f"PYTHONPATH={ROOT}", PYTHON, "-c", HIT, fault, str(task.pid))
     return time.monotonic()
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("name", ["nats", "etcd", "router", "front", "ctx.0.1", "gen.1.0"])
-def test_a_killed_task_fails_the_run(user: User, name: str) -> None:
-    hit_at = hit(user, name, "KILL")
+def fails_of(user: User, name: str, since: float) -> None:
+    """Fail unless the run fails in time, of that task, and leaves nothing."""
     verdict = user.run_dir() / "verdict.json"
     wait_for(verdict.exists, NOTICED_S + CLEAN_S, "a verdict")
     told = json.loads(verdict.read_text())
     assert (told["state"], told["first"]["name"]) == ("FAILED", name), told
+    nothing_left(user)
+    assert time.monotonic() - since < NOTICED_S + 2 * CLEAN_S
+
+
+def nothing_left(user: User) -> None:
     wait_for(lambda: user.left() == [], CLEAN_S, f"{user.left()} to be gone")
-    assert time.monotonic() - hit_at < NOTICED_S + 2 * CLEAN_S
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        *((name, "KILL") for name in ("nats", "etcd", "router", "front", "ctx.0.1", "gen.1.0")),
+        *(("etcd", "exit 0"), ("router", "exit 0"), ("gen.1.0", "exit 0"), ("ctx.0.1", "exit 1")),
+    ],
+)
+def test_a_task_that_ends_fails_the_run(user: User, name: str, fault: str) -> None:
+    submit(user, "--wait")
+    fails_of(user, name, hit(user, name, fault))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "fault"), [("nats", "exit 1"), ("ctx.0.1", "KILL"), ("gen.1.0", "exit 0")])
+def test_a_task_that_ends_before_the_run_is_ready_fails_it(user: User, name: str, fault: str) -> None:
+    submit(user)
+    fails_of(user, name, hit(user, name, fault))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["nats", "gen.1.0"])
 def test_a_task_that_hangs_leaves_with_the_others(user: User, name: str) -> None:
+    submit(user, "--wait")
     hit(user, name, "STOP")
     assert user.trtdist("down").returncode == 0
     assert user.state()["state"] == "STOPPED"
-    wait_for(lambda: user.left() == [], CLEAN_S, f"{user.left()} to be gone")
+    nothing_left(user)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "fault"), [("etcd", "exit 1"), ("gen.1.0", "KILL"), ("ctx.0.1", "STOP")])
+def test_a_task_that_ends_or_hangs_in_a_stop_changes_nothing(user: User, name: str, fault: str) -> None:
+    """The stop waits for a request that is being answered."""
+    submit(user, "--wait", *SLOW)
+    with started(user, "client", "--prompt", PROMPT, "--max-tokens", "25") as asking:
+        assert asking.stdout is not None
+        asking.stdout.read(1)
+        with started(user, "down") as going:
+            wait_for(lambda: is_in(user, "STOPPING"), 30, "STOPPING")
+            hit(user, name, fault)
+            assert going.wait(2 * CLEAN_S) == 0
+    assert user.state()["state"] == "STOPPED"
+    nothing_left(user)
+
+
+@contextmanager
+def started(user: User, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    argv = user.cluster.argv(*user.words(*arguments))
+    with subprocess.Popen(
+        argv, cwd=user.cluster.folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.communicate(timeout=2 * CLEAN_S)
+
+
+def is_in(user: User, state: str) -> bool:
+    records = EventReader(user.run_dir() / "events").poll()
+    return any(isinstance(each.event, RunState) and each.event.state == state for each in records)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("node", "fault"), [("node2", "--network"), ("node1", "--disk"), ("node2", "--disk")])
+def test_a_node_that_is_spoilt_for_a_while_stays_in_the_run(owner: User, node: str, fault: str) -> None:
+    """node1 is the head node, with etcd's data."""
+    submit(owner, "--wait", *ON_TWO)
+    owner.cluster.admin("fail", fault, node)
+    time.sleep(CUT_S)
+    owner.cluster.admin("recover", node)
+    asked = owner.trtdist("client", "--prompt", PROMPT, "--max-tokens", "4", host="node3")
+    assert asked.returncode == 0 and asked.stdout.strip(), asked.stderr
+    assert owner.state()["state"] == "READY"
+    assert owner.trtdist("down").returncode == 0
+    assert owner.state()["state"] == "STOPPED"
+    nothing_left(owner)

@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.workplace import Workplace
-from tests.faults.__main__ import draw, main
+from tests.faults.__main__ import Attempt, draw, held, main, record
 from tests.faults.inflict import PROCESS_FAULTS
-from tests.faults.runner import run_cell
-from tests.faults.table import DEADLY, DEPLOYMENTS, FAULTS, MOMENTS, PROCESSES, cells, expected
+from tests.faults.runner import Figures, run_cell
+from tests.faults.summary import summary
+from tests.faults.table import DEADLY, DEPLOYMENTS, FAULTS, MOMENTS, PROCESSES, Cell, cells, expected
 
 OUTCOMES = {"FAILED", "TIMEOUT", "INTERRUPTED", "STOPPED", "READY", "AGAIN"}
 ABLE = [cell for cell in cells() if not expected(cell).cannot]
@@ -39,6 +41,22 @@ def test_a_seed_draws_the_same_cells() -> None:
     assert draw(7, 20) == draw(7, 20) != draw(8, 20)
     assert set(draw(7, 10_000)) == set(ABLE)
     assert all(cell.fault == "KILL" for cell in draw(7, 30, ["KILL"]))
+
+
+def test_what_held_is_left_out_and_counted(tmp_path: Path) -> None:
+    killed, frozen = Cell("per_server", "nats", "ready", "KILL"), Cell("per_server", "nats", "ready", "STOP")
+    attempts = [
+        Attempt(killed, None, "AssertionError: it went on", 9.0),
+        Attempt(frozen, None, "AssertionError: it failed", 9.0),
+        Attempt(killed, Figures(0.25, 3.5), "", 9.0),
+    ]
+    file = tmp_path / "figures"
+    file.write_text("".join(map(record, attempts)))
+    assert held([file, tmp_path / "none"]) == {killed}
+    table = summary([file])
+    assert "| FAILED, after a death | 0.2 s, 0.2 s | 3.5 s, 3.5 s | 1 of 1 |" in table
+    assert "| the run stays, after a process hangs |  |  | 0 of 1 |" in table
+    assert f"1 of 2 held; {len(ABLE)} can be" in table
 
 
 @pytest.mark.parametrize(("fault", "code"), [("KILL", -signal.SIGKILL), ("exit 0", 0), ("exit 1", 1)], ids=str)

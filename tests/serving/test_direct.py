@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import uvloop
+from trtdist.cli.certificates import make_certificates
 
 from tests.serving.scripted import until
 from tests.serving.servers import NatsServer
-from trtdist.cli.certificates import make_certificates
 from trtdist.rundir import RunDir
 from trtdist.services.tls import Certificates, client_context
 from trtdist.serving.attempt import Attempt

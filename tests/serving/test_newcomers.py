@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Callable
 
 import pytest
 
 from tests.serving.deployment import deployment, scripted_plan
 from tests.serving.scripted import greedy, until
 from tests.serving.servers import EtcdServer, NatsServer
-from trtdist.errors import TrtdistError
+from trtdist.errors import RunFailedError, TrtdistError
+from trtdist.events import Ready
 from trtdist.serving import newcomers
+from trtdist.serving.canary import prove
 from trtdist.serving.etcd import EtcdClient, EtcdUnavailableError
 from trtdist.serving.instance import Instance
 from trtdist.serving.requester import Ask, Requester, RequestError
+from trtdist.supervisor.journal import Journal
 
 PLAN = scripted_plan(1, 2)
 
@@ -71,7 +76,7 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
 
                 told: list[Instance] = []
                 proving = asyncio.ensure_future(
-                    newcomers.Newcomers(etcd, deployed.watcher, attempt, told.append, known).prove()
+                    newcomers.Newcomers(etcd, deployed.watcher, attempt, telling(told), known).prove()
                 )
                 await until(lambda: sorted(one.key for one in told) == sorted(one.key for one in came), 60)
                 assert set(tried) == {("ctx.0", "gen.1")}
@@ -81,6 +86,19 @@ def test_it_is_proved_first(tmp_path: Path, nats_server: NatsServer, etcd_server
                 await asyncio.wait({proving})
 
     asyncio.run(main())
+
+
+def telling(told: list[Instance], room: bool = True) -> Callable[[Instance], bool]:
+    """Tells of an instance; without room, only when it is asked to for the second time."""
+    tries: list[str] = []
+
+    def tell(instance: Instance) -> bool:
+        tries.append(instance.key)
+        done = room or tries.count(instance.key) > 1
+        told.extend([instance] if done else [])
+        return done
+
+    return tell
 
 
 def names(told: list[Instance]) -> list[str]:
@@ -113,7 +131,7 @@ def test_it_is_told_whatever_becomes_of_the_answer_and_of_the_program(
                 first = [(await deployed.worker(name))[1].key for name in ("ctx.0", "gen.0")]
                 await newcomers.announce(etcd, config.namespace, ready=True)
                 await deployed.worker("gen.1")
-                given = (etcd, deployed.watcher, passes, told.append)
+                given = (etcd, deployed.watcher, passes, telling(told, room=False))
                 proving = asyncio.ensure_future(newcomers.Newcomers(*given, first).prove())
                 await until(lambda: names(told) == ["gen.1"], 30)
                 proving.cancel()
@@ -140,3 +158,23 @@ def test_what_is_proven_has_the_same_key_and_subjects() -> None:
     assert new.key == Instance.of("run", "tensorrt-llm", "generate", 7, "srv.0", "e").key
     with pytest.raises(TrtdistError, match="proven"):
         Instance.from_dict({**new.to_dict(), "proven": "no"})
+
+
+def test_nobody_is_proved_while_that_cannot_be_told(
+    tmp_path: Path, nats_server: NatsServer, etcd_server: EtcdServer
+) -> None:
+    """Else one that is started again, once the disk has room, would not tell it either."""
+    plan = replace(PLAN, steps=tuple(replace(step, restarts=3) for step in PLAN.steps))
+
+    async def main() -> None:
+        async with deployment(tmp_path, nats_server, etcd_server, plan) as deployed:
+            await deployed.all()
+            config, stop = deployed.config, asyncio.Event()
+            with pytest.raises(RunFailedError, match="No space left on device; free some space"):
+                await prove(config, plan, Journal(Path("/dev/full")), stop)
+            proving = asyncio.ensure_future(prove(config, plan, Journal(deployed.run.event_file("canary")), stop))
+            await until(lambda: Ready(2) in deployed.events(), 30)
+            stop.set()
+            await proving
+
+    asyncio.run(main())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import signal
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,8 +22,10 @@ from trtdist.engines.reference.engine import ReferenceEngine
 from trtdist.errors import RunFailedError
 from trtdist.events import EngineSilent, Rung
 from trtdist.plan import Plan
-from trtdist.serving import calls, job, worker
+from trtdist.serving import calls, job, member, nats_connection, worker
+from trtdist.serving.direct import DirectClient
 from trtdist.serving.instance import Instance
+from trtdist.serving.nats_connection import NatsError
 from trtdist.serving.outbox import OUTPUTS_IN_A_ROW
 from trtdist.serving.protocol import (
     Accepted,
@@ -32,7 +35,7 @@ from trtdist.serving.protocol import (
     Notice,
     decode_control,
 )
-from trtdist.serving.slug import service_slug
+from trtdist.serving.slug import GENERATION, service_slug
 from trtdist.topology.model import TimeoutsSection
 
 
@@ -396,3 +399,25 @@ def test_servers_wait_for_each_other_longer_than_all_may_drain(monkeypatch: pyte
 def test_by_default_all_is_over_before_the_supervisor_kills() -> None:
     last = worker.DRAIN_S + calls.FAIL_S + worker.patience(worker.DRAIN_S) + 2 * worker.STOP_S
     assert last < TimeoutsSection().stop
+
+
+def test_nats_that_hangs_while_it_begins_to_serve_is_named(
+    tmp_path: Path, etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DirectClient.flush, "__defaults__", (1,))
+    monkeypatch.setattr(nats_connection, "FLUSH_S", 0.2)
+
+    async def serve() -> None:
+        async with (
+            deployment(tmp_path, frozen, etcd_server, MONOLITHIC) as deployed,
+            member.Member(deployed.config, member.Identity(GENERATION, "srv.0")) as joined,
+        ):
+            frozen.send(signal.SIGSTOP)
+            with pytest.raises(NatsError, match=rf"NATS at {frozen.url} does not confirm .*: is it running\?"):
+                await joined.serve(answer, lambda control: None, dict)
+
+    async def answer(data: bytes) -> bytes:
+        return data
+
+    with NatsServer(tmp_path / "nats") as frozen:
+        asyncio.run(serve())

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
+from contextlib import suppress
 from typing import Any
 
 from trtdist.errors import TrtdistError
 from trtdist.observe.snapshot import RunReader
-from trtdist.rundir import RunDir
+from trtdist.rundir import RunDir, write_atomic
 from trtdist.supervisor import verdict
 from trtdist.supervisor.facts import Death, Outcome
 from trtdist.supervisor.remains import recorded_remains
 
-__all__ = ["AFTER_GRACE", "after_death", "bury", "clean"]
+__all__ = ["AFTER_GRACE", "after_death", "bury", "clean", "give_up"]
 
 # What an orderly stop may take beyond its grace (seconds): each tier is awaited after KILL, then comes the last sweep.
 AFTER_GRACE = 8.0
@@ -34,11 +36,22 @@ def clean(run: RunDir) -> tuple[str, ...]:
     return remains.left()
 
 
+def give_up(run: RunDir, outcome: Outcome) -> Outcome:
+    """Say how a run ends whose supervisor hangs, before it is killed: `down` and the command in front both look on,
+    and either may be the one that finds it dead."""
+    with suppress(OSError):
+        write_atomic(run.given_up, json.dumps([outcome.state, outcome.exit_code, outcome.reason]))
+    return outcome
+
+
 def after_death(run: RunDir, death: Death) -> Outcome:
-    """How a run ended whose supervisor died: because of that, or of a process that had died before.
+    """How a run ended whose supervisor died: as who killed it says, else because of that, or of a process that had
+    died before.
 
     To be asked before anything is cleaned up.
     """
+    with suppress(OSError, ValueError, TypeError):
+        return Outcome(*json.loads(run.given_up.read_text(encoding="utf-8")))
     try:
         status = RunReader(run).look().status
     except TrtdistError:

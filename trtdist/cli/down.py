@@ -11,7 +11,7 @@ from collections.abc import Callable
 import click
 
 from trtdist import chain
-from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean
+from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury, clean, give_up
 from trtdist.cli.job_descent import JobDescent
 from trtdist.cli.others import tell_of_others
 from trtdist.cli.progress import Lines, say
@@ -149,8 +149,10 @@ class _Descent:
         if self._ends_by_itself(supervisor, request) or self._ends_by_term(supervisor):
             return after_death(self._run, Death("supervisor", "supervisor", None, None, 0.0, "", 0))
         say("it does not react to that either and is killed")
+        reason = "stopped by `trtdist down`; its supervisor hung and was killed"
+        outcome = give_up(self._run, Outcome("STOPPED", 0, reason))
         supervisor.signal(signal.SIGKILL)
-        return Outcome("STOPPED", 0, "stopped by `trtdist down`; its supervisor hung and was killed")
+        return outcome
 
     def _bury(self, outcome: Outcome) -> None:
         if verdict.read(self._run) is None:

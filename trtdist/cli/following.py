@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from trtdist.cli.aftermath import AFTER_GRACE
+from trtdist.cli.aftermath import AFTER_GRACE, give_up
 from trtdist.cli.bringup import Supervised
 from trtdist.cli.progress import Display, say
 from trtdist.cli.stopsignals import StopSignals
 from trtdist.events import EventReader, Record, RunState
 from trtdist.rundir import RunDir
-from trtdist.supervisor.facts import Death, Settings
+from trtdist.supervisor.facts import Death, Outcome, Settings
 
 __all__ = ["Following", "Waiting"]
 
@@ -26,8 +26,8 @@ _ACKNOWLEDGED = (
 class Following:
     """Follows one run from its start (`began`, seconds since the epoch) to its end.
 
-    A supervisor that does not end in time after the user asked for it is killed: it was `stuck`. `death` is how the
-    supervisor ended, None while it runs.
+    A supervisor that does not end in time after the user asked for it is killed. `death` is how the supervisor ended,
+    None while it runs.
     """
 
     def __init__(self, run: RunDir, supervised: Supervised, signals: StopSignals, settings: Settings) -> None:
@@ -41,7 +41,6 @@ class Following:
         self._give_up_at: float | None = None
         self._state = ""
         self.death: Death | None = None
-        self.stuck = False
 
     def until_ready(self, display: Display) -> bool:
         """Whether the run came up; False when it ended, or when the user wants it to."""
@@ -66,7 +65,7 @@ class Following:
         if number is not None:
             self._ask(number)
         if self._give_up_at is not None and time.monotonic() > self._give_up_at:
-            self.stuck = True
+            give_up(self.run, Outcome("INTERRUPTED", 130, "interrupted; the supervisor hung and was killed"))
             self._supervised.kill()
 
     def _ask(self, number: int) -> None:

@@ -211,13 +211,10 @@ def _verdict(following: Following) -> Mapping[str, Any]:
     """How the run ended; the verdict is written, and everything removed, for a supervisor that died before."""
     from trtdist.cli.aftermath import after_death, bury
     from trtdist.supervisor import verdict
-    from trtdist.supervisor.facts import Outcome
 
     found = verdict.read(following.run)
     if found is not None:
         return found
-    if following.stuck:
-        return bury(following.run, Outcome("INTERRUPTED", 130, "interrupted; the supervisor hung and was killed"))
     assert following.death is not None
     return bury(following.run, after_death(following.run, following.death))
 

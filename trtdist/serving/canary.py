@@ -83,11 +83,13 @@ class Prover:
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def prove_all(self, pairs: Sequence[Pair]) -> None:
-        """Returns when each pair has answered a canary, and one has come back over HTTP where that is spoken."""
+        """Returns when each pair has answered a canary, and one has come back over HTTP where that is spoken;
+        RunFailedError when that cannot be told."""
         await asyncio.gather(*(self._until_passed(pair) for pair in pairs))
         if self._front is not None:
             await self._until_passed_over_http(self._front)
-        self._journal.write(Ready(len(pairs)))
+        if not self._journal.write(Ready(len(pairs))):
+            raise RunFailedError(self._journal.broken)
 
     async def repeat(self, pairs: Sequence[Pair]) -> None:
         """Send each pair's canary every `interval` seconds, for ever; at an interval of 0, wait."""
@@ -104,9 +106,9 @@ class Prover:
         """Send one canary through these servers; says whether it was answered."""
         return await self._try(Pair(context, generation))
 
-    def proven(self, instance: Instance) -> None:
-        """Tell that a server has answered a canary, in which of its lives."""
-        self._journal.write(Rung(instance.server, "canary", instance.key))
+    def proven(self, instance: Instance) -> bool:
+        """Tell that a server has answered a canary, in which of its lives; whether that is told."""
+        return self._journal.write(Rung(instance.server, "canary", instance.key))
 
     async def _until_passed(self, pair: Pair) -> None:
         await until_passed(lambda: self._try(pair))

@@ -123,7 +123,7 @@ class DirectClient(Client):
         """Whoever has the port may say anything there, in clear and before any proof: it must end in an error that is
         nats-py's own, or nobody tries again."""
         with contextlib.ExitStack() as unless_open:
-            unless_open.callback(self._abandon)
+            unless_open.callback(self.abandon)
             try:
                 await super()._process_connect_init()
             except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -137,9 +137,9 @@ class DirectClient(Client):
             socket: asyncio.Transport = writer.transport
             socket.set_protocol(_AtOnce(self, reader, cast(asyncio.Protocol, socket.get_protocol())))
 
-    def _abandon(self) -> None:
-        """End a connection that was not made. nats-py would wait for its end, of which asyncio does not tell when TLS
-        had begun and was not through."""
+    def abandon(self) -> None:
+        """End a connection that was not made, or is broken, at once. nats-py would wait for its end, of which asyncio
+        does not tell when TLS had begun and was not through, and which a server that hangs does not confirm."""
         writer = getattr(self._transport, "_io_writer", None)
         if writer is not None:
             writer.transport.abort()

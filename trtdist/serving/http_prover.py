@@ -131,7 +131,8 @@ class HttpProver:
         await self._prove_door()
         for name, life in lives.items():
             self._proven(name, life)
-        self._journal.write(Ready(self._turns()))
+        if not self._journal.write(Ready(self._turns())):
+            raise RunFailedError(self._journal.broken)
         return lives
 
     async def _repeat(self) -> None:
@@ -152,11 +153,8 @@ class HttpProver:
                 proven = life
 
     def _proven(self, name: str, life: float) -> bool:
-        """Tell that a server has answered, unless that was in a life that is over."""
-        if not life or life != self._life(name):
-            return False
-        self._journal.write(Rung(name, "canary"))
-        return True
+        """Tell that a server has answered, unless that was in a life that is over; whether it is told."""
+        return bool(life) and life == self._life(name) and self._journal.write(Rung(name, "canary"))
 
     async def _prove_server(self, name: str) -> float:
         """The life in which a server is well and has answered, if it answers others than those before it."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
+from nats import errors
 from nats.aio.msg import Msg
 from nats.micro import add_service
 from nats.micro.request import Request
@@ -16,7 +17,7 @@ from nats.micro.request import Request
 from trtdist.serving.direct import DirectClient
 from trtdist.serving.discovery import Instance, Registration
 from trtdist.serving.etcd import EtcdClient, EtcdError
-from trtdist.serving.nats_connection import connect, disconnect, report_to_stderr
+from trtdist.serving.nats_connection import NatsError, connect, disconnect, report_to_stderr
 from trtdist.serving.protocol import Control, decode_control
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import ENDPOINT, newcomers_key, service_slug
@@ -75,14 +76,21 @@ class Member:
     async def serve(
         self, answer: Answer, control: Callable[[Control], None], data: Callable[[], dict[str, Any]]
     ) -> None:
-        """Take requests and control messages, then be found; `data` is what `$SRV.STATS` tells beside the counts."""
+        """Take requests and control messages, then be found; `data` is what `$SRV.STATS` tells beside the counts.
+
+        NatsError when the server hangs, or leaves meanwhile.
+        """
 
         async def take(request: Request) -> None:
             await request.respond(await answer(request.data))
 
-        await _add_service(self.nats, self.instance, take, data)
-        await self.listen(self.instance.control_subject, lambda data: control(decode_control(data)))
-        await self.nats.flush()
+        try:
+            await _add_service(self.nats, self.instance, take, data)
+            await self.listen(self.instance.control_subject, lambda data: control(decode_control(data)))
+            await self.nats.flush()
+        except errors.Error as error:
+            url = self._config.nats_url
+            raise NatsError(f"NATS at {url} does not confirm the subscriptions ({error}): is it running?") from None
         # Whoever comes later than the first canaries is given no requests before one has crossed it.
         if self.instance.engine and await self.etcd.get(newcomers_key(self.instance.namespace)) is not None:
             self.instance = replace(self.instance, proven=False)

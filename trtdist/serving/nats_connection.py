@@ -15,7 +15,7 @@ from nats import errors
 
 from trtdist.errors import TrtdistError
 from trtdist.serving.direct import DirectClient
-from trtdist.serving.waiting import within
+from trtdist.serving.waiting import end_task, within
 
 __all__ = ["NatsError", "connect", "connection", "disconnect", "report_to_stderr"]
 
@@ -75,9 +75,13 @@ async def disconnect(client: DirectClient) -> None:
         await within(FLUSH_S, client.flush())
         await client.drain()
     except (errors.Error, OSError, asyncio.TimeoutError):
-        # nats-py writes what is pending, and asyncio's TLS stream that the server has ended fails with AttributeError.
-        with contextlib.suppress(errors.Error, OSError, asyncio.TimeoutError, AttributeError):
-            await within(CLOSE_S, client.close())
+        client.abandon()
+        closing = asyncio.ensure_future(client.close())
+        try:
+            await asyncio.wait({closing}, timeout=CLOSE_S)
+        finally:
+            # A task of nats-py's that closing cancels can take it along; of a broken connection, nothing is missed.
+            await end_task(closing)
 
 
 @contextlib.asynccontextmanager

@@ -37,14 +37,14 @@ async def proved(etcd: EtcdClient, namespace: str) -> bool:
 
 class Newcomers:
     """Proves each server that is registered and not proven, for as long as it takes; `told` gets each that is
-    proven, without those whose keys are `known` from the start."""
+    proven, until it says that it told of it, without those whose keys are `known` from the start."""
 
     def __init__(
         self,
         etcd: EtcdClient,
         watcher: Watcher,
         attempt: Try,
-        told: Callable[[Instance], None],
+        told: Callable[[Instance], bool],
         known: Collection[str] = (),
     ) -> None:
         self._etcd = etcd
@@ -70,8 +70,8 @@ class Newcomers:
         """Until it is proven, also by a program before this one, or by a word to etcd whose answer was lost."""
         pause = FIRST_PAUSE_S
         while (instance := self._registered(key)) is not None:
-            if instance.proven or (await self._passes(instance) and await self._mark(instance)):
-                self._told(instance)
+            proven = instance.proven or (await self._passes(instance) and await self._mark(instance))
+            if proven and self._told(instance):
                 return
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)

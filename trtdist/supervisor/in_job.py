@@ -47,7 +47,7 @@ class InJob:
         warning: float,
         say: Callable[[str], None],
         lead: float = 0.0,
-        tell: Callable[[Event], None] = lambda event: None,
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
         self._run = run
         self._job = job

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from trtdist.events import Event, EventWriter
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "from_supervisor"]
 
 
 class Journal:
-    """Writes the supervisor's events; a disk that takes no more is remembered as a sentence in `broken`."""
+    """Writes the supervisor's events; that an event is lost to a full disk is remembered as a sentence in `broken`."""
 
     def __init__(self, path: Path) -> None:
         self.broken = ""
@@ -23,14 +23,16 @@ class Journal:
         except OSError as error:
             self._break(error)
 
-    def write(self, event: Event) -> None:
-        """Append an event, as far as the disk allows."""
-        if self._writer is None or self.broken:
-            return
+    def write(self, event: Event) -> bool:
+        """Append an event, as far as the disk allows; whether it is told."""
+        if self._writer is None:
+            return False
         try:
             self._writer.write(event)
         except OSError as error:
             self._break(error)
+            return False
+        return True
 
     def say(self, line: str) -> None:
         """Print a line with the time of day; a log that takes no more is no reason to stop."""
@@ -46,7 +48,14 @@ class Journal:
             self._writer = None
 
     def _break(self, error: OSError) -> None:
+        if self.broken:
+            return
         folder = self._path.parent.parent
         remedy = "free some space on that disk or set TRTDIST_RUNS to another one"
         self.broken = f"cannot write to the run directory {folder}: {error.strerror}; {remedy}"
         self.say(self.broken)
+
+
+def from_supervisor(line: bytes) -> bool:
+    """Whether a line of the events is one that a journal wrote."""
+    return b'"writer": "supervisor"' in line

@@ -19,8 +19,9 @@ from trtdist.plan import Plan
 from trtdist.rundir import RunDir
 from trtdist.supervisor.facts import Death, Outcome
 from trtdist.supervisor.laggard import laggard
+from trtdist.supervisor.remains import local_folder
 
-__all__ = ["Slow", "compose", "disk_full", "log_name", "read", "reserve", "slowest", "tail", "write_once"]
+__all__ = ["Slow", "compose", "full_disk", "log_name", "read", "reserve", "slowest", "tail", "write_once"]
 
 LAST_LINES = 20
 _TAIL_BYTES = 16384
@@ -30,8 +31,11 @@ _RESERVE_BYTES = 65536
 _STACK = re.compile(r'(Current thread|Thread) 0x[0-9a-f]+ .*\(most recent call first\):$| +File ".*", line \d+ in ')
 
 
-def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None = None) -> dict[str, Any]:
-    """The content of verdict.json, with the last lines of whoever died first and a word on a full disk."""
+def compose(
+    outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None = None, full: Path | None = None
+) -> dict[str, Any]:
+    """The content of verdict.json, with the last lines of whoever died first and a word on a disk that is full, or
+    was (`full`) before the run left it."""
     reason, first = outcome.reason, None
     lines: list[str] = []
     if outcome.first is not None:
@@ -43,8 +47,9 @@ def compose(outcome: Outcome, run: RunDir, plan: Plan | None, slow: Slow | None 
     elif slow is not None:
         lines, first = list(slow.lines), slow.first
         reason += slow.said
-    if outcome.state in ("FAILED", "TIMEOUT") and disk_full(run.path) and "disk" not in reason:
-        reason += f"; the disk of {run.path} is full"
+    full = full or full_disk(run)
+    if outcome.state in ("FAILED", "TIMEOUT") and full is not None and "disk" not in reason:
+        reason += f"; the disk of {full} is full"
     return {
         "state": outcome.state,
         "exit_code": outcome.exit_code,
@@ -133,8 +138,12 @@ def _unasked(log: Path) -> list[str]:
     return [line for line in tail(log, _TAIL_BYTES) if not _STACK.match(line)][-LAST_LINES:]
 
 
-def disk_full(path: Path) -> bool:
-    """Whether there is no room left for files of ours beside `path`."""
+def full_disk(run: RunDir) -> Path | None:
+    """The run directory or the node-local folder, if its disk has no room left for files of ours."""
+    return next((path for path in (run.path, local_folder(run)) if _no_room(path)), None)
+
+
+def _no_room(path: Path) -> bool:
     try:
         stat = os.statvfs(path)
     except OSError:

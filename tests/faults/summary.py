@@ -1,0 +1,83 @@
+"""`python -m tests.faults.summary FILE...`: the table of docs/reliability.md from files of `--json`.
+
+Of a cell that was run more than once the last time counts.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tests.faults.runner import Figures
+from tests.faults.table import Cell, cells, expected
+
+__all__ = ["summary"]
+
+ROWS = {
+    "FAILED": "FAILED, after a death",
+    "AGAIN": "READY again, after a death",
+    "STOPPED": "STOPPED, after a death in a stop",
+    "TIMEOUT STOP": "TIMEOUT, a death by waiting or READY, after a process hangs before READY (limit 25 s)",
+    "READY STOP": "the run stays, after a process hangs",
+    "STOPPED STOP": "STOPPED, after a process hangs in a stop",
+    "INTERRUPTED STOP": "INTERRUPTED, after the supervisor hangs",
+    "FAILED machine": "FAILED, after a disk is full before READY",
+    "READY machine": "the machine is spoilt and mended, READY",
+    "STOPPED machine": "the machine is spoilt in a stop, STOPPED",
+}
+# Nothing is told of these.
+UNTOLD = ("READY STOP",)
+
+
+def last_of_each(files: Iterable[Path]) -> dict[Cell, Figures | None]:
+    """The figures of the cells that are in the matrix, None where one did not hold."""
+    able = {cell for cell in cells() if not expected(cell).cannot}
+    found: dict[Cell, Figures | None] = {}
+    for file in files:
+        for line in map(json.loads, file.read_text().splitlines()):
+            cell = Cell(**line["cell"])
+            if cell in able:
+                found[cell] = Figures(**line["figures"]) if line["figures"] else None
+    return found
+
+
+def summary(files: Iterable[Path]) -> list[str]:
+    """The lines of the table, and two that count."""
+    found = last_of_each(files)
+    rows: defaultdict[str, list[Figures]] = defaultdict(list)
+    runs: Counter[str] = Counter()
+    for cell, figures in found.items():
+        runs[_row(cell)] += 1
+        rows[_row(cell)] += [figures] if figures else []
+    lines = ["| what comes of the fault | to what is told: median, worst | to nothing left: median, worst | held |"]
+    lines += ["|---|---|---|---|"]
+    for row, words in ROWS.items():
+        if runs[row]:
+            told = _seconds([each.told for each in rows[row] if row not in UNTOLD])
+            clean = _seconds([each.clean for each in rows[row]])
+            lines.append(f"| {words} | {told} | {clean} | {len(rows[row])} of {runs[row]} |")
+    able = sum(not expected(cell).cannot for cell in cells())
+    kept = [figures for figures in found.values() if figures]
+    answered, failed = (sum(getattr(each, name) for each in kept) for name in ("answered", "failed"))
+    return [
+        *lines,
+        f"{len(kept)} of {len(found)} held; {able} can be",
+        f"{answered} requests were answered rightly, {failed} ended with an error",
+    ]
+
+
+def _row(cell: Cell) -> str:
+    kind = cell.fault if cell.fault == "STOP" else cell.process if cell.process == "machine" else ""
+    return f"{expected(cell).outcome} {kind}".strip()
+
+
+def _seconds(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.1f} s, {max(values):.1f} s" if values else ""
+
+
+if __name__ == "__main__":
+    print("\n".join(summary(map(Path, sys.argv[1:]))))
