@@ -273,8 +273,7 @@ class _Life:
         assert verdict["state"] in (wanted, self.want.instead), verdict
         failed = verdict["state"] in ("FAILED", "TIMEOUT")
         if "disk full" in self.cell.fault and failed:
-            told = f"{verdict['reason']} {verdict['last_lines']}".lower()
-            assert "disk" in told or "no space left" in told, verdict
+            assert "disk" in f"{verdict['reason']} {self.place.trtdist('why').stdout}", verdict
         first = verdict["first"]
         cause = first["name"] if isinstance(first, dict) else ""
         assert cause in (self.want.causes if failed else ("",)), verdict

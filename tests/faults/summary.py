@@ -25,9 +25,9 @@ ROWS = {
     "READY STOP": "the run stays, after a process hangs",
     "STOPPED STOP": "STOPPED, after a process hangs in a stop",
     "INTERRUPTED STOP": "INTERRUPTED, after the supervisor hangs",
-    "FAILED machine": "FAILED, after a disk is full before READY",
-    "READY machine": "the machine is spoilt and mended, READY",
-    "STOPPED machine": "the machine is spoilt in a stop, STOPPED",
+    "FAILED machine": "FAILED, or READY all the same, after a disk is full before READY",
+    "READY machine": "READY, or FAILED of MPI, after the machine is spoilt and mended",
+    "STOPPED machine": "STOPPED, after the machine is spoilt in a stop",
 }
 # Nothing is told of these.
 UNTOLD = ("READY STOP",)

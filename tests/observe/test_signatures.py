@@ -55,6 +55,11 @@ def test_what_looks_bad_and_is_not(line: str) -> None:
     assert meaning_of(line) is None
 
 
+def test_a_program_in_go_says_it_in_lower_case() -> None:
+    found = meaning_of('{"level":"panic","msg":"failed to create WAL","error":"no space left on device"}')
+    assert found is not None and found.code == "disk-full"
+
+
 def test_the_data_file_is_whole() -> None:
     codes = [each.code for each in ALL]
     assert len(set(codes)) == len(codes)
