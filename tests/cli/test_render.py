@@ -156,7 +156,7 @@ def test_credentials_stay_when_it_renders_again(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert render(QUICKSTART, out, "--local").exit_code == 0
     made = files(out / "secrets")
-    certificates = {"ca.pem", "server.pem", "server.key", "client.pem", "client.key"}
+    certificates = {"ca.pem", "ca.key", "server.pem", "server.key", "client.pem", "client.key"}
     assert set(made) == {"kv.key", "nats.user", "nats.password", "http.keys", *certificates}
     assert render(QUICKSTART, out, "--local").exit_code == 0
     assert files(out / "secrets") == made

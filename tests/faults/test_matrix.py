@@ -44,7 +44,7 @@ def test_a_seed_draws_the_same_cells() -> None:
 
 
 def test_what_held_is_left_out_and_counted(tmp_path: Path) -> None:
-    killed, frozen = Cell("per_server", "nats", "ready", "KILL"), Cell("per_server", "nats", "ready", "STOP")
+    killed, frozen = Cell("per_server", "nats", "ready", "KILL"), Cell("per_server", "shim of nats", "ready", "STOP")
     attempts = [
         Attempt(killed, None, "AssertionError: it went on", 9.0),
         Attempt(frozen, None, "AssertionError: it failed", 9.0),
@@ -55,7 +55,7 @@ def test_what_held_is_left_out_and_counted(tmp_path: Path) -> None:
     assert held([file, tmp_path / "none"]) == {killed}
     table = summary([file])
     assert "| FAILED, after a death | 0.2 s, 0.2 s | 3.5 s, 3.5 s | 1 of 1 |" in table
-    assert "| the run stays, after a process hangs |  |  | 0 of 1 |" in table
+    assert "| the run stays, after a process hangs that nobody waits for |  |  | 0 of 1 |" in table
     assert f"1 of 2 held; {len(ABLE)} can be" in table
 
 

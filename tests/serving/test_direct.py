@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import uvloop
-from trtdist.cli.certificates import make_certificates
 
 from tests.serving.scripted import until
 from tests.serving.servers import NatsServer
 from trtdist.rundir import RunDir
+from trtdist.services.authority import make_certificates
 from trtdist.services.tls import Certificates, client_context
 from trtdist.serving.attempt import Attempt
 from trtdist.serving.direct import DirectClient, _AtOnce
