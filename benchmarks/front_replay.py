@@ -145,7 +145,7 @@ async def replay(folder: Path, streams: int, tokens: int, each: int, rounds: int
     watcher: Any = _Watcher(router, server)
     etcd: Any = None
     nobody: Any = None
-    requester = Requester("replay", Inbox(nats), watcher, etcd, Following(nobody))
+    requester = Requester("replay", Inbox(nats), watcher, etcd, Following("replay", nobody))
     settings = Settings("tiny", 0, (), chat_template(str(folder), "reference"))
     connections = Connections(Service(requester, settings, Metrics(1)).handle)
     sockets = [_Socket() for _ in range(streams)]
