@@ -64,6 +64,9 @@ class Doors:
 
     def _look(self) -> bool:
         held = _held(self._process.pid)
+        if not held:
+            # The table of all sockets is dear to read while a launcher has not begun.
+            return False
         sockets = list(_sockets())
         for door in [each for each in sockets if each.state == _LISTENING and each.inode in held]:
             inner = door.local.partition(":")[0] in _LOOPBACK

@@ -32,8 +32,8 @@ def looked(state: State, event: LookedAt, now: float) -> Change:
 
 
 def deadlines(state: State) -> list[float | None]:
-    """When they must be looked at."""
-    return [state.renewing.look_at]
+    """When they must be looked at, unless the run ends."""
+    return [state.renewing.look_at if state.phase in (STARTING, READY) else None]
 
 
 def _look(state: State, now: float) -> Change | None:
