@@ -125,7 +125,8 @@ class Hangs:
             return []
         await self._have_all_seen()
         # What came back or fell meanwhile does not hang.
-        late = [name for name in late if name in await self._look()] if late else []
+        still = await self._look() if late else []
+        late = [name for name in late if name in still]
         view = self._view()
         found = [self._without_answer(name, view[name]) for name in late if name in view]
         stuck = [self._without_output(event) for name, event in told.items() if name in view]
