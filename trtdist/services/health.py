@@ -20,7 +20,7 @@ from trtdist.rundir import RunDir
 from trtdist.services.external import NATS_PORT
 from trtdist.services.http import Unwell, ask, connection, json_object
 from trtdist.services.launch import read_secret
-from trtdist.services.tls import own_context
+from trtdist.services.tls import etcd_context, own_context
 
 __all__ = ["Health", "probe"]
 
@@ -107,7 +107,7 @@ def _line(connection: socket.socket, end: float) -> bytes:
 
 async def _own_etcd(url: str, env: Mapping[str, str]) -> None:
     run_id = env["TRTDIST_RUN_ID"]
-    tls = own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
+    tls = etcd_context(env)
     members = (await ask(url, "POST", "/v3/cluster/member/list", tls)).get("members")
     names = [member.get("name") for member in members] if isinstance(members, list) else []
     if names != [run_id]:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
-from trtdist.errors import TrtdistError
-from trtdist.rundir import RunDir
-from trtdist.services.http import Unwell, ask
-from trtdist.services.tls import own_context
+from trtdist.services.http import ask
+from trtdist.services.registered import FAILURES, coded
+from trtdist.services.tls import etcd_context
 
 __all__ = ["HEIR", "tell_heir"]
 
@@ -32,20 +29,16 @@ async def tell_heir(env: Mapping[str, str], heir: Mapping[str, str]) -> bool:
     """
     try:
         await asyncio.wait_for(_put(env, heir), _SECONDS)
-    except (Unwell, TrtdistError, OSError, ValueError, KeyError, asyncio.TimeoutError, asyncio.IncompleteReadError):
+    except FAILURES:
         return False
     return True
 
 
 async def _put(env: Mapping[str, str], heir: Mapping[str, str]) -> None:
     url = env["ETCD_ENDPOINTS"].split(",")[0]
-    tls = own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
+    tls = etcd_context(env)
     value = {"run": heir["TRTDIST_RUN_ID"], "nats": heir["NATS_SERVER"], "etcd": heir["ETCD_ENDPOINTS"].split(",")}
     key = f"{env['TRTDIST_RUN_ID']}/components/{HEIR}"
     lease = (await ask(url, "POST", "/v3/lease/grant", tls, {"TTL": str(_KEPT_S)}))["ID"]
-    asked = {"key": _coded(key), "value": _coded(json.dumps(value)), "lease": str(lease)}
+    asked = {"key": coded(key.encode()), "value": coded(json.dumps(value).encode()), "lease": str(lease)}
     await ask(url, "POST", "/v3/kv/put", tls, asked)
-
-
-def _coded(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()

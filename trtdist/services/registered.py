@@ -8,15 +8,13 @@ import json
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from trtdist.errors import TrtdistError
-from trtdist.rundir import RunDir
 from trtdist.services.http import Unwell, ask
-from trtdist.services.tls import own_context
+from trtdist.services.tls import etcd_context
 
-__all__ = ["FAILURES", "endpoints", "entries", "registered", "trust"]
+__all__ = ["FAILURES", "coded", "endpoints", "entries", "registered"]
 
 _SECONDS = 1.0
 FAILURES = (Unwell, TrtdistError, OSError, ValueError, KeyError, asyncio.TimeoutError, EOFError)
@@ -31,7 +29,7 @@ async def registered(env: Mapping[str, str]) -> frozenset[str] | None:
     urls = endpoints(env)
     for url in urls:
         with suppress(*FAILURES):
-            found = await asyncio.wait_for(entries(url, env, trust(env)), _SECONDS / len(urls))
+            found = await asyncio.wait_for(entries(url, env, etcd_context(env)), _SECONDS / len(urls))
             return frozenset(name for name, _ in found)
     return None
 
@@ -41,15 +39,10 @@ def endpoints(env: Mapping[str, str]) -> list[str]:
     return [url for url in env.get("ETCD_ENDPOINTS", "").split(",") if url]
 
 
-def trust(env: Mapping[str, str]) -> ssl.SSLContext | None:
-    """What a member of our own etcd is spoken to with."""
-    return own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
-
-
 async def entries(url: str, env: Mapping[str, str], tls: ssl.SSLContext | None) -> list[tuple[str, str]]:
     """The name and the lease ("" for none) of each instance of the run."""
     prefix = f"{env['TRTDIST_RUN_ID']}/components/".encode()
-    found = await ask(url, "POST", "/v3/kv/range", tls, {"key": _coded(prefix), "range_end": _coded(_after(prefix))})
+    found = await ask(url, "POST", "/v3/kv/range", tls, {"key": coded(prefix), "range_end": coded(_after(prefix))})
     return list(_named(found))
 
 
@@ -65,5 +58,6 @@ def _after(prefix: bytes) -> bytes:
     return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
-def _coded(key: bytes) -> str:
+def coded(key: bytes) -> str:
+    """As etcd's JSON gateway takes keys and values."""
     return base64.b64encode(key).decode()

@@ -24,7 +24,16 @@ from typing import Any
 from trtdist.errors import TrtdistError
 from trtdist.rundir import RunDir
 
-__all__ = ["BACKDATED_S", "UNPROTECTED", "Certificates", "client_context", "day", "own_context", "validity"]
+__all__ = [
+    "BACKDATED_S",
+    "UNPROTECTED",
+    "Certificates",
+    "client_context",
+    "day",
+    "etcd_context",
+    "own_context",
+    "validity",
+]
 
 # In resolved.env of a run whose programs cannot show our certificates: its services do without.
 UNPROTECTED = "TRTDIST_UNPROTECTED"
@@ -131,6 +140,11 @@ def own_context(run: RunDir, env: Mapping[str, str], port: str) -> ssl.SSLContex
     """The context for a service of the run's own, which has its `port` in resolved.env; None for somebody else's, and
     for one that does without."""
     return client_context(run) if port in env and UNPROTECTED not in env else None
+
+
+def etcd_context(env: Mapping[str, str]) -> ssl.SSLContext | None:
+    """The same for the etcd of the run whose resolved.env this is."""
+    return own_context(RunDir(Path(env.get("TRTDIST_RUN_DIR", ""))), env, "TRTDIST_ETCD_PORT")
 
 
 def validity(certificate: Path) -> tuple[float, float]:

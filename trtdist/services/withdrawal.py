@@ -10,7 +10,8 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 from trtdist.services.http import Unwell, ask
-from trtdist.services.registered import FAILURES, endpoints, entries, trust
+from trtdist.services.registered import FAILURES, endpoints, entries
+from trtdist.services.tls import etcd_context
 
 __all__ = ["withdraw"]
 
@@ -32,7 +33,7 @@ async def withdraw(env: Mapping[str, str], servers: Collection[str]) -> bool:
 
 
 async def _withdraw(url: str, env: Mapping[str, str], servers: Collection[str]) -> None:
-    tls = trust(env)
+    tls = etcd_context(env)
     for name, lease in await entries(url, env, tls):
         if name in servers and lease:
             with suppress(Unwell):  # one that has gone meanwhile keeps no other
