@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.serving.scripted import Refusal, Stage, Worker, collect, greedy, on_s
 from tests.serving.servers import EtcdServer, NatsServer, free_ports
 from trtdist.services.heirs import HEIR, tell_heir
 from trtdist.serving import following
+from trtdist.serving.heir import Heir
 from trtdist.serving.protocol import Chunk, GenerateCall
 from trtdist.serving.requester import Ask, Requester, RequestError
 from trtdist.serving.run_config import RunConfig
@@ -250,3 +253,49 @@ def test_an_etcd_that_outlives_the_run_does_not_keep_the_key_for_ever(play: Play
 
 def test_nobody_is_told_where_there_is_no_etcd() -> None:
     assert not asyncio.run(tell_heir({"TRTDIST_RUN_ID": "a"}, {"TRTDIST_RUN_ID": "b"}))
+
+
+def test_an_heir_that_opens_after_a_later_one_is_let_go() -> None:
+    """Its task ends without an error, and the later one stays the newest."""
+
+    async def main() -> None:
+        doors = {"b": asyncio.Event(), "c": asyncio.Event()}
+        left: list[str] = []
+        first = _Idle()
+
+        @contextlib.asynccontextmanager
+        async def opening(heir: Heir) -> AsyncIterator[Any]:
+            await doors[heir.run].wait()
+            try:
+                yield first if heir.run == "b" else _Idle()
+            finally:
+                left.append(heir.run)
+
+        follows = following.Following("a", opening)
+        for run in doors:
+            follows.look(Heir(run, "nats://nowhere", ()))
+        doors["c"].set()
+        await until(lambda: follows.opened is not None)
+        newest = follows.opened
+        doors["b"].set()
+        await until(lambda: left == ["b"])
+        assert follows.opened is newest is not first
+        await follows.close()
+        assert left == ["b", "c"]
+
+    problems: list[dict[str, Any]] = []
+
+    async def watched() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        await main()
+
+    asyncio.run(watched())
+    gc.collect()
+    assert problems == []
+
+
+class _Idle:
+    """What `Following` needs of a requester that has nothing to do."""
+
+    async def idle(self) -> None:
+        """At once."""

@@ -89,13 +89,13 @@ class Following:
 
     async def close(self) -> None:
         """Close what is open; its requests are cancelled."""
-        for task in tuple(self._holding):
-            await end_task(task)
+        while self._holding:
+            await end_task(self._holding.pop())
         for way in self._ways:
             way.found.cancel()
 
     async def _hold(self, heir: Heir, way: _Way) -> None:
-        while not way.found.done():
+        while not (way.found.done() or way.passed.is_set()):
             try:
                 async with self._opening(heir) as requester:
                     way.found.set_result(requester)
@@ -108,7 +108,9 @@ class Following:
                 await asyncio.sleep(AGAIN_S)
 
     def _pass_by(self, way: _Way) -> None:
-        """Nothing new goes to those before."""
+        """Nothing new goes to those before, nor to this one if a later one was open first."""
+        if way.passed.is_set():
+            return
         place = self._ways.index(way)
         for earlier in self._ways[:place]:
             earlier.passed.set()
