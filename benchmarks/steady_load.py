@@ -53,7 +53,10 @@ class Load:
     def start(self) -> None:
         """Begin, and return once answers come."""
         self._thread.start()
-        assert self._flowing.wait(60), "no answer came"
+        if not self._flowing.wait(60):
+            # A thread that goes on would keep the program from ending.
+            self._stop.set()
+            raise AssertionError("no answer came")
 
     def stop(self) -> None:
         """Ask no more and wait for what is open, which must all end in an answer or an error."""
