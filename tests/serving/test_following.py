@@ -245,6 +245,7 @@ def test_an_etcd_that_outlives_the_run_does_not_keep_the_key_for_ever(play: Play
         # Who has heard of it goes there all the same.
         await before.view.wait_for(lambda seen: seen.heir is None, 30, "its end")
         new = await after.worker("srv.0", five)
+        await until(lambda: len(before.requester.snapshot.instances) == 1, 60)
         assert len(await collect(before.requester, direct())) == 5
         assert len(new.calls) == 1
 
