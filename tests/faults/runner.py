@@ -15,13 +15,27 @@ from pathlib import Path
 
 from benchmarks.steady_load import Load, steady_load
 from tests.end_to_end.workplace import Workplace
+from tests.faults.asking import open_requests
 from tests.faults.inflict import PROCESS_FAULTS
 from tests.faults.load import STREAMS, load_inside
 from tests.faults.machine import CUT_S, Machine, small_machine
-from tests.faults.table import DEPLOYMENTS, READY_S, STOP_S, UP_S, Cell, Expected, expected, waits
+from tests.faults.table import (
+    DEADLY,
+    DEPLOYMENTS,
+    READY_S,
+    STOP_S,
+    UP_S,
+    Cell,
+    Expected,
+    expected,
+    may_be_new,
+    of_context,
+    waits,
+)
 from tests.supervisor.runs import wait_for
-from trtdist.events import EventReader, Restarting, RunState, StepStarted, SupervisorStarted, TaskStarted
+from trtdist.events import EventReader, Restarting, Rung, RunState, StepStarted, SupervisorStarted, TaskStarted
 from trtdist.process import ProcessId
+from trtdist.serving.slug import CONTEXT
 
 __all__ = ["Figures", "run_cell"]
 
@@ -32,12 +46,18 @@ name: faults
 model: reference/tiny
 engine: reference
 launch: {launch}
-context_servers: {{num_instances: 1, tensor_parallel_size: 2{again}}}
-generation_servers: {{num_instances: 1, reference: {{step_delay: {step}}}{again}}}
+context_servers: {{num_instances: 1, tensor_parallel_size: 2, reference: {{{context}}}{again}}}
+generation_servers: {{num_instances: 1, reference: {{{generation}}}{again}}}
 services: {{nats: {{{one}}}, etcd: {{{one}}}}}
 router: {{{one}}}
 timeouts: {{ready: {ready}, stop: {stop}, stall: {stall}}}
 """
+# What makes a moment last: servers load, a context server reads, or a generation server answers, for longer.
+LASTING = {
+    "starts": ("load_delay: 2", "load_delay: 2, step_delay: 0.01"),
+    "loaded": ("", "load_delay: 2, step_delay: 0.01"),
+    "stops": ("", "step_delay: 0.2"),
+}
 AGAIN = "restart: {policy: on-failure, backoff: 200ms}"
 
 
@@ -112,11 +132,13 @@ class _Life:
 
     def _topology(self) -> Path:
         launch, again = DEPLOYMENTS[self.cell.deployment]
+        context, generation = LASTING.get(self.cell.moment, ("", "step_delay: 0.01"))
         text = TOPOLOGY.format(
             launch=launch,
             again=f", {AGAIN}" if again else "",
             one=AGAIN if again else "",
-            step=0.2 if self.cell.moment == "stops" else 0.01,
+            context="prefill_delay: 5" if self._holds_context else context,
+            generation=generation,
             ready=READY_S if self.want.outcome == "TIMEOUT" else UP_S,
             stop=STOP_S,
             stall=10 if waits(self.cell) else 300,
@@ -156,11 +178,18 @@ class _Life:
         with load_inside(self.place) if self.machine else steady_load(run, STREAMS) as load:
             yield load
 
+    @property
+    def _holds_context(self) -> bool:
+        return self.cell.moment == "stops" and of_context(self.cell)
+
     def _hold_the_stop_open(self) -> subprocess.Popen[str]:
         """Ask for a long answer, then for the end of the run, which waits for the answer."""
         asking = self.place.start("client", "--prompt", PROMPT, "--max-tokens", 25)
         assert asking.stdout is not None
-        asking.stdout.read(1)
+        if self._holds_context:
+            wait_for(lambda: open_requests(self.place.runs()[-1], CONTEXT), UP_S, "a request in the context server")
+        else:
+            asking.stdout.read(1)
         self.place.start("down")
         wait_for(lambda: self.place.told('"state": "STOPPING"'), 20, "STOPPING")
         return asking
@@ -175,7 +204,7 @@ class _Life:
     def _outcome(self, began: float) -> float:
         """Wait for what must come of the fault; seconds until it was told."""
         if self.want.instead and self.want.outcome != "READY":
-            self._find_out()
+            self._find_out(began)
         if self.machine is not None and self.want.outcome != "FAILED":
             time.sleep(CUT_S)
             self.machine.mend(self.cell.fault)
@@ -190,19 +219,40 @@ class _Life:
             self._interrupt()
         else:
             self._is_told()
+        if self.cell.fault in DEADLY and may_be_new(self.cell) and "AGAIN" in expected(self.cell).instead:
+            assert (self._was_up() > 0) == (self.want.outcome == "AGAIN"), "started again, though never healthy"
         return time.monotonic() - began
 
-    def _find_out(self) -> None:
-        """See which of two outcomes it is."""
-        ready = '"state": "READY"'
-        wait_for(lambda: self._verdict() or self.place.told(ready), self._seconds, "a verdict or READY")
-        came = str(self._verdict().get("state", "READY"))
-        if came == self.want.instead:
-            self.want = replace(self.want, outcome=came)
+    def _find_out(self, began: float) -> None:
+        """See which of several outcomes it is; the one that is wanted must come in its time."""
+        came = wait_for(self._what_came, UP_S * self.patience, "a verdict or READY")
+        if came in self.want.instead:
+            self.want = replace(self.want, outcome=came, seconds=UP_S)
+        else:
+            assert time.monotonic() - began < self._seconds, f"{came} came late"
+
+    def _what_came(self) -> str:
+        if self._verdict() or (self.want.outcome == "FAILED" and self._failed()):
+            return str(self._verdict().get("state", "FAILED"))
+        if not self._is_ready():
+            return ""
+        return "AGAIN" if "AGAIN" in self.want.instead and self.place.events(Restarting) else "READY"
+
+    def _failed(self) -> bool:
+        # On a full disk, the verdict alone has room.
+        return self.place.told('"state": "FAILED"') or bool(self._verdict())
+
+    def _is_ready(self) -> bool:
+        return self.place.told('"state": "READY"')
+
+    def _was_up(self) -> int:
+        """How often the service that is hit was told to answer."""
+        name = self.cell.process.removeprefix("shim of ")
+        return len([event for event in self.place.events(Rung) if (event.name, event.rung) == (name, "answering")])
 
     def _goes_on(self) -> None:
-        wait_for(lambda: self.place.told('"state": "READY"') or self._verdict(), self._seconds, "READY")
-        assert self._verdict().get("state", "") in ("", self.want.instead), self._verdict()
+        wait_for(lambda: self._is_ready() or self._verdict(), self._seconds, "READY")
+        assert self._verdict().get("state", "") in ("", *self.want.instead), self._verdict()
         if self.cell.fault != "STOP":
             self._asks()
 
@@ -240,9 +290,7 @@ class _Life:
 
     def _is_told(self) -> None:
         if self.want.outcome == "FAILED" and self.cell.process != "supervisor":
-            # On a full disk, the verdict alone has room.
-            told = '"state": "FAILED"'
-            wait_for(lambda: self.place.told(told) or self._verdict(), self._seconds, "FAILED to be told")
+            wait_for(self._failed, self._seconds, "FAILED to be told")
             return
         wait_for(self._verdict, self._seconds, f"the verdict {self.want.outcome}")
 
@@ -270,7 +318,7 @@ class _Life:
             self.place.trtdist("down")
         verdict = wait_for(self._verdict, STOP_S * self.patience, "a verdict")
         wanted = "STOPPED" if self.want.outcome in ("READY", "AGAIN") else self.want.outcome
-        assert verdict["state"] in (wanted, self.want.instead), verdict
+        assert verdict["state"] in (wanted, *self.want.instead), verdict
         failed = verdict["state"] in ("FAILED", "TIMEOUT")
         if "disk full" in self.cell.fault and failed:
             assert "disk" in f"{verdict['reason']} {self.place.trtdist('why').stdout}", verdict

@@ -16,6 +16,8 @@ __all__ = [
     "Expected",
     "cells",
     "expected",
+    "may_be_new",
+    "of_context",
     "waits",
 ]
 
@@ -58,14 +60,14 @@ class Cell:
 class Expected:
     """What must come of a fault within `seconds`: a verdict, READY (the run goes on) or AGAIN (READY once more).
 
-    `causes` are the names of which one is the first cause, none where nothing failed. `instead` is another outcome
-    that is as right, since it depends on who is first. A cell that `cannot` be says why.
+    `causes` are the names of which one is the first cause, none where nothing failed. `instead` are other outcomes
+    that are as right, since it depends on who is first. A cell that `cannot` be says why.
     """
 
     outcome: str = ""
     causes: tuple[str, ...] = ()
     seconds: float = NOTICED_S
-    instead: str = ""
+    instead: tuple[str, ...] = ()
     cannot: str = ""
 
 
@@ -116,11 +118,11 @@ def _canary_cannot(cell: Cell) -> str:
 
 def _of_machine(cell: Cell) -> Expected:
     if cell.fault in ("disk full", "node disk full") and cell.moment in ("starts", "loaded"):
-        # What is loaded may have no more than a few lines to write.
-        return Expected("FAILED", _ANYBODY, seconds=UP_S, instead="READY" if cell.moment == "loaded" else "")
+        # There may be no more than a few lines to write.
+        return Expected("FAILED", _ANYBODY, seconds=UP_S, instead=("READY",))
     if cell.fault == "node disk full" and cell.moment != "stops":
         # MPI's shared memory is in files there, which take up room only where they are used.
-        return Expected("READY", _ANYBODY, seconds=UP_S, instead="FAILED")
+        return Expected("READY", _ANYBODY, seconds=UP_S, instead=("FAILED",))
     return Expected("STOPPED" if cell.moment == "stops" else "READY", seconds=UP_S)
 
 
@@ -131,9 +133,7 @@ def _of_stop(cell: Cell) -> Expected:
     if cell.moment == "stops":
         return Expected("STOPPED", seconds=STOP_S + CLEAN_S)
     if cell.moment in ("starts", "loaded") and not cell.process.startswith("shim"):
-        # A launcher may have started its ranks already, and who waits for the one that hangs may give up.
-        instead = "READY" if cell.process == "launcher" else "FAILED"
-        return Expected("TIMEOUT", _ANYBODY, seconds=READY_S + CLEAN_S, instead=instead)
+        return Expected("TIMEOUT", _ANYBODY, seconds=READY_S + CLEAN_S, instead=_as_right(cell))
     if cell.moment in ("ready", "serves") and (cell.process in _ASKED or waits(cell)):
         _, again = DEPLOYMENTS[cell.deployment]
         return Expected("AGAIN" if again else "FAILED", (cell.process,), seconds=FOUND_S + (UP_S if again else 0.0))
@@ -141,9 +141,30 @@ def _of_stop(cell: Cell) -> Expected:
     return Expected("READY", seconds=UP_S)
 
 
+def _as_right(cell: Cell) -> tuple[str, ...]:
+    """What may come in place of TIMEOUT of a process that hangs before READY."""
+    if cell.process == "launcher":
+        # It may have started its ranks already.
+        return ("READY",)
+    # Who waits for the one that hangs may give up, and a service that answered once may be found to hang in time.
+    _, again = DEPLOYMENTS[cell.deployment]
+    return ("FAILED", "AGAIN") if again and cell.process in _ASKED else ("FAILED",)
+
+
 def waits(cell: Cell) -> bool:
     """Whether requests wait for a rank that hangs, of which its leader tells after `timeouts.stall`."""
     return cell.fault == "STOP" and cell.process == "ctx.0.1" and cell.moment == "serves"
+
+
+def of_context(cell: Cell) -> bool:
+    """Whether a process belongs to the context server alone."""
+    launch, _ = DEPLOYMENTS[cell.deployment]
+    return "ctx." in cell.process or (cell.process == "launcher" and launch == "per_server")
+
+
+def may_be_new(cell: Cell) -> bool:
+    """Whether a service may not have been healthy yet: then it is not started again, its configuration is at fault."""
+    return cell.moment == "starts" and cell.process.removeprefix("shim of ") in ("nats", "etcd")
 
 
 def _of_death(cell: Cell) -> Expected:
@@ -153,8 +174,8 @@ def _of_death(cell: Cell) -> Expected:
         return Expected("FAILED", ("supervisor",))
     if cell.process == "launcher":
         name = "workers" if launch == "mpi_world" else "ctx.0"
-    # A service that was never healthy is not started again: its configuration or its port is at fault.
-    again = again and not (cell.moment == "starts" and name in ("nats", "etcd"))
+    if again and may_be_new(cell):
+        return Expected("FAILED", (name,), instead=("AGAIN",))
     if again:
         return Expected("AGAIN", (name,), seconds=UP_S)
     return Expected("FAILED", (name,))
