@@ -7,63 +7,26 @@ With `--json FILE --skip FILE` a run that was ended goes on where it was; `--kee
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import random
 import secrets
 import statistics
-import subprocess
 import sys
-import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import TextIO
 
-from tests.end_to_end.workplace import workplace
-from tests.faults.runner import Figures, run_cell
+from tests.faults.attempts import Attempt, attempt, held, outlast_interrupts, record
 from tests.faults.table import Cell, cells, expected
 
-__all__ = ["Attempt", "draw", "held", "main", "record"]
+__all__ = ["draw", "main"]
 
 
 def draw(seed: int, count: int, only: Sequence[str] = ()) -> list[Cell]:
     """Cells that can be, in a random order; all of which every word of `only` is a part."""
     able = [cell for cell in cells() if not expected(cell).cannot and all(word in str(cell) for word in only)]
     return random.Random(seed).sample(able, min(count, len(able)))
-
-
-def held(files: Iterable[Path]) -> set[Cell]:
-    """The cells that held according to files of `--json`, of which some need not be there yet."""
-    lines = [line for file in files if file.exists() for line in file.read_text().splitlines()]
-    return {Cell(**found["cell"]) for found in map(json.loads, lines) if found["figures"]}
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A cell with its figures, or with what did not hold; how long all of it took."""
-
-    cell: Cell
-    figures: Figures | None
-    problem: str
-    seconds: float
-
-
-def record(one: Attempt) -> str:
-    """The line of `--json` for an attempt."""
-    return json.dumps(asdict(one)) + "\n"
-
-
-def attempt(cell: Cell, keep: Path | None = None) -> Attempt:
-    """Run one cell at a place of its own; one that does not hold leaves its run directories in a folder of `keep`."""
-    begun = time.monotonic()
-    figures, problem = None, ""
-    try:
-        with workplace() as place:
-            figures = run_cell(cell, place, keep)
-    except (AssertionError, OSError, LookupError, ValueError, subprocess.SubprocessError) as error:
-        problem = f"{type(error).__name__}: {error}"
-    return Attempt(cell, None if problem else figures, problem, time.monotonic() - begun)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -80,15 +43,24 @@ def main(argv: Sequence[str]) -> int:
     print(f"seed {given.seed}", flush=True)
     done, attempts = held(given.skip), list[Attempt]()
     drawn = [cell for cell in draw(given.seed, given.count, given.only) if cell not in done]
-    with ThreadPoolExecutor(given.jobs) as pool:
-        futures = [pool.submit(attempt, cell, given.keep) for cell in drawn]
-        try:
-            for future in as_completed(futures):
-                attempts.append(future.result())
-                _tell(attempts[-1], given.json)
-        except KeyboardInterrupt:
-            pool.shutdown(cancel_futures=True)
+    # Many jobs in one process would get in each other's way, and look too late for their moments.
+    processes = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(given.jobs, processes, initializer=outlast_interrupts) as pool:
+        for one in _ended({pool.submit(attempt, cell, given.keep) for cell in drawn}):
+            attempts.append(one)
+            _tell(one, given.json)
     return _sum_up(given.seed, attempts)
+
+
+def _ended(running: set[Future[Attempt]]) -> Iterator[Attempt]:
+    """What came of each as it ends; after Ctrl-C of those that run."""
+    while running:
+        try:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+        except KeyboardInterrupt:
+            running = {one for one in running if not one.cancel()}
+            continue
+        yield from (one.result() for one in done)
 
 
 def _tell(one: Attempt, file: TextIO | None) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.workplace import Workplace
-from tests.faults.__main__ import Attempt, draw, held, main, record
+from tests.faults.__main__ import draw, main
+from tests.faults.attempts import Attempt, held, record
 from tests.faults.inflict import PROCESS_FAULTS
 from tests.faults.runner import Figures, run_cell
 from tests.faults.summary import summary
