@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.listening import listening
 from tests.services.running import Services
 from tests.serving.servers import EtcdServer
 from trtdist.services.health import Health, probe
@@ -36,27 +36,15 @@ def test_one_healthy_server_of_an_external_etcd_is_enough(tmp_path: Path) -> Non
         assert asyncio.run(probe("etcd", {"ETCD_ENDPOINTS": f"http://127.0.0.1:1,{server.endpoint}"})).healthy
 
 
-async def closed(writer: asyncio.StreamWriter) -> None:
-    """Close, and see the end of it."""
-    writer.close()
-    with suppress(ConnectionError):
-        await writer.wait_closed()
-
-
 def answer(reply: bytes, service: str = "etcd", delay: float = 0.0) -> Health:
     """What is said of an external server that answers like this."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            if service == "etcd":
-                await reader.readuntil(b"\r\n\r\n")
-            await asyncio.sleep(delay)
-            writer.write(reply)
-            await writer.drain()
-        except ConnectionError:
-            pass  # it has heard enough
-        finally:
-            await closed(writer)
+        if service == "etcd":
+            await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(delay)
+        writer.write(reply)
+        await writer.drain()
 
     return asyncio.run(_with_server(serve, service))
 
@@ -64,9 +52,7 @@ def answer(reply: bytes, service: str = "etcd", delay: float = 0.0) -> Health:
 async def _with_server(
     serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], service: str
 ) -> Health:
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(serve) as port:
         env = {"NATS_SERVER": f"nats://127.0.0.1:{port}", "ETCD_ENDPOINTS": f"http://127.0.0.1:{port}"}
         return await probe(service, env)
 
@@ -122,12 +108,9 @@ def test_silence_is_not_waited_out(service: str) -> None:
 def test_tls_where_there_is_none_is_said() -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"no TLS here\r\n")
-        await closed(writer)
 
     async def ask() -> Health:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        async with server:
-            port = server.sockets[0].getsockname()[1]
+        async with listening(serve) as port:
             return await probe("etcd", {"ETCD_ENDPOINTS": f"https://127.0.0.1:{port}"})
 
     found = asyncio.run(ask())

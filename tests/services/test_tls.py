@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.listening import listening
 from tests.services.running import Services
 from tests.serving.scripted import until
 from trtdist.errors import TrtdistError
@@ -186,12 +187,10 @@ def test_a_foreign_server_is_not_trusted(secure: Services, stranger: RunConfig) 
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         heard.append(await reader.read(100))
-        writer.close()
 
     async def ask() -> None:
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
-        async with server:
-            url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with listening(serve, context) as port:
+            url = f"https://127.0.0.1:{port}"
             async with EtcdClient([url], client_context(secure.run), seconds=0.5) as client:
                 with pytest.raises(EtcdError):
                     await client.put("key", b"secret")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.listening import listening
 from tests.serving.scripted import until
 from tests.serving.servers import NatsServer
 from trtdist.rundir import RunDir
@@ -123,28 +124,27 @@ async def _counting(port: int, records: list[int]) -> AsyncIterator[int]:
         there, to = await asyncio.open_connection("127.0.0.1", port)
         back = asyncio.ensure_future(_copy(there, writer))
         unread = b""
-        while data := await reader.read(1 << 16):
-            to.write(data)
-            unread += data
-            # What comes before the handshake is no record: nothing, as the server greets first.
-            while len(unread) >= 5 + int.from_bytes(unread[3:5], "big"):
-                records.append(unread[0])
-                unread = unread[5 + int.from_bytes(unread[3:5], "big") :]
-        to.close()
-        await back
+        try:
+            while data := await reader.read(1 << 16):
+                to.write(data)
+                unread += data
+                # What comes before the handshake is no record: nothing, as the server greets first.
+                while len(unread) >= 5 + int.from_bytes(unread[3:5], "big"):
+                    records.append(unread[0])
+                    unread = unread[5 + int.from_bytes(unread[3:5], "big") :]
+        finally:
+            to.close()
+            back.cancel()
+            await asyncio.gather(back, return_exceptions=True)
 
-    server = await asyncio.start_server(visit, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with listening(visit) as own:
+        yield own
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(1 << 16):
             writer.write(data)
-    writer.close()
 
 
 def test_messages_that_records_cut_at_any_byte_come_whole(
@@ -165,6 +165,12 @@ def test_messages_that_records_cut_at_any_byte_come_whole(
     async def visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id": "x", "version": "2.10.0", "max_payload": 1000, "tls_required": true}\r\n')
         reader, writer = await _secured(writer, secure.server)
+        try:
+            await say(reader, writer)
+        finally:
+            writer.close()
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"PING\r\n")
         writer.write(b"PONG\r\n")
         await reader.readuntil(b"PING\r\n")
@@ -178,18 +184,14 @@ def test_messages_that_records_cut_at_any_byte_come_whole(
                     await asyncio.sleep(0)
             await reader.readuntil(b"PONG\r\n")
         await reader.read()
-        writer.close()
 
     async def main() -> None:
-        server = await asyncio.start_server(visit, "127.0.0.1", 0)
-        client = await connect(
-            f"tls://127.0.0.1:{server.sockets[0].getsockname()[1]}", "", "", "a test", tls=secure.client
-        )
-        await client.subscribe_directly("direct", lambda subject, data, status: got.append(data), lambda: None)
-        await client.flush()
-        await until(lambda: len(got) == 3 * len(whole), 60)
-        await client.close()
-        server.close()
+        async with listening(visit) as port:
+            client = await connect(f"tls://127.0.0.1:{port}", "", "", "a test", tls=secure.client)
+            await client.subscribe_directly("direct", lambda subject, data, status: got.append(data), lambda: None)
+            await client.flush()
+            await until(lambda: len(got) == 3 * len(whole), 60)
+            await client.close()
 
     run(main())
     assert got == [b"first", b"", b"second"] * len(whole)

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.listening import listening
 from tests.serving.servers import EtcdServer, free_ports
 from trtdist.errors import InputError
 from trtdist.serving import etcd_wire, http1
@@ -232,25 +233,16 @@ def test_closed_client_refuses(etcd_server: EtcdServer) -> None:
 @contextlib.asynccontextmanager
 async def impostor(answer: bytes, hold: bool = False) -> AsyncIterator[str]:
     """A server that gives the same bytes to everybody, then closes (or holds) the connection."""
-    release = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(answer)
-            await writer.drain()
-            if hold:
-                await release.wait()
-        writer.transport.abort()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        if hold:
+            await asyncio.Event().wait()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        release.set()
-        server.close()
-        await server.wait_closed()
-        await asyncio.sleep(0)
+    async with listening(serve) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"

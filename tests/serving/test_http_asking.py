@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.listening import listening
 from trtdist.engines.base import Sampling
 from trtdist.errors import TrtdistError
 from trtdist.services.envfile import write_env
@@ -42,11 +43,9 @@ def ask(run: Path, answer: bytes | None, timeout: float = 30.0) -> tuple[list[An
         if answer is None:
             await reader.read()
         writer.write(answer or b"")
-        writer.close()
 
     async def main() -> list[Answer]:
-        async with await asyncio.start_server(attend, "127.0.0.1", 0) as listener:
-            port = listener.sockets[0].getsockname()[1]
+        async with listening(attend) as port:
             write_env(run / "resolved.env", {"TRTDIST_HTTP_URL": f"http://127.0.0.1:{port}"})
             sampling = Sampling(8, 0.5, 0.9, 7, ("\n",))
             return [part async for part in stream_over_http(run, "org/model", Ask(sampling, "Hello", timeout=timeout))]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.listening import listening
 from tests.planning.topologies import section, topology
 from trtdist.events import (
     CanaryPassed,
@@ -48,25 +49,22 @@ class Scripted:
     url: str = ""
 
     async def attend(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = int(head.lower().partition("content-length:")[2].split("\r\n")[0])
-            body = await reader.readexactly(length)
-            status, answer = self.health, ""
-            if head.startswith("POST"):
-                self.asked.append(json.loads(body)["prompt"])
-                status, answer = 200, json.dumps({"choices": [{"text": self.text}]})
-            writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode())
-            await writer.drain()
-        writer.close()
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = int(head.lower().partition("content-length:")[2].split("\r\n")[0])
+        body = await reader.readexactly(length)
+        status, answer = self.health, ""
+        if head.startswith("POST"):
+            self.asked.append(json.loads(body)["prompt"])
+            status, answer = 200, json.dumps({"choices": [{"text": self.text}]})
+        writer.write(f"HTTP/1.1 {status} X\r\ncontent-length: {len(answer)}\r\n\r\n{answer}".encode())
+        await writer.drain()
 
 
 @contextlib.asynccontextmanager
 async def serving(*servers: Scripted) -> AsyncIterator[None]:
     async with contextlib.AsyncExitStack() as stack:
         for one in servers:
-            listener = await stack.enter_async_context(await asyncio.start_server(one.attend, "127.0.0.1", 0))
-            one.url = "http://127.0.0.1:{1}".format(*listener.sockets[0].getsockname())
+            one.url = f"http://127.0.0.1:{await stack.enter_async_context(listening(one.attend))}"
         yield
 
 
@@ -126,11 +124,9 @@ def test_silence_is_unwell(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read()
-            writer.close()
 
-        async with await asyncio.start_server(silent, "127.0.0.1", 0) as listener:
-            url = parse_url("http://127.0.0.1:{1}".format(*listener.sockets[0].getsockname()))
-            assert await health_of(url) == "gives no answer within 0.1 s"
+        async with listening(silent) as port:
+            assert await health_of(parse_url(f"http://127.0.0.1:{port}")) == "gives no answer within 0.1 s"
 
     asyncio.run(main())
 
