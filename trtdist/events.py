@@ -164,13 +164,17 @@ class TaskStarted:
 
 @dataclass(frozen=True)
 class TaskExited:
-    """A task ended, with an exit code or a signal number (by its shim)."""
+    """A task ended, with an exit code or a signal number (by its shim).
+
+    `orphan_of` is the process id of who had started it, where that had ended before; 0 otherwise.
+    """
 
     step: str
     name: str
     pid: int
     code: int | None
     signal: int | None
+    orphan_of: int = 0
 
 
 @dataclass(frozen=True)

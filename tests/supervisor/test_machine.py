@@ -453,7 +453,10 @@ anything = st.one_of(
     st.builds(messages.StartFailed, known, st.just("no such file"), at),
     st.builds(lambda step, end, at: messages.StepEnded(step, *end, at), steps, ends, at),
     st.builds(messages.TaskBegan, steps, tasks),
-    st.builds(lambda step, task, end, at: messages.TaskEnded(step, task, *end, at), steps, tasks, ends, at),
+    st.builds(
+        lambda step, task, end, at, orphaned: messages.TaskEnded(step, task, *end, at, orphaned),
+        *(steps, tasks, ends, at, st.booleans()),
+    ),
     st.builds(messages.TaskGone, steps, tasks, at),
     st.builds(messages.TaskRefused, steps, tasks, st.just("belongs elsewhere"), at),
     st.builds(messages.PortTested, known, st.booleans()),

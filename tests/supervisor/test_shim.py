@@ -339,7 +339,15 @@ def test_the_death_of_the_parent_ends_everything(place: Place, options: tuple[st
     parent.wait()
     wait_for(lambda: not any(process.alive() for process in everybody), "the end of all")
     end = place.events()[1]
-    assert (end.code, end.signal) == (None, signal.SIGKILL)
+    assert (end.code, end.signal, end.orphan_of) == (None, signal.SIGKILL, parent.pid)
+
+
+def test_a_program_that_is_killed_is_nobody_s_orphan(place: Place) -> None:
+    process = place.up("sh", "-c", "echo up; exec sleep 60")
+    place.program().signal(signal.SIGKILL)
+    assert process.wait(60) == 128 + signal.SIGKILL
+    end = place.events()[1]
+    assert (end.code, end.signal, end.orphan_of) == (None, signal.SIGKILL, 0)
 
 
 def _session_of(place: Place) -> list[ProcessId]:

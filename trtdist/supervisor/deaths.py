@@ -1,15 +1,16 @@
 """Ends that nobody asked for: what each says, and which came first. Pure. Standard library, Python 3.9.
 
 A launcher that was killed takes its tasks along, and a shim that was killed takes its program along, so what was only
-seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time. A rank
-whose neighbour has gone ends by that, or by the TERM of its launcher, often before anybody knows of the neighbour: it
-comes after any rank of its step that ended in another way.
+seen to be gone counts from when it was last seen alive, and stands before what told its end at the same time. A
+launcher that ends by itself is seen to have ended a moment later, so it counts from when the first of its ranks was
+without it. A rank whose neighbour has gone ends by that, or by the TERM of its launcher, often before anybody knows of
+the neighbour: it comes after any rank of its step that ended in another way.
 """
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -44,10 +45,11 @@ __all__ = [
     "of_supervisor",
     "of_task",
     "on_taken_port",
+    "orphaned",
     "unhealthy",
 ]
 
-_LAUNCHER_KILLED, _GONE, _TOLD, _LAUNCHER_ENDED = range(4)
+_LAUNCHER_KILLED, _GONE, _TOLD, _LAUNCHER_ENDED, _ORPHANED = range(5)
 _NAMED = 4
 
 # MPI_ERR_UNKNOWN, which Open MPI 5 exits with when a connection to a neighbour breaks, and what its fault tolerance
@@ -63,6 +65,11 @@ _FOLLOWS_S = 3.0
 def of_task(step: str, task: str, code: int | None, number: int | None, at: float) -> Death:
     """The death that a shim told, by an exit code or a signal's number."""
     return Death(task, step, code, number, at, how_it_ended(code, number), _TOLD)
+
+
+def orphaned(death: Death) -> Death:
+    """The death of a rank whose launcher had ended before."""
+    return replace(death, order=_ORPHANED)
 
 
 def of_gone(step: str, task: str, at: float) -> Death:
@@ -146,26 +153,39 @@ def may_follow(death: Death) -> bool:
 
 
 def first_of(noted: Sequence[Death]) -> Death:
-    """Which of one or more deaths came first, those of ranks that lost a neighbour after that neighbour."""
-    kept = list({(death.step, death.name): death for death in reversed(noted)}.values())
-    left: dict[str, float] = {}
-    for death in filter(may_follow, noted):
-        left[death.step] = min(death.at, left.get(death.step, death.at))
+    """Which of one or more deaths came first: those of ranks that lost a neighbour come after that neighbour, and those
+    of ranks that lost their launcher after that."""
+    alone = _earliest(death for death in noted if death.order == _ORPHANED)
+    dated = [_no_later(death, alone) if death.name == death.step else death for death in noted]
+    kept = list({(death.step, death.name): death for death in reversed(dated)}.values())
+    left = _earliest(filter(may_follow, noted))
     explained = {death.step for death in kept if _took_along(death, left)}
     causes = [death for death in kept if not (death.step in explained and may_follow(death))]
-    first = min(causes, key=lambda death: (_no_later(death, left).at, death.at, death.order))
-    return _no_later(first, left)
+    first = min(causes, key=lambda death: (_culprit(death, left).at, death.at, death.order))
+    return _culprit(first, left)
 
 
-def _no_later(death: Death, left: Mapping[str, float]) -> Death:
+def _culprit(death: Death, left: Mapping[str, float]) -> Death:
     """A culprit counts from when the first neighbour of its step left for it."""
-    return replace(death, at=min(death.at, left[death.step])) if _took_along(death, left) else death
+    return _no_later(death, left) if _took_along(death, left) else death
+
+
+def _earliest(found: Iterable[Death]) -> dict[str, float]:
+    """When the first of these deaths was, by step."""
+    times: dict[str, float] = {}
+    for death in found:
+        times[death.step] = min(death.at, times.get(death.step, death.at))
+    return times
+
+
+def _no_later(death: Death, times: Mapping[str, float]) -> Death:
+    return replace(death, at=min(death.at, times.get(death.step, death.at)))
 
 
 def _took_along(death: Death, left: Mapping[str, float]) -> bool:
     """Whether the neighbours of a rank that ended by itself left for it."""
     of_itself = death.name != death.step and death.code != 0 and not may_follow(death)
-    return of_itself and death.step in left and death.at <= left[death.step] + _FOLLOWS_S
+    return of_itself and death.order != _ORPHANED and death.step in left and death.at <= left[death.step] + _FOLLOWS_S
 
 
 def earlier(one: Death | None, other: Death) -> Death:

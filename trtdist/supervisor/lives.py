@@ -23,6 +23,7 @@ class Lives:
         self._again: set[str] = set()
         # By step and task; one that was started again has none until its tasks tell of themselves.
         self._pids: dict[str, dict[str, int]] = {}
+        self._launchers: dict[str, int] = {}
         # Under which keys of etcd the present lives, by step, and those before them were registered.
         self._keys: dict[str, set[str]] = {}
         self._past: set[str] = set()
@@ -34,6 +35,14 @@ class Lives:
         self._begun[step] = time.time()
         self._pids[step] = {}
         self._past |= self._keys.pop(step, set())
+
+    def launched(self, step: str, pid: int) -> None:
+        """The first process of the present life of a step."""
+        self._launchers[step] = pid
+
+    def orphaned(self, end: TaskExited) -> bool:
+        """Whether the first process of its step had started a task of a present life, and ended before it."""
+        return end.orphan_of != 0 and end.orphan_of == self._launchers.get(end.step)
 
     def concerns(self, record: Record) -> bool:
         """Whether an event is about a present life; learns of those that begin."""

@@ -185,7 +185,8 @@ def _on_task_ended(state: State, event: TaskEnded, now: float) -> Change:
     step = state.steps.get(event.step)
     if step is None or (step.step.kind == "canary" and event.code == 0):
         return state, []
-    return _on_task_death(state, step, deaths.of_task(event.step, event.task, event.code, event.signal, event.at), now)
+    death = deaths.of_task(event.step, event.task, event.code, event.signal, event.at)
+    return _on_task_death(state, step, deaths.orphaned(death) if event.orphaned else death, now)
 
 
 def _on_task_gone(state: State, event: TaskGone, now: float) -> Change:

@@ -123,13 +123,14 @@ class TaskBegan:
 
 @dataclass(frozen=True)
 class TaskEnded:
-    """A shim told that its task ended."""
+    """A shim told that its task ended; `orphaned` says that the first process of its step had ended before."""
 
     step: str
     task: str
     code: int | None
     signal: int | None
     at: float
+    orphaned: bool = False
 
 
 @dataclass(frozen=True)
@@ -408,8 +409,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Restarting:
-    """Tell that a step is started again for the `attempt`th time of at most `most`, after `pause` seconds; `reason` is
-    a sentence."""
+    """Tell that a step is started again, the `attempt`th time of `most`, `pause` seconds later; `reason` says why."""
 
     step: str
     attempt: int

@@ -183,7 +183,8 @@ class Supervisor:
             return [messages.TaskBegan(event.step, event.name)]
         if isinstance(event, TaskExited):
             self._told.add((event.name, event.pid))
-            return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time)]
+            orphaned = self._lives.orphaned(event)
+            return [messages.TaskEnded(event.step, event.name, event.code, event.signal, record.time, orphaned)]
         if isinstance(event, (TaskRefused, TaskUnwell)):
             return [messages.TaskRefused(event.step, event.name, event.reason, record.time)]
         if isinstance(event, EngineSilent):
@@ -300,6 +301,7 @@ class Supervisor:
         except LaunchError as error:
             self._inbox.append(messages.StartFailed(action.step, str(error), time.time()))
             return
+        self._lives.launched(action.step, first.pid)
         self._journal.write(StepStarted(action.step, first.pid, first.started))
         self._journal.say(f"step {action.step} started, pid {first.pid}")
 

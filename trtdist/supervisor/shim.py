@@ -159,10 +159,10 @@ class TaskEvents:
         shim = {"shim_pid": me, "shim_started": _start_ticks(me), "slurm_step": _slurm_step()}
         self._write("task_started", {**fields, **identity, **shim})
 
-    def exited(self, pid: int, code: int | None, number: int | None) -> None:
+    def exited(self, pid: int, code: int | None, number: int | None, orphan_of: int) -> None:
         """The program ended, with a code or by a signal."""
-        fields = {"step": self._task.step, "name": self._task.name, "pid": pid, "code": code, "signal": number}
-        self._write("task_exited", fields)
+        how = {"code": code, "signal": number, "orphan_of": orphan_of}
+        self._write("task_exited", {"step": self._task.step, "name": self._task.name, "pid": pid, **how})
 
     def refused(self) -> None:
         """No program runs."""
@@ -246,13 +246,14 @@ class Shim:
         os.close(self._input)
         self._events.started(self._pid)
         self._attend()
+        orphan_of = 0 if os.getppid() == self._parent else self._parent
         # Before it is reaped: until then no other group can have its number.
         _kill_group(self._pid)
         status = os.waitpid(self._pid, 0)[1]
         self._drain()
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
         code = None if number is not None else os.WEXITSTATUS(status)
-        self._events.exited(self._pid, code, number)
+        self._events.exited(self._pid, code, number, orphan_of)
         self._end_leftovers()
         self._drain()
         self._folder.leave()
@@ -263,9 +264,8 @@ class Shim:
         resting = False
         while True:
             poll = self._signals if resting else self._everything
-            ready = [
-                descriptor for descriptor, _ in poll.poll(_REST_MS if resting else self._check_ms or 1000 * _LOOK_S)
-            ]
+            patience = _REST_MS if resting else self._check_ms or 1000 * _LOOK_S
+            ready = [descriptor for descriptor, _ in poll.poll(patience)]
             resting = self._output in ready and self._copy()
             if self._wake in ready and self._take_signals():
                 return
