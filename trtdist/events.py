@@ -1,7 +1,8 @@
 """Typed events: what happened in a run, told by those who know. Standard library, Python 3.9.
 
 Each writer appends to a file of its own under `events/`, one JSON object a line: `{"time": ..., "writer": ...,
-"type": "task_exited", ...}`. A reader polls (other machines' writes raise no inotify event) and takes whole lines.
+"life": ..., "type": "task_exited", ...}`. A reader polls (other machines' writes raise no inotify event) and takes
+whole lines.
 """
 
 from __future__ import annotations
@@ -353,11 +354,15 @@ _FIELDS = {kind: {field.name: _VALUES[str(field.type)] for field in fields(kind)
 
 @dataclass(frozen=True)
 class Record:
-    """An event with who wrote it and when (seconds since the epoch)."""
+    """An event with who wrote it and when (seconds since the epoch).
+
+    `life` is which life of its step the writer is of, as the supervisor has named it to what it started; "" for others.
+    """
 
     time: float
     writer: str
     event: Event
+    life: str = ""
 
 
 # More bytes than the line of any event has.
@@ -370,9 +375,10 @@ def decode(line: str) -> Record | None:
         raw = json.loads(line)
         kind = _TYPES[raw["type"]]
         known = {name: raw[name] for name in _FIELDS[kind] if name in raw}
-        at, writer = float(raw["time"]), raw["writer"]
+        at, writer, life = float(raw["time"]), raw["writer"], raw.get("life", "")
         whole = all(type(value) in _FIELDS[kind][name] for name, value in known.items())
-        return Record(at, writer, kind(**known)) if whole and isinstance(writer, str) and math.isfinite(at) else None
+        whole = whole and isinstance(writer, str) and isinstance(life, str) and math.isfinite(at)
+        return Record(at, writer, kind(**known), life) if whole else None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
@@ -382,12 +388,14 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         self._writer = path.stem
+        self._life = os.environ.get("TRTDIST_LIFE", "")
         self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def write(self, event: Event) -> Record:
         """Append an event, stamped with the time of now; OSError when the disk is full."""
-        record = Record(_now(), self._writer, event)
-        line = {"time": record.time, "writer": record.writer, "type": _NAMES[type(event)], **asdict(event)}
+        record = Record(_now(), self._writer, event, self._life)
+        who = {"time": record.time, "writer": record.writer, "life": record.life}
+        line = {**who, "type": _NAMES[type(event)], **asdict(event)}
         data = (self._torn() + json.dumps(line) + "\n").encode()
         while data:
             data = data[os.write(self._descriptor, data) :]

@@ -37,7 +37,7 @@ class Driver:
     def obey(self, words: list[str]) -> None:
         if words[0] == "start":
             try:
-                self.launcher.start(self.plan.step(words[1]))
+                self.launcher.start(self.plan.step(words[1]), f"{words[1]} 1")
             except LaunchError as error:
                 tell("refused", words[1], str(error))
             else:

@@ -7,11 +7,20 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from tests.supervisor.runs import SLEEP, HandMade, wait_for
 from tests.supervisor.simulation import make_plan
-from trtdist.events import ControlRefused, Record, Restarting, Rung, StepStarted, TaskExited, TaskRefused, TaskStarted
+from trtdist.events import (
+    ControlRefused,
+    Event,
+    Record,
+    Restarting,
+    Rung,
+    RunState,
+    StepStarted,
+    TaskExited,
+    TaskRefused,
+    TaskStarted,
+)
 from trtdist.plan import to_json
 from trtdist.supervisor import control
 from trtdist.supervisor.lives import Lives
@@ -53,6 +62,28 @@ def test_a_killed_server_is_started_again(tmp_path: Path) -> None:
         made.clean()
 
 
+def test_a_server_that_is_started_again_is_heard_although_its_clock_was_set_back(tmp_path: Path) -> None:
+    """And once more, with the clock as it was."""
+    made = restartable(tmp_path)
+    try:
+        behind = tmp_path / "behind"
+        line = made.run.scripts / f"{made.plan.step('gen.0').stem}.local.sh"
+        line.write_text(f"if [[ -e {behind} ]]; then export TRTDIST_CLOCK_AHEAD=600; fi\n{line.read_text()}")
+        supervisor = made.up()
+        for life, end in ((2, behind.touch), (3, behind.unlink)):
+            end()
+            os.kill(_lives(made, "gen.0.0")[-1].pid, signal.SIGKILL)
+            wait_for(lambda life=life: len(_lives(made, "gen.0.0")) == life, 60, "another life")
+            made.say("canary", Rung("gen.0", "canary"))
+            wait_for(lambda: made.events(RunState)[-1] == RunState("READY"), 60, "READY again")
+        assert {event.reason for event in made.events(Restarting)} == {"gen.0.0 (step gen.0) was killed by SIGKILL"}
+        control.ask(made.run, control.DOWN)
+        assert supervisor.wait(60) == 0
+        made.nothing_left()
+    finally:
+        made.clean()
+
+
 def _lives(made: HandMade, name: str) -> list[TaskStarted]:
     return [event for event in made.events(TaskStarted) if event.name == name]
 
@@ -62,51 +93,60 @@ def _words(made: HandMade, name: str, pid: int) -> str:
     return text if f"I am {pid}" in text else ""
 
 
-def started(pid: int, at: float) -> Record:
-    return Record(at, "task.gen.0.0", TaskStarted("gen.0", "gen.0.0", "gen.0", 0, "here", pid, 1, pid + 1, 1))
+def record(event: Event, life: str = "") -> Record:
+    return Record(100.0, "someone", event, life)
 
 
-def exited(pid: int, at: float) -> Record:
-    return Record(at, "task.gen.0.0", TaskExited("gen.0", "gen.0.0", pid, 1, None))
+def started(pid: int, life: str) -> Record:
+    return record(TaskStarted("gen.0", "gen.0.0", "gen.0", 0, "here", pid, 1, pid + 1, 1), life)
 
 
-def test_an_end_belongs_to_one_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    lives, now = Lives(make_plan("per_server").steps), [100.0]
-    monkeypatch.setattr("trtdist.supervisor.lives.time.time", lambda: now[0])
-    lives.begin("gen.0")
-    assert lives.concerns(started(7, 101.0))
-    assert not lives.concerns(exited(8, 102.0))
-    assert lives.concerns(exited(7, 103.0))
-    now[0] = 110.0
-    lives.begin("gen.0")
-    assert not lives.concerns(exited(7, 103.0))
-    assert not lives.concerns(started(7, 101.0))
-    assert not lives.concerns(Record(104.0, "task.gen.0.0", TaskRefused("gen.0", "gen.0.0", "belongs elsewhere")))
+def exited(pid: int, life: str) -> Record:
+    return record(TaskExited("gen.0", "gen.0.0", pid, 1, None), life)
+
+
+def test_an_end_belongs_to_one_life() -> None:
+    lives = Lives(make_plan("per_server").steps)
+    first = lives.begin("gen.0")
+    assert lives.concerns(started(7, first))
+    assert not lives.concerns(exited(8, first))
+    assert lives.concerns(exited(7, first))
+    second = lives.begin("gen.0")
+    assert not lives.concerns(exited(7, first))
+    assert not lives.concerns(started(7, first))
+    assert not lives.concerns(record(TaskRefused("gen.0", "gen.0.0", "belongs elsewhere"), first))
     # Its launcher may be seen to have gone, and be started again, before it is.
-    assert not lives.has(started(7, 101.0).event)  # type: ignore[arg-type]
-    assert lives.concerns(started(9, 111.0))
-    assert not lives.concerns(exited(7, 112.0))
-    assert not lives.has(started(7, 101.0).event)  # type: ignore[arg-type]
-    assert lives.concerns(exited(9, 113.0))
-    assert lives.concerns(Record(1.0, "router", Rung("router", "process")))
+    assert not lives.has(started(7, first).event)  # type: ignore[arg-type]
+    assert lives.concerns(started(9, second))
+    assert not lives.concerns(exited(7, first))
+    assert not lives.has(started(7, first).event)  # type: ignore[arg-type]
+    assert lives.concerns(exited(9, second))
+    assert lives.concerns(record(Rung("router", "process")))
 
 
-def test_a_rung_belongs_to_one_life(monkeypatch: pytest.MonkeyPatch) -> None:
-    lives, now = Lives(make_plan("per_server").steps), [100.0]
-    monkeypatch.setattr("trtdist.supervisor.lives.time.time", lambda: now[0])
+def test_a_life_that_another_supervisor_has_begun_is_over() -> None:
+    steps = make_plan("per_server").steps
+    before, lives = Lives(steps).begin("gen.0"), Lives(steps)
+    assert not lives.concerns(started(7, before))
+    assert lives.concerns(started(7, lives.begin("gen.0")))
+    assert not lives.concerns(started(8, before))
 
-    def counts(at: float, rung: str, detail: str = "") -> bool:
-        return lives.concerns(Record(at, "someone", Rung("gen.0", rung, detail)))
 
-    lives.begin("gen.0")
-    assert counts(102.0, "registered", "a:1") and counts(103.0, "canary", "a:1") and counts(104.0, "canary")
-    now[0] = 110.0
-    lives.begin("gen.0")
-    assert not counts(109.0, "canary") and not counts(109.0, "registered", "a:2")
+def test_a_rung_belongs_to_one_life() -> None:
+    lives = Lives(make_plan("per_server").steps)
+    canary = lives.begin("canary")
+
+    def counts(life: str, rung: str, detail: str = "") -> bool:
+        return lives.concerns(record(Rung("gen.0", rung, detail), life))
+
+    first = lives.begin("gen.0")
+    assert counts(first, "registered", "a:1") and counts(canary, "canary", "a:1") and counts(canary, "canary", "a:0")
+    second = lives.begin("gen.0")
+    assert not counts(first, "engine") and not counts(first, "registered", "a:2")
     # A canary program that is started again finds in etcd what has not left it yet.
-    assert not counts(111.0, "canary", "a:1") and not counts(111.0, "canary", "a:2")
+    canary = lives.begin("canary")
+    assert not any(counts(canary, "canary", key) for key in ("a:0", "a:1", "a:2"))
     # Its file may be seen before the server's own.
-    assert counts(113.0, "canary", "a:3") and counts(112.0, "registered", "a:3") and counts(114.0, "canary")
-    now[0] = 120.0
-    lives.begin("gen.0")
-    assert not counts(121.0, "canary", "a:3") and counts(121.0, "canary", "a:4")
+    assert counts(canary, "canary", "a:3") and counts(second, "registered", "a:3") and counts(canary, "canary")
+    third = lives.begin("gen.0")
+    assert not counts(canary, "canary", "a:3") and counts(canary, "canary", "a:4") and counts(third, "engine")

@@ -38,13 +38,13 @@ class LaunchLines:
         self._watch = watch
         self._processes: dict[str, tuple[subprocess.Popen[bytes], ProcessId]] = {}
 
-    def start(self, step: Step) -> ProcessId:
+    def start(self, step: Step, life: str) -> ProcessId:
         """Start a step in a session of its own; returns its first process. LaunchError when that is impossible."""
         script = self._run.scripts / f"{step.stem}.{self._suffix}"
         if not script.is_file():
             raise LaunchError(f"scripts/{script.name} is missing")
         try:
-            process = self._spawn(script, self._run.log(f"launch.{step.name}"))
+            process = self._spawn(script, self._run.log(f"launch.{step.name}"), life)
         except (OSError, subprocess.SubprocessError) as error:
             raise LaunchError(f"scripts/{script.name}: {error}") from error
         # A child that was not reaped yet has a start time even when it has already ended.
@@ -53,11 +53,12 @@ class LaunchLines:
         self._watch.add(step.name, identity)
         return identity
 
-    def _spawn(self, script: Path, log: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, script: Path, log: Path, life: str) -> subprocess.Popen[bytes]:
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             return subprocess.Popen(
                 ["bash", str(script)],
+                env={**os.environ, "TRTDIST_LIFE": life},
                 stdin=subprocess.DEVNULL,
                 stdout=descriptor,
                 stderr=descriptor,

@@ -41,7 +41,8 @@ class Gone:
 class Launcher(Protocol):
     """Starts steps, watches them, ends them.
 
-    1. `start` runs the launch line of a step; what that itself prints goes to logs/launch.<step>.log.
+    1. `start` runs the launch line of a step; what that itself prints goes to logs/launch.<step>.log. Its tasks have
+       the name of their life as $TRTDIST_LIFE.
     2. A step may be started again once it has ended.
     3. Tasks announce themselves through events; `adopt` hands each announcement to the launcher.
     4. `check` reports every end exactly once. `fileno` is readable when `check` has something new to say; a launcher
@@ -55,8 +56,8 @@ class Launcher(Protocol):
     9. A signal from the terminal of the supervisor reaches nothing that was started.
     """
 
-    def start(self, step: Step) -> ProcessId:
-        """Start a step; returns its first process. LaunchError when that is impossible."""
+    def start(self, step: Step, life: str) -> ProcessId:
+        """Start a step, into a life of this name; returns its first process. LaunchError when that is impossible."""
         ...
 
     def adopt(self, task: TaskStarted) -> None:

@@ -1,11 +1,14 @@
 """Tells the lives of a task apart: what is said late of an earlier one must not be taken for news of a later one.
 
+Each life of a step has a name, which its processes are told and write into their events; a clock that is set back would
+not tell one from the next.
+
 Standard library, Python 3.9.
 """
 
 from __future__ import annotations
 
-import time
+import secrets
 from collections.abc import Iterable
 
 from trtdist.events import EngineSilent, Record, Rung, TaskExited, TaskRefused, TaskStarted
@@ -15,12 +18,11 @@ __all__ = ["Lives"]
 
 
 class Lives:
-    """Which process each task is at present, and since when the present life of each step lasts."""
+    """Which process each task is at present, and which life each step is in."""
 
     def __init__(self, steps: Iterable[Step]) -> None:
         self._step_of = {name: step.name for step in steps for name in (step.name, *step.servers)}
-        self._begun: dict[str, float] = {}
-        self._again: set[str] = set()
+        self._present: dict[str, str] = {}
         # By step and task; one that was started again has none until its tasks tell of themselves.
         self._pids: dict[str, dict[str, int]] = {}
         self._launchers: dict[str, int] = {}
@@ -28,13 +30,12 @@ class Lives:
         self._keys: dict[str, set[str]] = {}
         self._past: set[str] = set()
 
-    def begin(self, step: str) -> None:
-        """A step is started, perhaps once more."""
-        if step in self._begun:
-            self._again.add(step)
-        self._begun[step] = time.time()
+    def begin(self, step: str) -> str:
+        """A step is started, perhaps once more; returns the name of its life, which no other supervisor gives."""
+        self._present[step] = f"{step} {secrets.token_hex(4)}"
         self._pids[step] = {}
         self._past |= self._keys.pop(step, set())
+        return self._present[step]
 
     def launched(self, step: str, pid: int) -> None:
         """The first process of the present life of a step."""
@@ -48,12 +49,12 @@ class Lives:
         """Whether an event is about a present life; learns of those that begin."""
         event = record.event
         if isinstance(event, Rung):
-            return self._climbs(event, record.time)
+            return self._climbs(event, record.life)
         if isinstance(event, EngineSilent):
             return event.instance not in self._past
         if not isinstance(event, (TaskStarted, TaskExited, TaskRefused)):
             return True
-        if self._is_late(event.step, record.time):
+        if self._is_over(event.step, record.life):
             return False
         if isinstance(event, TaskExited):
             return self._pids.get(event.step, {}).get(event.name) == event.pid
@@ -61,16 +62,17 @@ class Lives:
             self._pids.setdefault(event.step, {})[event.name] = event.pid
         return True
 
-    def _is_late(self, step: str, at: float) -> bool:
-        return step in self._again and at < self._begun[step]
+    def _is_over(self, step: str, life: str) -> bool:
+        """Whether a life is an earlier one of this step."""
+        return life != "" and life.rpartition(" ")[0] == step and life != self._present.get(step)
 
-    def _climbs(self, rung: Rung, at: float) -> bool:
+    def _climbs(self, rung: Rung, life: str) -> bool:
         """Whether a present life reached a rung; one whose key is still in etcd may be proven after its end."""
         step = self._step_of.get(rung.name, "")
-        late = self._is_late(step, at)
-        if rung.rung == "registered" and rung.detail:
-            (self._past if late else self._keys.setdefault(step, set())).add(rung.detail)
-        return not late and rung.detail not in self._past
+        over = self._is_over(step, life)
+        if rung.rung in ("registered", "canary") and rung.detail:
+            (self._past if over else self._keys.setdefault(step, set())).add(rung.detail)
+        return not over and rung.detail not in self._past
 
     def has(self, task: TaskStarted) -> bool:
         """Whether this is the present life of a task."""

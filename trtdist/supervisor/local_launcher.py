@@ -30,9 +30,9 @@ class LocalLauncher:
         self._doors: dict[str, Doors] = {}
         self._say = say
 
-    def start(self, step: Step) -> ProcessId:
+    def start(self, step: Step, life: str) -> ProcessId:
         """Start a step in a session of its own; returns its first process."""
-        identity = self._lines.start(step)
+        identity = self._lines.start(step, life)
         self._tasks[step.name] = []
         self._recorded.append((step.name, identity))
         if step.kind == "workers":

@@ -296,8 +296,8 @@ class Supervisor:
 
     def _start(self, action: messages.Start) -> None:
         try:
-            self._lives.begin(action.step)
-            first = self._tools.launcher.start(self._state.steps[action.step].step)
+            life = self._lives.begin(action.step)
+            first = self._tools.launcher.start(self._state.steps[action.step].step, life)
         except LaunchError as error:
             self._inbox.append(messages.StartFailed(action.step, str(error), time.time()))
             return

@@ -147,7 +147,7 @@ class TaskEvents:
 
     def __init__(self, task: Task, complaint: _Complaint) -> None:
         self._task = task
-        self._writer = f"task.{task.name}"
+        self._writer, self._life = f"task.{task.name}", os.environ.get("TRTDIST_LIFE", "")
         self._path = os.path.join(task.run_dir, "events", f"{self._writer}.jsonl")
         self._complaint = complaint
 
@@ -169,7 +169,7 @@ class TaskEvents:
         self._write("task_refused", {"step": self._task.step, "name": self._task.name, "reason": self._task.refusal})
 
     def _write(self, kind: str, fields: dict[str, object]) -> None:
-        line = {"time": _now(), "writer": self._writer, "type": kind, **fields}
+        line = {"time": _now(), "writer": self._writer, "life": self._life, "type": kind, **fields}
         text = ", ".join(f"{_json(key)}: {_json(value)}" for key, value in line.items())
         try:
             descriptor = _open(self._path)

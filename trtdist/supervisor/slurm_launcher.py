@@ -67,9 +67,9 @@ class SlurmLauncher:
         self._here = socket.gethostname()
         self._recorded: list[tuple[str, ProcessId]] = []
 
-    def start(self, step: Step) -> ProcessId:
+    def start(self, step: Step, life: str) -> ProcessId:
         """Start the launch line of a step; returns its first process, which becomes srun."""
-        identity = self._lines.start(step)
+        identity = self._lines.start(step, life)
         self._past.add(self._steps.get(step.name, _Step()).id)
         self._steps[step.name] = _Step()
         self._recorded.append((step.name, identity))
