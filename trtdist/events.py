@@ -74,11 +74,13 @@ class SupervisorStarted:
 
 @dataclass(frozen=True)
 class StepStarted:
-    """A step file was started; `pid` and `started` (clock ticks) identify its first process (by the supervisor)."""
+    """A step file was started; `pid` and `started` (clock ticks) identify its first process, and `life` is the name of
+    what began with it (by the supervisor)."""
 
     step: str
     pid: int
     started: int
+    life: str = ""
 
 
 @dataclass(frozen=True)

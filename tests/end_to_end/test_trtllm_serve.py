@@ -247,7 +247,8 @@ def test_what_is_killed_is_started_again_and_serves(
     with socket.create_connection((host, int(port))):
         os.kill(program_of(gpus, name, word), signal.SIGKILL)
         wait_for(lambda: gpus.events(Restarting) != [], UP_SECONDS, f"the restart of {name}")
-    wait_for(lambda: gpus.events(Rung).count(Rung(name, "canary")) == 2, END_S, f"{name} again")
+    proven = (name, "canary")
+    wait_for(lambda: [(e.name, e.rung) for e in gpus.events(Rung)].count(proven) == 2, END_S, f"{name} again")
     restarts = gpus.events(Restarting)
     assert [event.step for event in restarts] == [name], restarts
     wait_for(lambda: gpus.status()["detail"] == "", UP_SECONDS, "a run that misses nobody")

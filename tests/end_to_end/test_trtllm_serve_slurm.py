@@ -114,11 +114,11 @@ def test_a_server_that_is_killed_on_another_node_serves_again(user: User) -> Non
     (pid,) = user.cluster.run("bash", "-c", servers, host=str(node)).stdout.split()
     user.cluster.output("kill", "-KILL", pid, host=str(node))
     events = EventReader(Path(came["run_dir"]) / "events")
-    told: list[object] = []
+    told: list[Rung] = []
 
     def again() -> bool:
-        told.extend(record.event for record in events.poll())
-        return told.count(Rung("gen.1", "canary")) == 2
+        told.extend(record.event for record in events.poll() if isinstance(record.event, Rung))
+        return [(rung.name, rung.rung) for rung in told].count(("gen.1", "canary")) == 2
 
     wait_for(again, 180, "gen.1 again")
     for _ in range(2):

@@ -21,6 +21,7 @@ from trtdist.events import (
     Ready,
     Restarting,
     Rung,
+    StepStarted,
     TaskStarted,
     TaskUnwell,
     WrittenOff,
@@ -79,9 +80,9 @@ def planned(runtime: str) -> Plan:
     return plan(given, Target.LOCAL)
 
 
-def in_its_first(name: str) -> float:
+def in_its_first(name: str) -> str:
     """The life of what never dies."""
-    return 1.0
+    return "first"
 
 
 async def until(folder: Path, wanted: Callable[[object], bool]) -> object:
@@ -197,7 +198,7 @@ def test_what_is_started_again_is_proven_again(
 ) -> None:
     """Not before it is well in its new life, and once for each."""
     monkeypatch.setattr(http_prover, "LOOK_S", 0.05)
-    lives: dict[str, float] = {}
+    lives: dict[str, str] = {}
 
     async def main() -> None:
         servers = [Scripted() for _ in range(4)]
@@ -208,22 +209,22 @@ def test_what_is_started_again_is_proven_again(
             again = name if name in urls or runtime == "trtllm-serve" else "front"
             front = Front(parse_url(servers[-1].url), "", found.model)
             journal = Journal(tmp_path / "canary.jsonl")
-            prover = HttpProver(found, urls, front, journal, lambda each: lives.get(each, 1.0))
+            prover = HttpProver(found, urls, front, journal, lambda each: lives.get(each, "first"))
             working = asyncio.ensure_future(first_of(prover.prove({}), *(prover.watch(each) for each in urls)))
             await until(tmp_path, lambda event: isinstance(event, Ready))
-            lives[again] = 0.0
+            lives[again] = ""
             servers[2].health = 503
             asked = len(servers[-1].asked)
             assert not (await asyncio.wait({working}, timeout=0.3))[0]
-            lives[again] = 2.0
+            lives[again] = "second"
             if again in urls:
                 # It is not well yet, so that nothing happens.
                 assert not (await asyncio.wait({working}, timeout=0.3))[0]
                 assert len(servers[-1].asked) == asked
                 before = [record.event for record in EventReader(tmp_path).poll()]
-                assert before.count(Rung(again, "canary")) == 1
+                assert before.count(Rung(again, "canary", "first")) == 1
             servers[2].health = 200
-            twice = await until_twice(tmp_path, Rung(again, "canary"))
+            twice = await all_until(tmp_path, Rung(again, "canary", "second"))
             await end_task(working)
         others = [event.name for event in twice if isinstance(event, Rung) and event.rung == "canary"]
         assert sorted(others) == sorted([*names, "router" if runtime == "trtllm-serve" else "front", again])
@@ -241,16 +242,18 @@ def test_a_prover_that_is_started_again_waits_for_nobody_who_left(
     run.events.mkdir()
     names = ("ctx.0", "gen.0", "gen.1", "router")
     history: list[tuple[str, Event]] = [
-        *((f"task.{name}", born(name)) for name in names),
-        *(("canary", Rung(name, "canary")) for name in names),
+        *(told for name in names for told in born(name, "a")),
+        *(("canary", Rung(name, "canary", f"{name} a")) for name in names),
         ("canary", Ready(2)),
         ("supervisor", WrittenOff("gen.0", "gen.0.0 died")),
         ("supervisor", Restarting("gen.1", 1, 3, "gen.1.0 died")),
-        ("task.gen.1", born("gen.1")),
+        *born("gen.1", "b"),
     ]
     with monkeypatch.context() as patched:
         for when, (writer, event) in enumerate(history, 1000):
             patched.setattr("trtdist.events._now", lambda when=when: float(when))
+            if isinstance(event, StepStarted):
+                patched.setenv("TRTDIST_LIFE", event.life)
             one = EventWriter(run.event_file(writer))
             one.write(event)
             one.close()
@@ -265,7 +268,7 @@ def test_a_prover_that_is_started_again_waits_for_nobody_who_left(
             journal = Journal(run.event_file("canary"))
             work = http_prover.prove(run, planned("trtllm-serve"), journal, asyncio.Event())
             working = asyncio.ensure_future(work)
-            events = await until_twice(run.events, Rung("gen.1", "canary"))
+            events = await all_until(run.events, Rung("gen.1", "canary", "gen.1 b"))
             await end_task(working)
         assert len([event for event in events if isinstance(event, Rung) and event.rung == "canary"]) == len(names) + 1
         assert [len(server.asked) for server in servers] == [0, 0, 1, 2]
@@ -273,19 +276,20 @@ def test_a_prover_that_is_started_again_waits_for_nobody_who_left(
     asyncio.run(main())
 
 
-def born(name: str) -> TaskStarted:
+def born(name: str, life: str) -> list[tuple[str, Event]]:
     """The first rank of a server has started, or what is none."""
     server = "" if name == "router" else name
-    return TaskStarted(name, f"{name}.0" if server else name, server, 0, "node1", 7, 7, 6, 6)
+    task = TaskStarted(name, f"{name}.0" if server else name, server, 0, "node1", 7, 7, 6, 6)
+    return [("supervisor", StepStarted(name, 5, 5, f"{name} {life}")), (f"task.{name}", task)]
 
 
-async def until_twice(folder: Path, wanted: object) -> list[object]:
-    """All events of a folder once one of them is there twice."""
+async def all_until(folder: Path, wanted: object) -> list[object]:
+    """All events of a folder once one of them is there."""
 
     async def found() -> list[object]:
         while True:
             events: list[object] = [record.event for record in EventReader(folder).poll()]
-            if events.count(wanted) >= 2:
+            if wanted in events:
                 return events
             await asyncio.sleep(0.01)
 

@@ -150,3 +150,5 @@ def test_a_rung_belongs_to_one_life() -> None:
     assert counts(canary, "canary", "a:3") and counts(second, "registered", "a:3") and counts(canary, "canary")
     third = lives.begin("gen.0")
     assert not counts(canary, "canary", "a:3") and counts(canary, "canary", "a:4") and counts(third, "engine")
+    # Over HTTP there are no keys.
+    assert not counts(canary, "canary", second) and counts(canary, "canary", third)

@@ -67,24 +67,24 @@ async def _get(url: Url, path: str) -> int:
 class HttpProver:
     """Watches the servers of a run and sends prompts; what comes of it goes into the journal.
 
-    `life` says by a number which life a server or program is in, 0 for none: what is started again is proven again.
+    `life` says by a name which life a server or program is in, "" for none: what is started again is proven again.
     """
 
     def __init__(
-        self, plan: Plan, urls: Mapping[str, Url], front: Front, journal: Journal, life: Callable[[str], float]
+        self, plan: Plan, urls: Mapping[str, Url], front: Front, journal: Journal, life: Callable[[str], str]
     ) -> None:
         self._plan = plan
         self._urls = urls
         self._front = front
         self._journal = journal
         self._life = life
-        # The life in which each server was well, 0 for none.
-        self._well = dict.fromkeys(urls, 0.0)
+        # The life in which each server was well, "" for none.
+        self._well = dict.fromkeys(urls, "")
 
     async def watch(self, name: str) -> str:
         """Look at a server for ever; one that was well and is no more has failed, which is told once."""
         clock = asyncio.get_running_loop().time
-        pause, well, failed = FIRST_PAUSE_S, clock(), 0.0
+        pause, well, failed = FIRST_PAUSE_S, clock(), ""
         while True:
             life = self._life(name)
             problem = await health_of(self._urls[name]) if life else "is not there"
@@ -100,7 +100,7 @@ class HttpProver:
             pause = LOOK_S if was_well else min(2 * pause, LONGEST_PAUSE_S)
             await asyncio.sleep(pause)
 
-    def _is_well(self, name: str, life: float) -> None:
+    def _is_well(self, name: str, life: str) -> None:
         if self._well[name] != life:
             self._well[name] = life
             self._journal.write(Rung(name, "answering"))
@@ -110,7 +110,7 @@ class HttpProver:
         self._journal.write(TaskUnwell(step, f"{name}.0", reason))
         self._journal.say(f"{name} {reason}")
 
-    async def prove(self, proven: Mapping[str, float]) -> str:
+    async def prove(self, proven: Mapping[str, str]) -> str:
         """Prompts to all servers, then to those that are started again, and to all where the plan says so; never
         returns.
 
@@ -118,12 +118,12 @@ class HttpProver:
         left for good since then, and the others must not wait for them.
         """
         lives = (
-            {name: proven.get(name, 0.0) for name in (*self._urls, self._door())} if proven else await self._prove_all()
+            {name: proven.get(name, "") for name in (*self._urls, self._door())} if proven else await self._prove_all()
         )
         await asyncio.gather(self._repeat(), *(self._prove_again(name, life) for name, life in lives.items()))
         return ""
 
-    async def _prove_all(self) -> dict[str, float]:
+    async def _prove_all(self) -> dict[str, str]:
         """Prove all servers and what is before them; returns the life of each."""
         lives = dict(zip(self._urls, await asyncio.gather(*map(self._prove_server, self._urls))))
         door = self._door()
@@ -141,22 +141,22 @@ class HttpProver:
             await asyncio.sleep(interval)
             await self._ask(self._door(), self._front)
 
-    async def _prove_again(self, name: str, proven: float) -> None:
+    async def _prove_again(self, name: str, proven: str) -> None:
         """Prove a server, or what is before them, whenever it has begun another life."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if self._life(name) in (0.0, proven):
+            if self._life(name) in ("", proven):
                 continue
             life = await self._prove_server(name) if name in self._urls else self._life(name)
             await self._prove_door()
             if self._proven(name, life):
                 proven = life
 
-    def _proven(self, name: str, life: float) -> bool:
+    def _proven(self, name: str, life: str) -> bool:
         """Tell that a server has answered, unless that was in a life that is over; whether it is told."""
-        return bool(life) and life == self._life(name) and self._journal.write(Rung(name, "canary"))
+        return bool(life) and life == self._life(name) and self._journal.write(Rung(name, "canary", life))
 
-    async def _prove_server(self, name: str) -> float:
+    async def _prove_server(self, name: str) -> str:
         """The life in which a server is well and has answered, if it answers others than those before it."""
         server = Front(self._urls[name], "", self._plan.model)
         asked = self._plan.runtime in _TAKE_PROMPTS and name != self._door()

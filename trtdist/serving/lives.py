@@ -9,17 +9,13 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from trtdist.events import Drained, EventReader, Ready, Record, Restarting, Rung, TaskStarted, WrittenOff
+from trtdist.events import Drained, EventReader, Ready, Record, Restarting, Rung, StepStarted, TaskStarted, WrittenOff
 from trtdist.plan import Plan
 
 __all__ = ["Lives"]
 
-_TOLD = tuple(
-    f'"{name}"'.encode() for name in ("task_started", "restarting", "written_off", "drained", "rung", "ready")
-)
-# What is known of the clock of another node may be wrong by that much. The supervisor tells of an end later than that
-# after it (Settings.settle), so that no life is taken for the next one.
-_APART_S = 0.1
+_NAMES = ("step_started", "task_started", "restarting", "written_off", "drained", "rung", "ready")
+_TOLD = tuple(f'"{name}"'.encode() for name in _NAMES)
 # A look at the files of hundreds of servers takes a few ms, and much longer on a shared file system; but whoever has
 # just died should not be taken for proven.
 _READ_S = 0.2
@@ -28,27 +24,30 @@ _READ_S = 0.2
 class Lives:
     """Lives of servers (those of their first ranks) and of programs that are none, by the name of each.
 
-    They are those of the last `read`; `follow` reads again and again.
+    They are those of the last `read`; `follow` reads again and again. A life is known by the name that the supervisor
+    gave it, or by the process of what a person has started.
     """
 
     def __init__(self, events: Path, plan: Plan) -> None:
         self._reader = EventReader(events, skip=lambda line: not any(word in line for word in _TOLD))
-        self._members = {step.name: step.servers or (step.name,) for step in plan.steps}
+        self._step_of = {name: step.name for step in plan.steps for name in (step.name, *step.servers)}
+        self._members = [name for step in plan.steps for name in step.servers or (step.name,)]
         self._names = {f"{server.name}.0": server.name for server in plan.servers}
-        self._started: dict[str, float] = {}
-        self._ended: dict[str, float] = {}
-        self._answered: dict[str, float] = {}
+        # By step, "" after the end of its last life.
+        self._present: dict[str, str] = {}
+        self._started: dict[str, str] = {}
+        self._answered: dict[str, str] = {}
         self._ready = False
 
-    def of(self, name: str) -> float:
-        """The life that a program is in, as the time at which it began; 0 while it is in none."""
-        started = self._started.get(name, 0.0)
-        return started if started > self._ended.get(name, 0.0) - _APART_S else 0.0
+    def of(self, name: str) -> str:
+        """The life that a program is in, "" while it is in none."""
+        life = self._started.get(name, "")
+        return life if self._present.get(self._step_of.get(name, ""), life) == life else ""
 
-    def proven(self) -> dict[str, float]:
-        """The life of each program if it has answered a canary in it, else 0; empty until all of them had."""
-        names = [name for members in self._members.values() for name in members] if self._ready else []
-        return {name: self.of(name) if self._answered.get(name, 0.0) > self.of(name) else 0.0 for name in names}
+    def proven(self) -> dict[str, str]:
+        """The life of each program if it has answered a canary in it, else ""; empty until all of them had."""
+        known = self._members if self._ready else []
+        return {name: self.of(name) if self._answered.get(name) == self.of(name) else "" for name in known}
 
     def read(self) -> None:
         """Take in what the events tell by now."""
@@ -63,16 +62,14 @@ class Lives:
     def _take(self, records: Iterable[Record]) -> None:
         for record in records:
             event = record.event
-            if isinstance(event, TaskStarted):
-                _later(self._started, self._names.get(event.name, event.name), record)
+            if isinstance(event, StepStarted):
+                self._present[event.step] = event.life
+            elif isinstance(event, TaskStarted):
+                process = f"{event.host} {event.pid} {event.started}"
+                self._started[self._names.get(event.name, event.name)] = record.life or process
             elif isinstance(event, (Restarting, WrittenOff, Drained)):
-                for name in self._members.get(event.step, ()):
-                    _later(self._ended, name, record)
+                self._present[event.step] = ""
             elif isinstance(event, Rung) and event.rung == "canary":
-                _later(self._answered, event.name, record)
+                self._answered[event.name] = event.detail
             elif isinstance(event, Ready):
                 self._ready = True
-
-
-def _later(times: dict[str, float], name: str, record: Record) -> None:
-    times[name] = max(record.time, times.get(name, 0.0))

@@ -69,7 +69,8 @@ class Lives:
     def _climbs(self, rung: Rung, life: str) -> bool:
         """Whether a present life reached a rung; one whose key is still in etcd may be proven after its end."""
         step = self._step_of.get(rung.name, "")
-        over = self._is_over(step, life)
+        # Who proves servers over HTTP tells of which life.
+        over = self._is_over(step, life) or self._is_over(step, rung.detail)
         if rung.rung in ("registered", "canary") and rung.detail:
             (self._past if over else self._keys.setdefault(step, set())).add(rung.detail)
         return not over and rung.detail not in self._past

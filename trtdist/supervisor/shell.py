@@ -302,7 +302,7 @@ class Supervisor:
             self._inbox.append(messages.StartFailed(action.step, str(error), time.time()))
             return
         self._lives.launched(action.step, first.pid)
-        self._journal.write(StepStarted(action.step, first.pid, first.started))
+        self._journal.write(StepStarted(action.step, first.pid, first.started, life))
         self._journal.say(f"step {action.step} started, pid {first.pid}")
 
     def _probe(self, action: messages.Probe) -> None:
