@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from trtdist.cli.aftermath import after_death, give_up
 from trtdist.events import ControlTaken, Record, RunState, SupervisorStarted, TaskStarted
 from trtdist.observe.history import History
 from trtdist.rundir import RunDir
 from trtdist.supervisor import control, resumption, verdict
-from trtdist.supervisor.facts import Outcome
+from trtdist.supervisor.facts import Death, Outcome
 
 
 @pytest.fixture
@@ -33,6 +34,16 @@ def test_an_interrupted_run_goes_on_and_keeps_its_verdict(run: RunDir) -> None:
         assert not run.verdict.exists()
         assert reason in run.earlier_verdict(number).read_text()
     assert resumption.resume(run, 3)
+
+
+def test_a_supervisor_that_was_killed_explains_no_later_death(run: RunDir) -> None:
+    """That of an attempt that hung, before Slurm has queued the job again."""
+    death = Death("supervisor", "supervisor", None, 9, 100.0, "was killed by SIGKILL", 0)
+    killed = give_up(run, Outcome("INTERRUPTED", 130, "interrupted; the supervisor hung and was killed"))
+    assert after_death(run, death) == killed
+    assert resumption.resume(run, 1)
+    found = after_death(run, death)
+    assert (found.state, found.reason) == ("FAILED", "the supervisor died first: it was killed by SIGKILL")
 
 
 def test_a_stopped_run_stays_stopped(run: RunDir) -> None:

@@ -29,7 +29,7 @@ def resume(run: RunDir, number: int) -> bool:
     """Make a run ready for its next attempt, the `number`th after the first; False for one that somebody had stopped,
     or that another one takes over from.
 
-    OSError when the verdict of the attempt before cannot be moved.
+    OSError when what tells the end of the attempt before cannot be moved.
     """
     before = verdict.read(run)
     if before is not None and before.get("state") == "STOPPED":
@@ -40,6 +40,8 @@ def resume(run: RunDir, number: int) -> bool:
         return False
     if before is not None:
         os.replace(run.verdict, run.earlier_verdict(number))
+    # Else it would explain the next death of a supervisor, which nobody has killed.
+    run.given_up.unlink(missing_ok=True)
     Remains((), local_folder(run)).remove_folder()
     return True
 
