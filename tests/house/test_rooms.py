@@ -20,7 +20,9 @@ ROOMS = (
     "topology", "planning", "slurm", "containers", "rendering", "services", "supervisor", "simulation", "serving",
     "engines", "observe", "bench", "cli",
 )  # fmt: skip
-ROOT_MODULES = ("errors", "plan", "process", "rundir", "events", "claim", "once", "images", "newrun", "chain")
+ROOT_MODULES = (
+    "errors", "plan", "process", "rundir", "sockets", "events", "claim", "once", "images", "newrun", "chain",
+)  # fmt: skip
 NODE_ROOMS = ("slurm", "services", "containers", "supervisor", "serving", "engines")
 # What a node room may import beside the standard library.
 ALLOWED = {"containers": {"mpi4py"}, "serving": {"nats"}, "engines": {"numpy", "mpi4py", "tensorrt_llm", "torch"}}

@@ -11,7 +11,10 @@ from trtdist.errors import MissingError
 
 __all__ = ["site_files"]
 
-_MODULES = ("__init__", "chain", "claim", "errors", "events", "images", "newrun", "once", "plan", "process", "rundir")
+_MODULES = (
+    "__init__", "chain", "claim", "errors", "events", "images", "newrun", "once", "plan", "process", "rundir",
+    "sockets",
+)  # fmt: skip
 _ROOMS = ("containers", "engines", "services", "serving", "slurm", "supervisor")
 
 
