@@ -21,7 +21,7 @@ import psutil
 from tests.engines.topologies import KEY
 from trtdist.plan import Plan, to_json
 
-__all__ = ["DEADLINE_S", "STANDIN", "RealRun", "until"]
+__all__ = ["DEADLINE_S", "STANDIN", "RealRun", "mpiexec", "until"]
 
 ROOT = Path(__file__).parents[2]
 # In place of TensorRT-LLM, for plans that name it.
@@ -40,11 +40,27 @@ def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) 
         time.sleep(0.01)
 
 
-class RealRun:
-    """The launchers of a plan, as the step files start them: one for all servers, or one for each."""
+def mpiexec(size: int, words: list[str], local: Path, log: Path, ways: str) -> subprocess.Popen[bytes]:
+    """A Python program as so many ranks, which write to the end of `log`; `ways` are those of MPI between them."""
+    environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "PRTE_", "SLURM_"))}
+    environ |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": ways, "TMPDIR": str(local)}
+    environ |= {"OMPI_MCA_btl_sm_backing_directory": str(local), "PYTHONPATH": f"{ROOT}:{STANDIN}"}
+    options = ["--oversubscribe", "--bind-to", "none", "--stdin", "none"]
+    options += ["--allow-run-as-root"] if os.geteuid() == 0 else []
+    argv = [str(Path(sys.executable).parent / "mpiexec"), *options, "-n", str(size), sys.executable, *words]
+    with log.open("ab") as written:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=written, stderr=written, env=environ)
 
-    def __init__(self, plan: Plan) -> None:
+
+class RealRun:
+    """The launchers of a plan, as the step files start them: one for all servers, or one for each.
+
+    `ways` are those that MPI takes between ranks.
+    """
+
+    def __init__(self, plan: Plan, ways: str = "self,sm") -> None:
         self.plan = plan
+        self._ways = ways
         self.path = Path(tempfile.mkdtemp(prefix="trt-engine-"))
         (self.path / "secrets").mkdir(mode=0o700)
         (self.path / "secrets" / "kv.key").write_text(KEY)
@@ -81,18 +97,9 @@ class RealRun:
         """Start ranks: those of one server, or of all with server ""."""
         local = self.path / f"mpi.{server}"
         local.mkdir()
-        environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "PRTE_", "SLURM_"))}
-        environ |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": "self,sm", "TMPDIR": str(local)}
-        environ |= {"OMPI_MCA_btl_sm_backing_directory": str(local), "PYTHONPATH": f"{ROOT}:{STANDIN}"}
-        options = ["--oversubscribe", "--bind-to", "none", "--stdin", "none"]
-        options += ["--allow-run-as-root"] if os.geteuid() == 0 else []
         program = Path(__file__).with_name("rank_program.py")
-        argv = [str(Path(sys.executable).parent / "mpiexec"), *options, "-n", str(size)]
-        with (self.path / "log").open("ab") as log:
-            self.launchers[server] = subprocess.Popen(
-                [*argv, sys.executable, str(program), str(self.path), *([server] if server else [])],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environ,
-            )  # fmt: skip
+        words = [str(program), str(self.path), *([server] if server else [])]
+        self.launchers[server] = mpiexec(size, words, local, self.path / "log", self._ways)
 
     def processes(self) -> list[psutil.Process]:
         """All processes of the run that are there."""

@@ -8,13 +8,17 @@ that compute the same step.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from trtdist.engines.base import EngineConfig, EngineError
 from trtdist.engines.reference.links import Mailbox
+from trtdist.engines.reference.meeting import meet, open_doors, over_tcp
 from trtdist.engines.reference.messages import Message
+from trtdist.engines.reference.rank import say
+from trtdist.engines.reference.tcp import read_key
 from trtdist.engines.reference.wire import MAX_BYTES, decode, encode
 from trtdist.engines.world import check_place, color
 
@@ -89,12 +93,17 @@ class MpiLinks:
 def connect(config: EngineConfig) -> MpiLinks:
     """Start MPI in this thread; EngineError when there is none, or its ranks are not those of the plan."""
     mpi = _mpi()
-    if not mpi.Is_initialized():
+    fresh = not mpi.Is_initialized()
+    others = open_doors() if fresh else []
+    if fresh:
         mpi.Init_thread(mpi.THREAD_SERIALIZED)
         if len({rank.node for each in config.plan.servers for rank in each.ranks}) > 1:
             time.sleep(_SETTLE_S)
     found = mpi.COMM_WORLD
     check_place(config, found.rank, found.size)
+    if fresh and over_tcp(os.environ):
+        doors = [each for each in open_doors() if each not in others]
+        meet(mpi, doors, read_key(config.run_dir), say)
     return MpiLinks(mpi, found.Split(color(config), config.rank))
 
 
