@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 
-__all__ = ["GREETING", "KNOCKING", "LISTENING", "STALLING", "answered", "let_in"]
+__all__ = ["GREETING", "KNOCKING", "LISTENING", "NOISE", "PORTS", "STALLING", "answered", "let_in"]
 
 # Which ports a user listens on, on this node: /proc/net/tcp has address and port in hex, the state and the user.
 LISTENING = """\
@@ -66,6 +66,31 @@ for host, port in ports:
 STALLING = """\
 import json, socket, sys
 held = [socket.create_connection((host, port), timeout=5) for host, port in json.loads(sys.argv[1]) for _ in range(100)]
+print(len(held), flush=True)
+sys.stdin.read()
+"""
+# Every port at which somebody listens on this node, other than on loopback alone.
+PORTS = """\
+found = set()
+for line in open("/proc/net/tcp").read().splitlines()[1:]:
+    words = line.split()
+    address, port = words[1].split(":")
+    if words[3] == "0A" and address != "0100007F":
+        found.add(int(port, 16))
+print(*sorted(found))
+"""
+# Noise at each of these ports, and the beginning of Open MPI's greeting; connections stay until its input ends.
+NOISE = """\
+import json, socket, sys
+said = (b"", bytes(8) + b"OPAL", b"\\xff junk " * 4096, bytes(4096), b"GET / HTTP/1.1\\r\\n\\r\\n")
+held = []
+for host, port in json.loads(sys.argv[1]):
+    for words in said:
+        try:
+            held.append(socket.create_connection((host, port), timeout=0.5))
+            held[-1].sendall(words)
+        except OSError:
+            pass
 print(len(held), flush=True)
 sys.stdin.read()
 """

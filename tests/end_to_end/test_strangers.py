@@ -1,4 +1,4 @@
-"""Another user of the machine of a run, who knows every port and the login of NATS; and where secrets show."""
+"""Another user of a machine of a run, who knows every port and the login of NATS; and where secrets show."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import USER, Cluster
+from tests.end_to_end.slurm_user import EXAMPLE, SHARED, User
 from tests.end_to_end.workplace import TENSOR_PARALLEL, Workplace
-from tests.strangers import GREETING, KNOCKING, STALLING, answered
+from tests.slurm.test_strangers import argv_on, on_node
+from tests.strangers import GREETING, KNOCKING, LISTENING, NOISE, PORTS, STALLING, answered
 
 CANARY = "canary-4f1c7d0be9"
 TOPOLOGY = TENSOR_PARALLEL + f"container: {{{{env: {{{{HF_TOKEN: {CANARY}, SHOWN: shown-9d2}}}}}}}}\n"
@@ -146,3 +149,39 @@ def test_no_secret_shows(place: Workplace) -> None:
         assert [line for line in commands.values() if secret.encode() in line] == [], name
     assert [path.stat().st_mode & 0o777 for path in (run, run / "secrets")] == [0o700, 0o700]
     assert {path.stat().st_mode & 0o777 for path in (run / "secrets").iterdir()} == {0o600}
+
+
+@pytest.mark.long
+def test_nobody_gets_through_to_a_world_on_several_nodes(cluster: Cluster) -> None:
+    user = User(cluster)
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait")
+    assert done.returncode == 0, done.stderr + user.crashes()
+    env = dict(line.split("=", 1) for line in (user.run_dir() / "resolved.env").read_text().splitlines())
+    nodes, addresses = (env[name].strip("'").split() for name in ("TRTDIST_NODES", "TRTDIST_ADDRESSES"))
+    assert len(nodes) == len(addresses) == 2
+    ask = ("client", "--max-tokens", 16, "--temperature", 0)
+    right = user.trtdist(*ask).stdout
+    everywhere: list[tuple[str, int]] = []
+    shut: list[tuple[str, int]] = []
+    for node, address in zip(nodes, addresses, strict=True):
+        ours = [line.split() for line in on_node(node, "root", LISTENING, USER).splitlines()]
+        # Nothing else of a run listens everywhere than MPI of its four ranks on each node.
+        mpi = [int(port) for host, port in ours if host == "0.0.0.0"]
+        assert len(mpi) == 4
+        shut += [(host, port) for host in ("127.0.0.1", address) for port in mpi]
+        # Those of Slurm as well: slurmd, srun, and PMIx in slurmstepd.
+        everywhere += [(address, int(port)) for port in on_node(node, "root", PORTS).split()]
+    for node in nodes:
+        assert on_node(node, "nobody", KNOCKING, json.dumps(shut)) == ""
+        argv = argv_on(node, "nobody", NOISE, json.dumps(everywhere))
+        noise = subprocess.Popen(argv, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert user.trtdist(*ask).stdout == right
+        assert noise.stdout is not None
+        assert int(noise.stdout.readline()) > len(addresses)
+        assert user.trtdist(*ask).stdout == right
+        noise.communicate(timeout=60)
+        assert noise.returncode == 0
+    assert user.trtdist(*ask).stdout == right
+    assert user.state()["state"] == "READY"
+    assert user.trtdist("down").returncode == 0
+    assert user.left() == []

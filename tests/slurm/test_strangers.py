@@ -13,7 +13,7 @@ from tests.cluster import MINICLUSTER, USER
 from tests.slurm.test_reaching import TOKEN, Reached, reached
 from tests.strangers import GREETING, LISTENING, answered
 
-__all__ = ["reached"]
+__all__ = ["argv_on", "on_node", "reached"]
 
 
 # What anybody may see of every process.
@@ -27,9 +27,16 @@ for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
 """
 
 
+def argv_on(node: str, user: str, *words: str) -> list[str]:
+    """A Python of a user on a node."""
+    return [sys.executable, str(MINICLUSTER), "exec", "--user", user, node, sys.executable, "-I", "-S", "-c", *words]
+
+
 def on_node(node: str, user: str, *words: str) -> str:
-    argv = [sys.executable, str(MINICLUSTER), "exec", "--user", user, node, sys.executable, "-I", "-S", "-c", *words]
-    done = subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=600, check=False)
+    """What it prints."""
+    done = subprocess.run(
+        argv_on(node, user, *words), cwd="/", capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
