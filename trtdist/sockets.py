@@ -75,7 +75,7 @@ def make_deaf(listener: socket.socket) -> None:
     try:
         listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("@HP", 1, ctypes.addressof(rule)))
     except PermissionError:
-        # Linux 6.18 lets root alone filter TCP, and everybody ask for signatures: with a key that nobody has.
+        # Some kernels (6.18.44) let root alone filter TCP, and everybody ask for signatures: by a key that nobody has.
         for address in _ANYBODY[listener.family]:
             listener.setsockopt(socket.IPPROTO_TCP, _TCP_MD5SIG_EXT, _unknown_key(listener.family, address))
 
