@@ -165,14 +165,18 @@ def _expect_nobody_else(talk: _Talk, doors: Sequence[TcpSocket], known: set[tupl
 
 def _strangers(doors: Sequence[TcpSocket], known: set[tuple[str, str]]) -> list[str]:
     """Who has come through a door, also as far as MPI has not seen it yet, and is no rank."""
-    ports = {door.local.rpartition(":")[2] for door in doors}
+    places = {_place(door) for door in doors}
     return sorted(
         each.caller
         for each in tcp_sockets()
-        if each.state in (ESTABLISHED, CLOSING)
-        and each.local.rpartition(":")[2] in ports
-        and (each.local, each.remote) not in known
+        if each.state in (ESTABLISHED, CLOSING) and _place(each) in places and (each.local, each.remote) not in known
     )
+
+
+def _place(end: TcpSocket) -> tuple[int, str]:
+    """The version of IP, by the length of its addresses, and the port: another program may have that of the other."""
+    address, port = end.local.split(":")
+    return len(address), port
 
 
 def _give_up(talk: _Talk, say: Callable[[str], None]) -> None:
