@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import socket
 
-__all__ = ["GREETING", "KNOCKING", "LISTENING", "NOISE", "PORTS", "STALLING", "answered", "let_in"]
+__all__ = ["GREETING", "KNOCKING", "LISTENING", "NOISE", "OF_RUN", "STALLING", "answered", "let_in"]
 
 # Which ports a user listens on, on this node: /proc/net/tcp has address and port in hex, the state and the user.
 LISTENING = """\
@@ -69,15 +69,28 @@ held = [socket.create_connection((host, port), timeout=5) for host, port in json
 print(len(held), flush=True)
 sys.stdin.read()
 """
-# Every port at which somebody listens on this node, other than on loopback alone.
-PORTS = """\
-found = set()
-for line in open("/proc/net/tcp").read().splitlines()[1:]:
-    words = line.split()
-    address, port = words[1].split(":")
-    if words[3] == "0A" and address != "0100007F":
-        found.add(int(port, 16))
-print(*sorted(found))
+# Where the processes of a run listen on this node: over `tcp` or `tcp6` on all interfaces, or `elsewhere`, and the
+# port; `slurm` stands before those that several of them have, which they inherit.
+OF_RUN = """\
+import collections, os, sys
+ports, held = {}, collections.Counter()
+for name in ("tcp", "tcp6"):
+    for row in open("/proc/net/" + name).read().splitlines()[1:]:
+        words = row.split()
+        if words[3] == "0A":
+            address, port = words[1].split(":")
+            ports["socket:[" + words[9] + "]"] = ("elsewhere" if address.strip("0") else name, int(port, 16))
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        ours = sys.argv[1] in open("/proc/" + pid + "/environ").read()
+        links = {os.readlink("/proc/" + pid + "/fd/" + each) for each in os.listdir("/proc/" + pid + "/fd")}
+    except OSError:
+        continue
+    if ours and "srun" not in open("/proc/" + pid + "/comm").read():
+        held.update(link for link in links if link in ports)
+for link, count in held.items():
+    kind, port = ports[link]
+    print("slurm" if count > 1 else kind, port)
 """
 # Noise at each of these ports, and the beginning of Open MPI's greeting; connections stay until its input ends.
 NOISE = """\

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import USER, Cluster
-from tests.end_to_end.slurm_user import EXAMPLE, SHARED, User
+from tests.cluster import Cluster
+from tests.end_to_end.slurm_user import EXAMPLE, READY_S, SHARED, User
 from tests.end_to_end.workplace import TENSOR_PARALLEL, Workplace
 from tests.slurm.test_strangers import argv_on, on_node
-from tests.strangers import GREETING, KNOCKING, LISTENING, NOISE, PORTS, STALLING, answered
+from tests.strangers import GREETING, KNOCKING, NOISE, OF_RUN, STALLING, answered
+from tests.supervisor.runs import wait_for
+from trtdist.services.envfile import read_env
 
 CANARY = "canary-4f1c7d0be9"
 TOPOLOGY = TENSOR_PARALLEL + f"container: {{{{env: {{{{HF_TOKEN: {CANARY}, SHOWN: shown-9d2}}}}}}}}\n"
@@ -151,37 +153,62 @@ def test_no_secret_shows(place: Workplace) -> None:
     assert {path.stat().st_mode & 0o777 for path in (run / "secrets").iterdir()} == {0o600}
 
 
+def ports(user: User, nodes: dict[str, str]) -> dict[str, list[tuple[str, int]]]:
+    """Where the newest run listens on nodes, which have their addresses: by the words of `OF_RUN`."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for node, address in nodes.items():
+        for line in on_node(node, "root", OF_RUN, f"TRTDIST_RUN_ID={user.run_dir().name}").splitlines():
+            kind, port = line.split()
+            found.setdefault(kind, []).append((address, int(port)))
+    return found
+
+
+def knock(user: User, nodes: dict[str, str], node: str) -> str:
+    """Who of MPI of the newest run lets another user in, on one of its nodes."""
+    mpi = ports(user, nodes)["tcp"]
+    # Nothing else of a run listens everywhere.
+    assert len(mpi) == 8, "one for each rank"
+    here = [("127.0.0.1", port) for address, port in mpi if address == nodes[node]]
+    return on_node(node, "nobody", KNOCKING, json.dumps(here + mpi))
+
+
+def again(user: User) -> bool:
+    """Whether the servers of a run have been started again and serve."""
+    state = user.state()
+    servers: list[dict[str, object]] = state["servers"]  # type: ignore[assignment]
+    return state["state"] == "READY" and all(server["restarts"] == 1 for server in servers)
+
+
 @pytest.mark.long
 def test_nobody_gets_through_to_a_world_on_several_nodes(cluster: Cluster) -> None:
     user = User(cluster)
-    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait")
+    restart = [f"{role}_servers.restart={{policy: on-failure}}" for role in ("context", "generation")]
+    done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *(word for each in restart for word in ("--set", each)))
     assert done.returncode == 0, done.stderr + user.crashes()
-    env = dict(line.split("=", 1) for line in (user.run_dir() / "resolved.env").read_text().splitlines())
-    nodes, addresses = (env[name].strip("'").split() for name in ("TRTDIST_NODES", "TRTDIST_ADDRESSES"))
-    assert len(nodes) == len(addresses) == 2
+    env = read_env(user.run_dir() / "resolved.env")
+    nodes = dict(zip(env["TRTDIST_NODES"].split(), env["TRTDIST_ADDRESSES"].split(), strict=True))
+    assert len(nodes) == 2
     ask = ("client", "--max-tokens", 16, "--temperature", 0)
     right = user.trtdist(*ask).stdout
-    everywhere: list[tuple[str, int]] = []
-    shut: list[tuple[str, int]] = []
-    for node, address in zip(nodes, addresses, strict=True):
-        ours = [line.split() for line in on_node(node, "root", LISTENING, USER).splitlines()]
-        # Nothing else of a run listens everywhere than MPI of its four ranks on each node.
-        mpi = [int(port) for host, port in ours if host == "0.0.0.0"]
-        assert len(mpi) == 4
-        shut += [(host, port) for host in ("127.0.0.1", address) for port in mpi]
-        # Those of Slurm as well: slurmd, srun, and PMIx in slurmstepd.
-        everywhere += [(address, int(port)) for port in on_node(node, "root", PORTS).split()]
     for node in nodes:
-        assert on_node(node, "nobody", KNOCKING, json.dumps(shut)) == ""
-        argv = argv_on(node, "nobody", NOISE, json.dumps(everywhere))
+        assert knock(user, nodes, node) == ""
+        every = [place for places in ports(user, nodes).values() for place in places]
+        argv = argv_on(node, "nobody", NOISE, json.dumps(every))
         noise = subprocess.Popen(argv, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert user.trtdist(*ask).stdout == right
         assert noise.stdout is not None
-        assert int(noise.stdout.readline()) > len(addresses)
+        assert int(noise.stdout.readline()) > len(nodes)
         assert user.trtdist(*ask).stdout == right
         noise.communicate(timeout=60)
         assert noise.returncode == 0
-    assert user.trtdist(*ask).stdout == right
     assert user.state()["state"] == "READY"
+
+    # The next life of the world closes its own.
+    ranks: list[dict[str, object]] = user.state()["ranks"]  # type: ignore[assignment]
+    last = next(rank for rank in ranks if rank["name"] == "gen.1.1")
+    user.cluster.output("kill", "-9", str(last["pid"]), host=str(last["node"]))
+    wait_for(lambda: again(user), READY_S, "the next life")
+    assert knock(user, nodes, next(iter(nodes))) == ""
+    assert user.trtdist(*ask).stdout == right
     assert user.trtdist("down").returncode == 0
     assert user.left() == []

@@ -11,6 +11,7 @@ import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
 from tests.end_to_end.slurm_user import ALLOCATION, EXAMPLE, READY_S, SHARED, User
+from tests.strangers import OF_RUN
 from tests.supervisor.runs import wait_for
 from tests.terminal import CTRL_C, on_terminal
 from trtdist.slurm import argv
@@ -216,27 +217,6 @@ def test_a_rank_on_another_node_than_planned_ends_the_run(user: User) -> None:
     assert user.left() == []
 
 
-# The ports at which the processes of a run listen. Those that several of them have are Slurm's, which they inherit.
-LISTENING = """\
-import collections, os, sys
-ports, held = {}, collections.Counter()
-for name in ("tcp", "tcp6"):
-    for row in open("/proc/net/" + name).read().splitlines()[1:]:
-        words = row.split()
-        if words[3] == "0A":
-            ports["socket:[" + words[9] + "]"] = int(words[1].split(":")[1], 16)
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    try:
-        ours = sys.argv[1] in open("/proc/" + pid + "/environ").read()
-        links = {os.readlink("/proc/" + pid + "/fd/" + each) for each in os.listdir("/proc/" + pid + "/fd")}
-    except OSError:
-        continue
-    if ours and "srun" not in open("/proc/" + pid + "/comm").read():
-        held.update(link for link in links if link in ports)
-print(*(ports[link] for link, count in held.items() if count == 1))
-"""
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("launch", ["mpi_world", "per_server"])
 def test_a_range_of_ports_is_kept(user: User, launch: str) -> None:
@@ -252,10 +232,11 @@ def test_a_range_of_ports_is_kept(user: User, launch: str) -> None:
     assert done.returncode == 0, done.stderr + user.crashes()
     run = f"TRTDIST_RUN_ID={user.run_dir().name}"
     nodes = {str(rank["node"]) for rank in user.state()["ranks"]}  # type: ignore[attr-defined]
-    listed = [user.cluster.output(PYTHON, "-c", LISTENING, run, host=node).split() for node in nodes]
+    found = [user.cluster.output(PYTHON, "-c", OF_RUN, run, host=node).splitlines() for node in nodes]
+    listed = [[int(line.split()[1]) for line in lines if not line.startswith("slurm")] for lines in found]
     # A node of generation servers alone has none: theirs is an MPI of one node.
     assert max(map(len, listed)) >= 4
-    for ports in (list(map(int, each)) for each in listed):
+    for ports in listed:
         assert [port for port in ports if not 23000 <= port < 23050] == []
     assert user.trtdist("down").returncode == 0
 

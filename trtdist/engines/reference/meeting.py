@@ -32,8 +32,10 @@ _NONCE, _MAC = 32, 32
 # From the first message to the last, on any network.
 _MEETING_S = 60.0
 # Of two ranks that connect to each other at once, one closes its connection.
-_CLOSING_S = 5.0
+_CLOSING_S = 10.0
 _PAUSE_S = 0.0005
+# The inode of a connection that no process has accepted.
+_UNSEEN = "0"
 
 
 def over_tcp(environ: Mapping[str, str]) -> bool:
@@ -165,11 +167,14 @@ def _expect_nobody_else(talk: _Talk, doors: Sequence[TcpSocket], known: set[tupl
 
 def _strangers(doors: Sequence[TcpSocket], known: set[tuple[str, str]]) -> list[str]:
     """Who has come through a door, also as far as MPI has not seen it yet, and is no rank."""
-    places = {_place(door) for door in doors}
+    places, mine = {_place(door) for door in doors}, held(os.getpid())
     return sorted(
         each.caller
         for each in tcp_sockets()
-        if each.state in (ESTABLISHED, CLOSING) and _place(each) in places and (each.local, each.remote) not in known
+        if each.state in (ESTABLISHED, CLOSING)
+        and _place(each) in places
+        and (each.inode in mine or each.inode == _UNSEEN)
+        and (each.local, each.remote) not in known
     )
 
 
