@@ -251,6 +251,17 @@ def test_a_stale_file_of_addresses_is_waited_out(two_nodes: SlurmRun) -> None:
     assert run.seen("nats")["environ"]["TRTDIST_STAMP"] == "later"
 
 
+@pytest.mark.parametrize(("seen", "code"), [("now.1f", 0), ("now.1f.2e", 0), ("now1f", 124), ("old", 124)])
+def test_addresses_that_were_changed_once_more_will_do(two_nodes: SlurmRun, seen: str, code: int) -> None:
+    run = two_nodes
+    changed = run.run.resolved_env.read_text().replace("TRTDIST_STAMP=now", f"TRTDIST_STAMP={seen}")
+    run.run.resolved_env.write_text(changed)
+    limit = "timeout 0.5" if code else ""
+    (run.path / "wait.sh").write_text(f"exec {limit} bash {run.run.scripts}/01-nats.task.sh")
+    done = run.bash(run.path / "wait.sh", TRTDIST_STAMP="now", SLURMD_NODENAME="n0")
+    assert done.returncode == code, done.stderr
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(TEXT, min_size=1, max_size=6), LINE, st.lists(LINE, min_size=1, max_size=3))
 def test_any_text_arrives(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from trtdist.services.binaries import PROGRAMS, find_binary, find_mpiexec
 from trtdist.services.envfile import read_env, write_env
 from trtdist.services.renewal import NotRenewedError, renew
 from trtdist.services.tls import UNPROTECTED
+from trtdist.supervisor import stamp
 from trtdist.supervisor.facts import Node
 from trtdist.supervisor.nodeprobe import Unusable, choose, private_folder
 from trtdist.supervisor.ports import PortClaims, range_of
@@ -118,7 +118,7 @@ def _found(run: RunDir, environ: Mapping[str, str], claims: PortClaims) -> dict[
         **({"TRTDIST_PORT_RANGE": given["TRTDIST_PORT_RANGE"]} if "TRTDIST_PORT_RANGE" in given else {}),
         **launching,
         **({UNPROTECTED: "1"} if plan and plan.over_http else {}),
-        "TRTDIST_STAMP": secrets.token_hex(8),
+        stamp.STAMP: stamp.anew(),
     }
     own = list(_SERVICES) if plan is None else [step.name for step in plan.steps if step.kind == "service"]
     for name, service in _SERVICES.items():
@@ -177,7 +177,7 @@ def _with_new_ports(run: RunDir, name: str, claims: PortClaims) -> dict[str, str
         raise InputError(f"{name} is external in this run: its address is not ours to choose")
     # The new ones are claimed before the old are given back, so that they are different.
     values.update(_ports(name, values, claims))
-    values["TRTDIST_STAMP"] = secrets.token_hex(8)
+    values[stamp.STAMP] = stamp.changed(values[stamp.STAMP])
     claims.release(ports)
     return values
 

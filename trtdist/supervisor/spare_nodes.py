@@ -6,8 +6,9 @@ launch lines read them there. So a server moves by what stands at its number, an
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Mapping
+
+from trtdist.supervisor import stamp
 
 __all__ = ["LISTS", "moved"]
 
@@ -33,5 +34,4 @@ def moved(
     gone = {spare for _, spare in changed}
     rows = rows[:used] + [row for row in rows[used:] if row[0] not in gone]
     lists = {name: " ".join(column) for name, column in zip(LISTS, zip(*rows))}
-    # Tasks on other nodes wait until they see the file that their launch line has read.
-    return {**env, **lists, "TRTDIST_STAMP": secrets.token_hex(8)}, changed
+    return {**env, **lists, stamp.STAMP: stamp.changed(env[stamp.STAMP])}, changed

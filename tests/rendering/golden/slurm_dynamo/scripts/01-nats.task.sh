@@ -2,10 +2,11 @@
 # test, step 01-nats: what its process does.
 set -euo pipefail
 
-# On a shared file system, what the launch line has read on another node may show up here seconds later.
+# On a shared file system, what the launch line has read on another node may show up here seconds later; by then it may
+# have been changed once more.
 TRTDIST_FOUND=${BASH_SOURCE[0]%"${BASH_SOURCE[0]##*/}"}../resolved.env
 SECONDS=0
-until [[ $'\n'$(cat -- "$TRTDIST_FOUND" 2>/dev/null)$'\n' == *$'\n'"TRTDIST_STAMP=${TRTDIST_STAMP:-}"$'\n'* ]]; do
+until [[ $'\n'$(cat -- "$TRTDIST_FOUND" 2>/dev/null)$'\n' == *$'\n'"TRTDIST_STAMP=${TRTDIST_STAMP:-}"[$'\n'.]* ]]; do
     if ((SECONDS >= 60)); then
         echo "$0: $TRTDIST_FOUND on ${SLURMD_NODENAME:-this node} is not what the launch line has read" >&2
         exit 1
