@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tests.supervisor.simulation import make_plan
 from trtdist.events import Event, HandOverPlanned
+from trtdist.plan import to_json
 from trtdist.rundir import RunDir
+from trtdist.services.envfile import read_env, write_env
 from trtdist.slurm import parse
 from trtdist.supervisor import in_job, messages
 from trtdist.supervisor.facts import Settings
 from trtdist.supervisor.handover_messages import HandOverDue
 from trtdist.supervisor.in_job import InJob, why_ended
+from trtdist.supervisor.spare_nodes import LISTS
 
 # As `scontrol --oneliner show job` of Slurm 22.05 shows them while processes are left.
 ENDING = "JobId=7 JobState=COMPLETING Reason={reason} Dependency=(null) PreemptTime={preempted} NodeList=node1"
@@ -60,7 +65,7 @@ def test_what_a_signal_means_is_told_while_deaths_are_held(monkeypatch: pytest.M
     async def slow(argv: Sequence[str], timeout: float) -> str:
         given.append(timeout)
         await asyncio.sleep(0.2)
-        return ENDING.format(reason="None", preempted="None") if argv[0] == "scontrol" else "node1|down"
+        return ENDING.format(reason="None", preempted="None") if "job" in argv else "NodeName=node1 State=DOWN"
 
     monkeypatch.setattr(in_job, "ask", slow)
     found = asyncio.run(InJob(RunDir(tmp_path), "7", 60.0, print).meaning("SIGTERM"))
@@ -69,14 +74,64 @@ def test_what_a_signal_means_is_told_while_deaths_are_held(monkeypatch: pytest.M
     assert second <= first - 0.19 and first < Settings().doubt
 
 
-@pytest.mark.parametrize("state", ["allocated*", "mixed*", "failing"])
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("bad fan [root@2026-11-26T07:20:10]", "job 7 lost node1 (set down by root: bad fan)"),
+        ("Not responding [slurm@2026-11-26T07:20:10]", "job 7 lost node1 (it does not respond)"),
+    ],
+)
+def test_who_set_a_node_down_is_told(reason: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def answers(argv: Sequence[str], timeout: float) -> str:
+        ending = ENDING.format(reason="NodeDown", preempted="None")
+        return ending if "job" in argv else f"NodeName=node1 State=DOWN+DRAIN Reason={reason}"
+
+    monkeypatch.setattr(in_job, "ask", answers)
+    found = asyncio.run(InJob(RunDir(tmp_path), "7", 60.0, print).meaning("SIGTERM"))
+    assert found == messages.EveryoneTerminated(told, "FAILED", 1, certain=True)
+
+
+@pytest.mark.parametrize("state", ["ALLOCATED*", "MIXED*", "FAILING", "MIXED+DRAIN"])
 def test_a_node_that_does_not_answer_ends_no_job(state: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def answers(argv: Sequence[str], timeout: float) -> str:
-        return ENDING.format(reason="None", preempted="None") if argv[0] == "scontrol" else f"node1|{state}"
+        return ENDING.format(reason="None", preempted="None") if "job" in argv else f"NodeName=node1 State={state}"
 
     monkeypatch.setattr(in_job, "ask", answers)
     found = asyncio.run(InJob(RunDir(tmp_path), "7", 60.0, print).meaning("SIGTERM"))
     assert found == messages.EveryoneTerminated("job 7 was cancelled (scancel)")
+
+
+def test_servers_that_lose_a_node_at_once_are_placed_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of each node that is down one of the spares takes the place, once, whoever asks first."""
+    run, plan = RunDir(tmp_path), make_plan("per_server", (1, 1, 1))
+    steps = {"ctx.0": (1,), "gen.0": (1,), "gen.1": (2,)}
+    moving = tuple(replace(step, nodes=steps.get(step.name, step.nodes)) for step in plan.steps)
+    run.plan.write_text(to_json(replace(plan, steps=moving)))
+    lists = ("n0 n1 n2 n3 n4", "a0 a1 a2 a3 a4", "0 1 2 3 4")
+    write_env(run.resolved_env, {**dict(zip(LISTS, lists, strict=True)), "TRTDIST_STAMP": "s"})
+
+    async def answers(argv: Sequence[str], timeout: float) -> str:
+        await asyncio.sleep(0.05)
+        if argv[0] == "sinfo":
+            return "n0|mixed\nn1|down\nn2|down*\nn3|idle\nn4|idle"
+        return "NodeName=n1 State=DOWN Reason=bad fan [root@now]"
+
+    async def all_at_once() -> list[str]:
+        job = InJob(run, "7", 60.0, print)
+        return await asyncio.gather(*(job.place(step) for step in moving if step.name in steps))
+
+    monkeypatch.setattr(in_job, "ask", answers)
+    said = asyncio.run(all_at_once())
+    found = read_env(run.resolved_env)
+    assert [found[name] for name in LISTS] == ["n0 n3 n4", "a0 a3 a4", "0 3 4"]
+    assert found["TRTDIST_STAMP"].split(".")[0] == "s" and found["TRTDIST_STAMP"].count(".") == 2
+    assert said == [
+        "ctx.0 moves from n1, which is down (set down by root: bad fan), to n3",
+        "",
+        "gen.1 moves from n2, which is down, to n4",
+    ]
 
 
 def test_when_the_next_job_is_due_is_told_whenever_it_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

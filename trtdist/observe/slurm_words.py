@@ -64,25 +64,22 @@ def ask_nodes(names: Sequence[str], ask: Ask = lambda words: run(words, timeout=
     if not names:
         return ()
     try:
-        lines = ask(argv.scontrol_show("node", ",".join(names))).splitlines()
+        shown = parse.nodes(ask(argv.scontrol_show("node", ",".join(names))))
     except (MissingError, SlurmError):
         return ()
-    return tuple(word for line in lines for word in _of_node(parse.fields(line)))
+    return tuple(word for node in shown for word in _of_node(node))
 
 
-def _of_node(shown: dict[str, str]) -> Iterator[SlurmWord]:
-    node, state = shown.get("NodeName", ""), shown.get("State", "")
-    if not node:
-        return
-    if any(map(states.node_is_down, state.split("+"))):
-        reason, _, stamp = shown.get("Reason", "").partition(" [")
-        why = f"{node} is down" + (f" ({reason})" if reason else "")
-        yield SlurmWord("", _seconds(stamp), f"node {node} is {state}, reason {reason or 'None'}", why, node)
-    began = shown.get("SlurmdStartTime", "")
-    if _seconds(began) is not None:
-        yield SlurmWord(
-            "", _seconds(began), f"slurmd of {node} was started", f"slurmd of {node} was started anew", node
-        )
+def _of_node(node: parse.Node) -> Iterator[SlurmWord]:
+    if states.node_is_down(node.state):
+        why = states.why_down(node)
+        meaning = f"{node.name} is down" + (f" ({why})" if why else "")
+        text = f"node {node.name} is {node.state}, reason {node.reason or 'None'}"
+        yield SlurmWord("", _seconds(node.since), text, meaning, node.name)
+    began = _seconds(node.began)
+    if began is not None:
+        text = f"slurmd of {node.name} was started"
+        yield SlurmWord("", began, text, f"{text} anew", node.name)
 
 
 def _seconds(text: str) -> float | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 __all__ = [
     "Job",
+    "Node",
     "Partition",
     "PastStep",
     "Step",
@@ -21,6 +22,7 @@ __all__ = [
     "jobs",
     "mpi_types",
     "node_states",
+    "nodes",
     "partitions",
     "past_jobs",
     "past_steps",
@@ -40,6 +42,7 @@ _ENDED = re.compile(
 )
 _MOST_TASKS = 1 << 16
 _COMPLAINT = re.compile(r"^\w+: ")
+_REASON = re.compile(r"(?P<reason>.*?)\s*(?:\[(?P<by>[^\s@\]]*)@(?P<since>[^\s\]]*)\])?")
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,20 @@ class Partition:
     memory: int
     gpus: int
     gpu_type: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One line of `scontrol show node`: `state` with its flags (`DOWN+DRAIN`), the `reason` that somebody, or Slurm
+    itself, gave for it, who did (`by`) and when (`since`), and when its slurmd was started (`began`), times as Slurm
+    writes them. What there is not is ""."""
+
+    name: str
+    state: str
+    reason: str
+    by: str
+    since: str
+    began: str
 
 
 def jobs(text: str) -> list[Job]:
@@ -147,6 +164,17 @@ def alloc_nodes(line: str) -> str:
 def node_states(text: str) -> list[tuple[str, str]]:
     """Nodes with their states as `argv.sinfo_nodes` lists them, each once; a `*` for one that does not answer."""
     return list(dict.fromkeys((name, state) for name, state in _rows(text, 2)))
+
+
+def nodes(text: str) -> list[Node]:
+    """Nodes as `argv.scontrol_show` shows them."""
+    return [_node(shown) for shown in map(fields, text.splitlines()) if "NodeName" in shown]
+
+
+def _node(shown: dict[str, str]) -> Node:
+    given = _REASON.fullmatch(shown.get("Reason", ""))
+    why, by, since = given.groups("") if given else (shown["Reason"], "", "")
+    return Node(shown["NodeName"], shown.get("State", ""), _given(why), by, since, shown.get("SlurmdStartTime", ""))
 
 
 def fields(line: str) -> dict[str, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trtdist.slurm.parse import Job
+from trtdist.slurm.parse import Job, Node
 
-__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "node_is_away", "node_is_down", "phase"]
+__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "node_is_away", "node_is_down", "phase", "why_down"]
 
 WAITING, LIVE, ENDED = "waiting", "live", "ended"
 
@@ -42,6 +42,9 @@ _ENDS = {
 # sinfo(1), "Node state codes". Jobs go on where it is "failing", and where a node does not answer at the moment (`*`).
 _DOWN = ("down", "fail", "powering_down")
 _DOUBTFUL = ("failing", "unknown")
+
+# slurmctld's own word for a node that was silent for SlurmdTimeout (src/slurmctld/ping_nodes.c).
+_SILENT = "Not responding"
 
 _EXPLAINED = ("BOOT_FAIL", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -84,8 +87,15 @@ def hopeless(reason: str) -> str:
 
 
 def node_is_down(state: str) -> bool:
-    """Whether nothing runs on a node of this state any more."""
-    return state.lower().rstrip("*") in _DOWN
+    """Whether nothing runs on a node of this state any more; a state may have flags (`DOWN+DRAIN`)."""
+    return any(word.rstrip("*") in _DOWN for word in state.lower().split("+"))
+
+
+def why_down(node: Node) -> str:
+    """Who set a node down and why, in words such as "set down by root: bad fan"; "" when Slurm does not say."""
+    if not node.reason or node.reason == _SILENT:
+        return "it does not respond" if node.reason else ""
+    return f"set down by {node.by}: {node.reason}" if node.by else node.reason
 
 
 def node_is_away(state: str) -> bool:

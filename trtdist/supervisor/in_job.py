@@ -80,13 +80,14 @@ class InJob:
         return why_ended(self._job, shown, down, resumption.attempt(os.environ))
 
     async def _nodes_down(self, shown: Mapping[str, str], seconds: float) -> list[str]:
-        """The nodes of the job that Slurm knows to be down, as far as it says so in time."""
+        """The nodes of the job that Slurm knows to be down, each with why, as far as it says so in time."""
         try:
             names = hostlist.expand(self._nodes_of_run() or shown.get("NodeList", ""))
         except hostlist.HostListError:
             return []
         # A node that does not answer for a moment is not why a job was ended.
-        return [node for node, state in await _states_of(names, seconds) if states.node_is_down(state)]
+        down = await _down_of(names, seconds)
+        return [f"{node} ({why})" if why else node for node, why in down.items()]
 
     def _nodes_of_run(self) -> str:
         """The nodes as resolved, since Slurm takes those that are done off the list of a job that ends."""
@@ -157,17 +158,24 @@ class InJob:
 
     async def place(self, step: Step) -> str:
         """Ask Slurm which nodes of the step are down, and have spares take their numbers in resolved.env."""
-        env = read_env_or_nothing(self._run.resolved_env)
-        listed = await _states_of(env.get("TRTDIST_NODES", "").split(), _HURRY)
+        listed = await _states_of(_resolved(self._run, "TRTDIST_NODES").split(), _HURRY)
         down = [node for node, state in listed if states.node_is_away(state)]
-        after, changed = moved(env, step.nodes, self._used(), down) if down else (env, [])
+        # Read only now, since another step may have been placed while Slurm was asked.
+        env = read_env_or_nothing(self._run.resolved_env)
+        places = dict(enumerate(env.get("TRTDIST_NODES", "").split()))
+        after, changed = moved(env, step.nodes, self._used(), down) if places and down else (env, [])
         if not changed:
-            return f"{step.name} stays where {', '.join(down)} is down: there is no spare node" if down else ""
+            stays = [places[number] for number in step.nodes if places.get(number) in down]
+            return f"{step.name} stays where {', '.join(stays)} is down: there is no spare node" if stays else ""
         try:
             write_env(self._run.resolved_env, after)
         except OSError as error:
             return f"cannot write {self._run.resolved_env}: {error.strerror}"
-        return "; ".join(f"{step.name} moves from {old}, which is down, to {new}" for old, new in changed)
+        known = await _down_of([old for old, _ in changed], _HURRY)
+        why = {node: f" ({reason})" for node, reason in known.items() if reason}
+        return "; ".join(
+            f"{step.name} moves from {old}, which is down{why.get(old, '')}, to {new}" for old, new in changed
+        )
 
     def _used(self) -> int:
         """How many nodes have something placed on them: those above are spares."""
@@ -175,19 +183,44 @@ class InJob:
         return 1 + max(node for step in plan.steps for node in step.nodes)
 
     async def clean(self) -> tuple[str, ...]:
-        """Remove the local folder on every node with a step of its own."""
+        """Remove the local folder, with a step of its own, on every node that the job still has."""
         folder = local_folder(self._run)
         script = self._run.scripts / "each-node.srun.sh"
         # Where something was wrong with a node nothing is resolved, and the look at the nodes has made the folder.
         nodes = len(_resolved(self._run, "TRTDIST_NODES").split()) or int(os.environ.get("SLURM_JOB_NUM_NODES", "1"))
         if nodes < 2 or not script.is_file():
             return ()
+        had = _nodes_given()
+        lost = await self._lost(had)
+        left = [f"{folder} on {node}, which job {self._job} has lost" for node in lost]
+        environ = {**os.environ, "TRTDIST_JOB_NODELIST": hostlist.fold(node for node in had if node not in lost)}
         try:
-            await ask(["bash", str(script), "bash", "-c", _REMOVE, "bash", str(folder)], _CLEANING)
+            await ask(["bash", str(script), "bash", "-c", _REMOVE, "bash", str(folder)], _CLEANING, environ)
         except TrtdistError as error:
             self._say(str(error))
-            return (f"{folder} on the nodes of job {self._job}",)
-        return ()
+            left.insert(0, f"{folder} on the nodes of job {self._job}")
+        return tuple(left)
+
+    async def _lost(self, had: list[str]) -> list[str]:
+        """Which of the nodes that the job had it has no more, as far as Slurm says so in time."""
+        try:
+            shown = parse.fields(await ask(argv.scontrol_show("job", self._job), _HURRY))
+            has = hostlist.expand(shown.get("NodeList", ""))
+        except (TrtdistError, hostlist.HostListError):
+            return []
+        # Of a job that ends, those that are done are taken off the list.
+        return [node for node in had if node not in has] if shown.get("JobState") == "RUNNING" else []
+
+
+async def _down_of(nodes: list[str], seconds: float) -> dict[str, str]:
+    """Those of the nodes that are down, each with why; nothing when Slurm does not answer in time."""
+    if not nodes:
+        return {}
+    try:
+        shown = parse.nodes(await ask(argv.scontrol_show("node", ",".join(nodes)), max(0.0, seconds)))
+    except TrtdistError:
+        return {}
+    return {node.name: states.why_down(node) for node in shown if states.node_is_down(node.state)}
 
 
 async def _states_of(nodes: list[str], seconds: float) -> list[tuple[str, str]]:
@@ -221,6 +254,14 @@ def why_ended(job: str, shown: Mapping[str, str], down: list[str], attempt: int 
 
 def _preempted(shown: Mapping[str, str]) -> bool:
     return shown.get("JobState") == "PREEMPTED" or shown.get("PreemptTime", "None") not in ("None", "Unknown", "N/A")
+
+
+def _nodes_given() -> list[str]:
+    """The nodes that the job had when it began."""
+    try:
+        return hostlist.expand(os.environ.get("TRTDIST_JOB_NODELIST") or os.environ.get("SLURM_JOB_NODELIST", ""))
+    except hostlist.HostListError:
+        return []
 
 
 def _resolved(run: RunDir, name: str) -> str:
