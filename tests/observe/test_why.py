@@ -199,8 +199,24 @@ def test_what_scontrol_says_of_nodes() -> None:
     text = NODE.format(node="node1", state="IDLE") + NODE.format(node="node2", state="DOWN+NOT_RESPONDING")
     first, down, second = ask_nodes(["node1", "node2"], lambda words: text)
     assert (first.node, second.node, down.node) == ("node1", "node2", "node2")
-    assert (first.meaning, down.meaning) == ("slurmd of node1 was started anew", "node2 is down (bad fan)")
+    assert (first.meaning, down.meaning) == (
+        "slurmd of node1 was started anew",
+        "node2 is down (set down by root: bad fan)",
+    )
     assert down.at is not None and second.at is not None and down.at - second.at == 386.0
+
+
+def test_a_job_that_lost_a_node_is_a_sentence_of_its_own(fake: FakeRun) -> None:
+    """Slurm tells of it on every node of the job, whichever was lost."""
+    other = "slurmstepd-node1: error: *** STEP 7.2 ON node1 CANCELLED AT 2026-11-26T10:38:35 DUE TO NODE FAILURE, SEE\n"
+    fake.run.log("launch.etcd").write_text(other)
+    fake.run.log("launch.workers").write_text("srun: error: Node failure on node2\n")
+    fake.write("supervisor", RunState("FAILED"))
+    reason = "job 7 lost node2 (set down by root: bad fan)"
+    fake.verdict(state="FAILED", exit_code=1, reason=reason)
+    cause = why(fake).cause
+    assert cause.sentence == reason and cause.certain
+    assert cause.hit is not None and cause.hit.text == "srun: error: Node failure on node2"
 
 
 def test_nobody_is_asked_about_no_nodes() -> None:

@@ -21,6 +21,8 @@ __all__ = ["Cause", "Facts", "decide"]
 # How long before a death its reason may have been written (seconds), and by how much the index of a log is early.
 _BEFORE, _EARLY = 300.0, 1.0
 _LAUNCH = "launch."
+# What Slurm prints of the end of a job.
+_OF_JOBS = ("slurm-node-failure", "slurm-preempted", "slurm-time-limit")
 # How long before or after a death something must have happened to a node to have to do with it (seconds): Slurm calls
 # one down SlurmdTimeout after it was last heard, 300 s unless set.
 _NODE = 600.0
@@ -134,7 +136,9 @@ def _because(facts: Facts, failure: Failure, hit: Hit) -> Cause:
     why = f"since {signature.meaning}" if certain else f"and says: {hit.text}"
     began_with_it = hit.log == failure.name or hit.log.startswith(_LAUNCH) or not failure.name
     if began_with_it:
-        sentence = f"{_ended(facts, failure)} {why}"
+        # What Slurm did to a job is a sentence of its own, which may name the nodes.
+        told = not failure.name and failure.reason.startswith("job ") and signature.code in _OF_JOBS
+        sentence = failure.reason if told else f"{_ended(facts, failure)} {why}"
         return Cause(sentence, failure.name or hit.log, failure.time or hit.at, certain, signature, hit)
     sentence = f"{_placed(facts, hit.log)} failed first, {why}; then {_ended(facts, failure)}"
     return Cause(sentence, hit.log, hit.at, certain, signature, hit)
