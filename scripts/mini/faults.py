@@ -23,6 +23,7 @@ from mini.machine import (
     node_of,
     run,
     saved_shape,
+    slurm,
     start,
     wait_until,
 )
@@ -30,11 +31,13 @@ from mini.nodes import CLOCK, start_controller, start_node
 
 # As much room as there is taken; a size of 0 would be no limit.
 FULL = 'used=$(df --block-size=1 --output=used /tmp | tail -n 1); mount -o "remount,size=$((used ? used : 4096))" /tmp'
+REASON = "bad fan"
 LATE_FILES = Path(__file__).with_name("late_files.py")
 
 
 def fail(options: argparse.Namespace) -> None:
-    """Fail a node at once, as if its power went off, or its network, its disk (/tmp) or slurmd alone."""
+    """Fail a node at once, as if its power went off, or its network, its disk (/tmp) or slurmd alone; or take it away
+    in Slurm."""
     name = node_of(options.node)
     if options.slurmd:
         (STATE / "headless" / name).touch()
@@ -44,6 +47,9 @@ def fail(options: argparse.Namespace) -> None:
         run(["ip", "-n", f"{BRIDGE}-{name}", "link", "set", "eth0", "down"])
     elif options.disk:
         in_mounts_of(Record(), name, ["bash", "-ec", FULL])
+    elif options.down or options.drain:
+        state = "down" if options.down else "drain"
+        slurm("scontrol", "update", f"NodeName={name}", f"State={state}", f"Reason={REASON}")
     else:
         Record().kill(name, signal.SIGKILL)
 
@@ -66,6 +72,8 @@ def recover(options: argparse.Namespace) -> None:
         wait_until((STATE / "up" / name).exists, 10, f"{name} does not start; see {STATE}/log/{name}.out")
         for kept in sorted(STATE.glob("late/*")):
             in_mounts_of(record, name, ["mount", "--bind", str(kept / name), (kept / "path").read_text()])
+    # Slurm refuses it where the node was not taken away.
+    slurm("scontrol", "update", f"NodeName={name}", "State=resume")
     wait_until(lambda: idle([name]), 60, f"{name} does not become idle; see {STATE}/log/{name}.log")
 
 
