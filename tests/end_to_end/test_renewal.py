@@ -8,10 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 
 import pytest
 
+from tests.end_to_end.asking import Asking
 from tests.end_to_end.workplace import UP_SECONDS, Workplace
 from tests.serving.scripted import until
 from tests.supervisor.runs import wait_for
@@ -19,9 +19,6 @@ from trtdist.events import TaskStarted
 from trtdist.rundir import RunDir
 from trtdist.services.authority import make_certificates
 from trtdist.services.tls import Certificates, validity
-from trtdist.serving.protocol import Sampling
-from trtdist.serving.requester import Ask, Requester
-from trtdist.serving.run_config import RunConfig
 
 TOPOLOGY = """\
 name: short
@@ -64,58 +61,12 @@ def begin(place: Workplace, run: RunDir) -> subprocess.Popen[str]:
     return supervisor
 
 
-async def asked(requester: Requester, tokens: int) -> None:
-    """One answer, whole."""
-    ask = Ask(Sampling(max_tokens=tokens), prompt="how are you", timeout=60.0)
-    answers = [answer async for answer in requester.stream(ask)]
-    assert answers[-1].finish_reason == "length"
-    assert sum(len(answer.token_ids) for answer in answers) == tokens
-
-
-class Load:
-    """Everybody who asks a run while its certificates are renewed, until `enough`; any failure is the test's."""
-
-    def __init__(self, run: RunDir) -> None:
-        self._run = run
-        self.enough = False
-        self.served = {"stayed": 0, "came": 0, "http": 0}
-
-    async def all(self) -> None:
-        async with Requester.open(RunConfig.load(self._run.path), "stays") as requester:
-            await asyncio.gather(self._stays(requester), self._stays(requester), self._comes(), self._over_http())
-
-    async def _stays(self, requester: Requester) -> None:
-        while not self.enough:
-            await asked(requester, 32)
-            self.served["stayed"] += 1
-
-    async def _comes(self) -> None:
-        while not self.enough:
-            async with Requester.open(RunConfig.load(self._run.path), "comes") as requester:
-                await asked(requester, 4)
-            self.served["came"] += 1
-
-    async def _over_http(self) -> None:
-        url = f"{RunConfig.load(self._run.path).http_url}/v1/completions"
-        body = b'{"model": "reference/tiny", "prompt": "how are you", "max_tokens": 8}'
-        request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-        while not self.enough:
-            assert b'"length"' in await asyncio.to_thread(_fetched, request)
-            self.served["http"] += 1
-
-
-def _fetched(request: urllib.request.Request) -> bytes:
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        content: bytes = answer.read()
-        return content
-
-
 @pytest.mark.long
 def test_a_deployment_serves_through_renewals_without_a_failure(place: Workplace) -> None:
     run = rendered(place, 0.0, LIFE_S)
     first_end = validity(Certificates.of(run).client)[1]
     assert begin(place, run).poll() is None, place.log("supervisor")
-    load = Load(run)
+    load = Asking(run)
 
     async def through() -> None:
         asking = asyncio.ensure_future(load.all())
