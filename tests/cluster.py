@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,21 @@ class Cluster:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=180, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    @contextlib.contextmanager
+    def settings(self, **values: int) -> Iterator[None]:
+        """Other settings of Slurm's while in `with`."""
+        config = STATE / "slurm.conf"
+        before = after = config.read_text()
+        for name, value in values.items():
+            after = re.sub(rf"(?m)^{name}=.*$", f"{name}={value}", after)
+        try:
+            config.write_text(after)
+            self.admin("exec", "submit", "scontrol", "reconfigure")
+            yield
+        finally:
+            config.write_text(before)
+            self.admin("exec", "submit", "scontrol", "reconfigure")
 
     def mend(self) -> None:
         """Bring back what a test has broken."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.steady_load import Load, Outcome, steady_load
 from tests.end_to_end.workplace import ROOT, Workplace
 
-__all__ = ["STREAMS", "load_inside"]
+__all__ = ["STREAMS", "load_by", "load_inside"]
 
 STREAMS = 4
 
@@ -25,10 +25,17 @@ STREAMS = 4
 def load_inside(place: Workplace) -> Iterator[Load]:
     """A load from inside of a workplace's machine while in `with`; its last outcomes are there afterwards."""
     run = place.folder / "runs" / place.runs()[-1].name
+    with load_by([*place.inside, sys.executable], run, place.environ) as load:
+        yield load
+
+
+@contextmanager
+def load_by(python: Sequence[str], run: Path, environ: Mapping[str, str] | None = None) -> Iterator[Load]:
+    """A load that a Python makes elsewhere."""
     load = Load(run)
     with subprocess.Popen(
-        [*place.inside, sys.executable, "-m", __name__, run],
-        env=place.environ, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [*python, "-m", "tests.faults.load", run],
+        env=environ, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     ) as asking:  # fmt: skip
         try:
             assert asking.stdout is not None

@@ -7,19 +7,26 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
 from tests.end_to_end.slurm_user import EXAMPLE, READY_S, SHARED, User
+from tests.faults.load import load_by
 from tests.faults.machine import CUT_S
 from tests.faults.runner import PROMPT
 from tests.supervisor.runs import wait_for
-from trtdist.events import EventReader, RunState, TaskStarted
+from trtdist.events import Event, EventReader, Restarting, RunState, StepStarted, TaskStarted
 
-NOTICED_S, CLEAN_S = 5.0, 30.0
+NOTICED_S, CLEAN_S, UP_S = 5.0, 30.0, 120.0
 ON_TWO = (*SHARED, "--set", "slurm.extra_sbatch=['--nodelist=node[1-2]']")
 SLOW = ("--set", "generation_servers.reference.step_delay=0.2")
+ROLES = ("context_servers", "generation_servers", "services.nats", "services.etcd", "router")
+AGAIN = [word for role in ROLES for word in ("--set", f"{role}.restart={{policy: on-failure, backoff: 200ms}}")]
+AGAIN += ["--set", "launch=per_server"]
+# Where nothing of the run is.
+ELSEWHERE = "node4"
 HIT = "import sys; from tests.faults.inflict import PROCESS_FAULTS; PROCESS_FAULTS[sys.argv[1]](int(sys.argv[2]))"
 
 
@@ -43,11 +50,17 @@ def submit(user: User, *options: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+Kind = TypeVar("Kind", bound=Event)
+
+
+def events(user: User, kind: type[Kind]) -> list[Kind]:
+    records = EventReader(user.run_dir() / "events").poll()
+    return [each.event for each in records if isinstance(each.event, kind)]
+
+
 def task_of(user: User, name: str) -> TaskStarted | None:
     """The task of that name, None while it has not started."""
-    records = EventReader(user.run_dir() / "events").poll()
-    tasks = (each.event for each in records if isinstance(each.event, TaskStarted))
-    return next((task for task in tasks if task.name == name), None)
+    return next((task for task in events(user, TaskStarted) if task.name == name), None)
 
 
 def hit(user: User, name: str, fault: str) -> float:
@@ -61,10 +74,12 @@ def fails_of(user: User, name: str, since: float) -> None:
     """Fail unless the run fails in time, of that task, and leaves nothing."""
     verdict = user.run_dir() / "verdict.json"
     wait_for(verdict.exists, NOTICED_S + CLEAN_S, "a verdict")
+    noticed = time.monotonic() - since
     told = json.loads(verdict.read_text())
     assert (told["state"], told["first"]["name"]) == ("FAILED", name), told
     nothing_left(user)
     assert time.monotonic() - since < NOTICED_S + 2 * CLEAN_S
+    print(f"told {noticed:.1f} s, clean {time.monotonic() - since:.1f} s")
 
 
 def nothing_left(user: User) -> None:
@@ -130,8 +145,7 @@ def started(user: User, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def is_in(user: User, state: str) -> bool:
-    records = EventReader(user.run_dir() / "events").poll()
-    return any(isinstance(each.event, RunState) and each.event.state == state for each in records)
+    return any(event.state == state for event in events(user, RunState))
 
 
 @pytest.mark.long
@@ -148,3 +162,76 @@ def test_a_node_that_is_spoilt_for_a_while_stays_in_the_run(owner: User, node: s
     assert owner.trtdist("down").returncode == 0
     assert owner.state()["state"] == "STOPPED"
     nothing_left(owner)
+
+
+@contextmanager
+def under_load(user: User) -> Iterator[None]:
+    """Requests from another node while in `with`: each gets the right answer or an error, none is lost."""
+    python = user.cluster.argv("env", f"PYTHONPATH={ROOT}", PYTHON, host=ELSEWHERE)
+    with load_by(python, user.run_dir()) as load:
+        known = load.answers()
+        yield
+    assert len(known) == 1
+    wrong = [each for each in load.outcomes if not each.error and each.text not in known]
+    assert wrong == []
+    failed = len(load.failed())
+    print(f"answered {len(load.outcomes) - failed}, failed {failed}")
+
+
+def ready_again(user: User, step: str) -> bool:
+    """Whether a step was started again and the run is as it was."""
+    (*_, last) = events(user, RunState)
+    began = [event for event in events(user, StepStarted) if event.step == step]
+    return len(began) > 1 and (last.state, last.detail) == ("READY", "")
+
+
+def answers(user: User) -> bool:
+    asked = user.trtdist("client", "--prompt", PROMPT, "--max-tokens", "4", host=ELSEWHERE)
+    return asked.returncode == 0 and asked.stdout.strip() != ""
+
+
+def stays_and_goes(user: User) -> None:
+    """Fail unless a run answers, maybe again, and leaves nothing when it is asked to end."""
+    wait_for(lambda: answers(user), UP_S, "an answer")
+    wait_for(lambda: user.state()["state"] == "READY", UP_S, "READY")
+    since = time.monotonic()
+    assert user.trtdist("down").returncode == 0
+    assert user.state()["state"] == "STOPPED"
+    nothing_left(user)
+    print(f"clean {time.monotonic() - since:.1f} s")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        *((name, "KILL") for name in ("gen.1.0", "gen.1.1", "router", "nats", "etcd")),
+        *(("ctx.0.1", "exit 1"), ("gen.1.0", "exit 0")),
+    ],
+)
+def test_a_task_that_ends_under_load_is_started_again(user: User, name: str, fault: str) -> None:
+    """gen.1 is on the other node."""
+    submit(user, "--wait", *AGAIN)
+    with under_load(user):
+        since = hit(user, name, fault)
+        step = next(task.step for task in events(user, TaskStarted) if task.name == name)
+        wait_for(lambda: ready_again(user, step), UP_S, f"READY again: {events(user, RunState)[-1]}")
+        print(f"told {time.monotonic() - since:.1f} s")
+    assert events(user, Restarting)[0].reason.split()[0] == name
+    stays_and_goes(user)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["--network", "--disk"])
+@pytest.mark.parametrize("node", ["node1", "node2"])
+def test_a_node_that_is_spoilt_under_load_stays_in_the_run(owner: User, node: str, fault: str) -> None:
+    """What cannot go on meanwhile is started again."""
+    submit(owner, "--wait", *ON_TWO, *AGAIN)
+    with under_load(owner):
+        owner.cluster.admin("fail", fault, node)
+        time.sleep(CUT_S)
+        owner.cluster.admin("recover", node)
+        since = time.monotonic()
+        wait_for(lambda: events(owner, RunState)[-1] == RunState("READY"), UP_S, "READY")
+        print(f"told {CUT_S + time.monotonic() - since:.1f} s")
+    stays_and_goes(owner)

@@ -115,7 +115,9 @@ def test_servers_that_lose_a_node_at_once_are_placed_one_after_the_other(
     async def answers(argv: Sequence[str], timeout: float) -> str:
         await asyncio.sleep(0.05)
         if argv[0] == "sinfo":
-            return "n0|mixed\nn1|down\nn2|down*\nn3|idle\nn4|idle"
+            return "n0|mixed\nn1|down\nn2|idle\nn3|mixed\nn4|mixed"
+        if "job" in argv:
+            return "JobId=7 JobState=RUNNING NodeList=n0,n[3-4]"
         return "NodeName=n1 State=DOWN Reason=bad fan [root@now]"
 
     async def all_at_once() -> list[str]:
@@ -130,7 +132,7 @@ def test_servers_that_lose_a_node_at_once_are_placed_one_after_the_other(
     assert said == [
         "ctx.0 moves from n1, which is down (set down by root: bad fan), to n3",
         "",
-        "gen.1 moves from n2, which is down, to n4",
+        "gen.1 moves from n2, which job 7 has lost, to n4",
     ]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 
 from trtdist.errors import TrtdistError
@@ -157,9 +157,12 @@ class InJob:
         return None
 
     async def place(self, step: Step) -> str:
-        """Ask Slurm which nodes of the step are down, and have spares take their numbers in resolved.env."""
-        listed = await _states_of(_resolved(self._run, "TRTDIST_NODES").split(), _HURRY)
-        down = [node for node, state in listed if states.node_is_away(state)]
+        """Ask Slurm which nodes of the step are down or lost, and have spares take their numbers in resolved.env."""
+        names = _resolved(self._run, "TRTDIST_NODES").split()
+        listed, lost = await asyncio.gather(_states_of(names, _HURRY), self._lost(names))
+        # A node that was down for a moment is none of the job any more, though it be up again.
+        away = [node for node, state in listed if states.node_is_away(state)]
+        down = list(dict.fromkeys([*away, *lost]))
         # Read only now, since another step may have been placed while Slurm was asked.
         env = read_env_or_nothing(self._run.resolved_env)
         places = dict(enumerate(env.get("TRTDIST_NODES", "").split()))
@@ -172,10 +175,14 @@ class InJob:
         except OSError as error:
             return f"cannot write {self._run.resolved_env}: {error.strerror}"
         known = await _down_of([old for old, _ in changed], _HURRY)
-        why = {node: f" ({reason})" for node, reason in known.items() if reason}
         return "; ".join(
-            f"{step.name} moves from {old}, which is down{why.get(old, '')}, to {new}" for old, new in changed
+            f"{step.name} moves from {old}, {self._gone(old, known, lost)}, to {new}" for old, new in changed
         )
+
+    def _gone(self, node: str, down: Mapping[str, str], lost: Collection[str]) -> str:
+        if node in down:
+            return f"which is down ({down[node]})" if down[node] else "which is down"
+        return f"which job {self._job} has lost" if node in lost else "which does not respond"
 
     def _used(self) -> int:
         """How many nodes have something placed on them: those above are spares."""
