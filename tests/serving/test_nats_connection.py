@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats import errors
+from nats.aio.transport import TcpTransport
 from nats.protocol.parser import Parser
 
 from tests.serving.servers import NatsServer, free_ports
@@ -317,3 +318,21 @@ def test_frozen_server_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pyt
 
     with NatsServer(tmp_path) as server:
         asyncio.run(main())
+
+
+def test_a_connection_that_breaks_while_it_is_drained_is_no_error(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio cancels whoever waits for the end of it, once in many times: here, always."""
+
+    async def broken(self: TcpTransport) -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        client = await connect(nats_server.url, nats_server.user, nats_server.password, "a test")
+        await client.subscribe("test.broken")
+        monkeypatch.setattr(TcpTransport, "wait_closed", broken)
+        await disconnect(client)
+        assert client.is_closed
+
+    asyncio.run(main())

@@ -73,7 +73,7 @@ async def disconnect(client: DirectClient) -> None:
     try:
         # nats-py's drain cannot be cancelled, so it is begun only with a server that answers.
         await within(FLUSH_S, client.flush())
-        await client.drain()
+        await _drain(client)
     except (errors.Error, OSError, asyncio.TimeoutError):
         client.abandon()
         closing = asyncio.ensure_future(client.close())
@@ -82,6 +82,18 @@ async def disconnect(client: DirectClient) -> None:
         finally:
             # A task of nats-py's that closing cancels can take it along; of a broken connection, nothing is missed.
             await end_task(closing)
+
+
+async def _drain(client: DirectClient) -> None:
+    """Drain; asyncio.TimeoutError where a connection that breaks meanwhile cancels what nats-py itself waits for."""
+    draining = asyncio.ensure_future(client.drain())
+    try:
+        await asyncio.wait({draining})
+    finally:
+        await end_task(draining)
+    if draining.cancelled():
+        raise asyncio.TimeoutError
+    draining.result()
 
 
 @contextlib.asynccontextmanager
