@@ -223,7 +223,8 @@ def test_a_run_that_fails_while_it_is_waited_for(place: Workplace) -> None:
     front = place.start("up", QUICKSTART, "--local", "--detach", "--set", f"services.nats.binary={broken}")
     output = ends(front, 1)
     assert "failed: nats ended with exit code 7" in output
-    assert output.rstrip().endswith("there is no spoon")
+    *_, last, hint = output.splitlines()
+    assert last.strip() == "there is no spoon" and hint.startswith("`trtdist why ")
 
 
 @pytest.mark.long
