@@ -40,14 +40,17 @@ def until(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) 
         time.sleep(0.01)
 
 
-def mpiexec(size: int, words: list[str], local: Path, log: Path, ways: str) -> subprocess.Popen[bytes]:
-    """A Python program as so many ranks, which write to the end of `log`; `ways` are those of MPI between them."""
+def mpiexec(
+    size: int, words: list[str], local: Path, log: Path, ways: str, inside: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """A Python program as so many ranks, which write to the end of `log`; `ways` are those of MPI between them, and
+    `inside` is what a launch line stands behind."""
     environ = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMI", "PRTE_", "SLURM_"))}
     environ |= {"OMPI_MCA_pml": "ob1", "OMPI_MCA_btl": ways, "TMPDIR": str(local)}
     environ |= {"OMPI_MCA_btl_sm_backing_directory": str(local), "PYTHONPATH": f"{ROOT}:{STANDIN}"}
     options = ["--oversubscribe", "--bind-to", "none", "--stdin", "none"]
     options += ["--allow-run-as-root"] if os.geteuid() == 0 else []
-    argv = [str(Path(sys.executable).parent / "mpiexec"), *options, "-n", str(size), sys.executable, *words]
+    argv = [*inside, str(Path(sys.executable).parent / "mpiexec"), *options, "-n", str(size), sys.executable, *words]
     with log.open("ab") as written:
         return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=written, stderr=written, env=environ)
 

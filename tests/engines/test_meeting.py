@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tests.engines.real_run import DEADLINE_S, RealRun, mpiexec, until
 from tests.engines.test_mpi import across, check
 from tests.engines.topologies import disaggregated
 from tests.strangers import let_in
+from trtdist.engines.reference.meeting import over_tcp
 from trtdist.sockets import LISTENING, held, tcp_sockets
 
 OVER_TCP = "self,tcp"
@@ -56,12 +58,12 @@ def test_larger_worlds_work_behind_closed_doors(context: int, generation: int, w
 class Meeting:
     """Three ranks that have started MPI and wait to meet."""
 
-    def __init__(self, folder: Path, keys: tuple[bytes, ...] = (KEY,) * 3) -> None:
+    def __init__(self, folder: Path, keys: tuple[bytes, ...] = (KEY,) * 3, inside: tuple[str, ...] = ()) -> None:
         self._folder = folder
         for rank, key in enumerate(keys):
             (folder / f"key.{rank}").write_bytes(key)
         program = Path(__file__).with_name("meeting_program.py")
-        self.launcher = mpiexec(len(keys), [str(program), str(folder)], folder, folder / "log", OVER_TCP)
+        self.launcher = mpiexec(len(keys), [str(program), str(folder)], folder, folder / "log", OVER_TCP, inside)
 
     def ports(self, rank: int) -> list[int]:
         """First the one of the program, then those of its MPI."""
@@ -77,10 +79,10 @@ class Meeting:
 
 
 @contextlib.contextmanager
-def meeting(keys: tuple[bytes, ...] = (KEY,) * 3) -> Iterator[Meeting]:
+def meeting(keys: tuple[bytes, ...] = (KEY,) * 3, inside: tuple[str, ...] = ()) -> Iterator[Meeting]:
     # Open MPI makes sockets in it, whose names may not be long.
     with tempfile.TemporaryDirectory(prefix="trt-meeting-") as folder:
-        found = Meeting(Path(folder), keys)
+        found = Meeting(Path(folder), keys, inside)
         children = []
         try:
             found.ports(len(keys) - 1)
@@ -99,8 +101,18 @@ def test_who_has_not_the_key_is_no_rank() -> None:
     with meeting((KEY, KEY, b"another" + KEY)) as ranks:
         code, said = ranks.outcome()
     assert code != 0
-    assert "what says to be rank 2 of the MPI world does not have the key of the run" in said
+    # Each finds that of the other: who is first ends the world.
+    assert re.search(r"what says to be rank \d of the MPI world does not have the key of the run", said)
     assert "has met the others" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "does"),
+    [("self,sm", False), ("self, tcp", True), ("^openib", True), ("^sm,tcp", False), ("tcp,self", True)],
+)
+def test_whether_ranks_reach_each_other_over_tcp(given: str, does: bool) -> None:
+    assert over_tcp({"OMPI_MCA_btl": given}) is does
+    assert over_tcp({})
 
 
 @pytest.mark.long
@@ -121,6 +133,19 @@ def test_noise_in_the_first_moments_that_ends_is_nothing(noise: bytes) -> None:
                 stranger.sendall(noise)
         code, said = ranks.outcome()
     assert (code, said.count("has met the others")) == (0, 3), said
+
+
+@pytest.mark.long
+def test_ranks_whose_nodes_share_many_networks_need_no_more_than_they_opened() -> None:
+    networks = "".join(
+        f"ip link add a{n} type veth peer name b{n} && ip address add 10.9.{n}.1/24 dev a{n}"
+        f" && ip link set a{n} up && ip link set b{n} up && "
+        for n in range(14)
+    )
+    inside = ("unshare", "--map-root-user", "--net", "sh", "-c", f'ip link set lo up && {networks}exec "$@"', "sh")
+    with meeting((KEY, KEY), inside) as ranks:
+        code, said = ranks.outcome()
+    assert (code, said.count("has met the others")) == (0, 2), said
 
 
 @pytest.mark.long

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from tests.planning.topologies import section, topology
-from trtdist.events import Drained, Event, EventWriter, Ready, Restarting, Rung, StepStarted, TaskStarted, WrittenOff
+from trtdist.events import (
+    Drained,
+    Event,
+    EventWriter,
+    Ready,
+    Restarting,
+    Rung,
+    StepStarted,
+    SupervisorStarted,
+    TaskStarted,
+    WrittenOff,
+)
 from trtdist.planning import Target, plan
 from trtdist.serving.lives import Lives
 from trtdist.serving.waiting import first_of, within
@@ -157,3 +168,7 @@ def test_lives_that_were_proven_are_known_once_the_run_was_ready(lives: Lives, e
     events.begin("gen.0")
     lives.read()
     assert lives.proven()["gen.0"] == ""
+    # In a job that is queued again all of it begins anew.
+    events.add("supervisor", SupervisorStarted("node1", 8, 8, "job 7"))
+    lives.read()
+    assert lives.proven() == {} and lives.of("ctx.0") == ""

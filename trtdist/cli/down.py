@@ -76,7 +76,10 @@ def _take_down(found: RunDir, grace: float | None) -> None:
             _Descent(found, grace).go()
         _leave_nothing(found)
     if ended_before is None:
-        click.echo(f"{found.run_id} is down and nothing is left ({span(time.monotonic() - began)})")
+        # Of a node that a job has lost, nobody can say more than what may be there.
+        unknown = ", ".join((verdict.read(found) or {}).get("left") or ())
+        left = f"this may be left: {unknown}" if unknown else "nothing is left"
+        click.echo(f"{found.run_id} is down and {left} ({span(time.monotonic() - began)})")
     else:
         reason = f"{ended_before.get('state')}, {ended_before.get('reason')}"
         click.echo(f"{found.run_id} has ended already and nothing is left ({reason})")

@@ -9,12 +9,23 @@ import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 
-from trtdist.events import Drained, EventReader, Ready, Record, Restarting, Rung, StepStarted, TaskStarted, WrittenOff
+from trtdist.events import (
+    Drained,
+    EventReader,
+    Ready,
+    Record,
+    Restarting,
+    Rung,
+    StepStarted,
+    SupervisorStarted,
+    TaskStarted,
+    WrittenOff,
+)
 from trtdist.plan import Plan
 
 __all__ = ["Lives"]
 
-_NAMES = ("step_started", "task_started", "restarting", "written_off", "drained", "rung", "ready")
+_NAMES = ("supervisor_started", "step_started", "task_started", "restarting", "written_off", "drained", "rung", "ready")
 _TOLD = tuple(f'"{name}"'.encode() for name in _NAMES)
 # A look at the files of hundreds of servers takes a few ms, and much longer on a shared file system; but whoever has
 # just died should not be taken for proven.
@@ -33,6 +44,9 @@ class Lives:
         self._step_of = {name: step.name for step in plan.steps for name in (step.name, *step.servers)}
         self._members = [name for step in plan.steps for name in step.servers or (step.name,)]
         self._names = {f"{server.name}.0": server.name for server in plan.servers}
+        self._forget()
+
+    def _forget(self) -> None:
         # By step, "" after the end of its last life.
         self._present: dict[str, str] = {}
         self._started: dict[str, str] = {}
@@ -62,7 +76,10 @@ class Lives:
     def _take(self, records: Iterable[Record]) -> None:
         for record in records:
             event = record.event
-            if isinstance(event, StepStarted):
+            if isinstance(event, SupervisorStarted):
+                # Slurm has queued the job again: nothing of what was proven is there.
+                self._forget()
+            elif isinstance(event, StepStarted):
                 self._present[event.step] = event.life
             elif isinstance(event, TaskStarted):
                 process = f"{event.host} {event.pid} {event.started}"

@@ -25,8 +25,9 @@ __all__ = ["meet", "open_doors", "over_tcp"]
 
 _TAG = 2
 # A short message takes one way between two ranks, a long one all, and which comes first changes from one to the next.
-# Open MPI has several where nodes have several networks.
-_SIZES = (1, 1 << 18) * 3
+# Open MPI has a way for each network that the nodes share: so many rounds of both find all of them, but no fewer.
+_SIZES = (1, 1 << 18)
+_ROUNDS, _MOST_ROUNDS = 3, 64
 _MOST_BYTES = 1 << 24
 _NONCE, _MAC = 32, 32
 # From the first message to the last, on any network.
@@ -40,7 +41,10 @@ _UNSEEN = "0"
 
 def over_tcp(environ: Mapping[str, str]) -> bool:
     """Whether the launch line lets ranks reach each other over TCP; the same for all ranks of a world."""
-    return "tcp" in environ.get("OMPI_MCA_btl", "tcp").split(",")
+    given = environ.get("OMPI_MCA_btl", "tcp").strip()
+    named = "tcp" in [word.strip() for word in given.lstrip("^").split(",")]
+    # With ^ before them, they are those that are left out.
+    return named != given.startswith("^")
 
 
 def open_doors() -> list[TcpSocket]:
@@ -68,8 +72,9 @@ def meet(mpi: Any, doors: Sequence[TcpSocket], key: bytes, say: Callable[[str], 
     watch.daemon = True
     watch.start()
     try:
-        for size in _SIZES:
-            talk.swap(bytes(size))
+        for _ in range(_rounds(talk)):
+            for size in _SIZES:
+                talk.swap(bytes(size))
         _shut(doors, say)
         known = _connections(talk, key)
         _expect_nobody_else(talk, doors, known)
@@ -121,6 +126,12 @@ class _Talk:
         found[rank] = bytearray(size)
         moving.append(message.Irecv(found[rank]))
         return True
+
+
+def _rounds(talk: _Talk) -> int:
+    """As many as the rank with most networks has of them; who says something else is nobody of ours."""
+    said = talk.swap(str(len(socket.if_nameindex())).encode())
+    return max(_ROUNDS, *(int(each) for each in said if each.isdigit() and int(each) <= _MOST_ROUNDS))
 
 
 def _shut(doors: Sequence[TcpSocket], say: Callable[[str], None]) -> None:
