@@ -14,7 +14,9 @@ from tests.end_to_end.slurm_user import ALLOCATION, EXAMPLE, READY_S, SHARED, Us
 from tests.strangers import OF_RUN
 from tests.supervisor.runs import wait_for
 from tests.terminal import CTRL_C, on_terminal
+from trtdist.rundir import RunDir
 from trtdist.slurm import argv
+from trtdist.supervisor.remains import supervisor_of
 
 ONE_RANK = ("context_servers.tensor_parallel_size=1", "generation_servers.tensor_parallel_size=1")
 ONE_SERVER = ("context_servers.num_instances=1", "generation_servers.num_instances=1")
@@ -141,6 +143,25 @@ def test_down_while_the_job_starts(user: User, first: str, wait: float) -> None:
     assert user.state(job)["state"] == "STOPPED", told
     assert user.job_state(job) not in ("PENDING", "RUNNING"), told
     assert user.left() == [], told
+
+
+@pytest.mark.long
+def test_a_run_whose_supervisor_died_failed_and_ends_as_that(user: User) -> None:
+    assert user.trtdist("submit", EXAMPLE, *SHARED, "--wait").returncode == 0
+    supervisor = supervisor_of(RunDir(user.run_dir()))
+    assert supervisor is not None
+    user.cluster.output("kill", "-KILL", str(supervisor.pid), host=supervisor.host)
+    wait_for(lambda: user.state()["state"] == "FAILED", 60, "FAILED in `status`")
+    done = user.trtdist("down")
+    assert (done.returncode, "nothing runs; its files on node" in done.stdout) == (0, True), done.stdout + done.stderr
+    verdict = json.loads((user.run_dir() / "verdict.json").read_text())
+    assert (verdict["state"], verdict["first"]["name"]) == ("FAILED", "supervisor"), verdict
+    assert f"the supervisor (pid {supervisor.pid}) died first: it ended, since job " in verdict["reason"]
+    assert user.state()["state"] == "FAILED"
+    for node in (f"node{number}" for number in range(1, 5)):
+        remove = f"rm -rf /tmp/trtdist-*/{user.run_dir().name}-*; rmdir --ignore-fail-on-non-empty /tmp/trtdist-*"
+        user.cluster.run("bash", "-c", remove, host=node)
+    assert user.left() == []
 
 
 @pytest.mark.long

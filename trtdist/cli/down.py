@@ -69,8 +69,9 @@ def _take_down(found: RunDir, grace: float | None) -> None:
     began = time.monotonic()
     ended_before = verdict.read(found)
     job = job_of(found)
+    left = "nothing is left"
     if job:
-        JobDescent(found, job, grace, _planned_grace(found) if grace is None else grace).go()
+        left = JobDescent(found, job, grace, _planned_grace(found) if grace is None else grace).go()
     else:
         if ended_before is None:
             _Descent(found, grace).go()
@@ -78,7 +79,7 @@ def _take_down(found: RunDir, grace: float | None) -> None:
     if ended_before is None:
         # Of a node that a job has lost, nobody can say more than what may be there.
         unknown = ", ".join((verdict.read(found) or {}).get("left") or ())
-        left = f"this may be left: {unknown}" if unknown else "nothing is left"
+        left = f"this may be left: {unknown}" if unknown else left
         click.echo(f"{found.run_id} is down and {left} ({span(time.monotonic() - began)})")
     else:
         reason = f"{ended_before.get('state')}, {ended_before.get('reason')}"

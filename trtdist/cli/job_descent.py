@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from trtdist.cli.aftermath import AFTER_GRACE, bury
+from trtdist.cli.aftermath import AFTER_GRACE, after_death, bury
 from trtdist.cli.progress import Lines, say
+from trtdist.cli.submitted import LATE, ended_with
 from trtdist.errors import InputError, MissingError, SlurmDownError, SlurmError, SlurmGoneError, TrtdistError
 from trtdist.events import ControlTaken, EventReader, Record, TaskStarted
+from trtdist.observe.jobs import JobWatcher
+from trtdist.observe.state import JobLook
 from trtdist.rundir import RunDir
-from trtdist.slurm import argv, parse, runner, states
+from trtdist.services.envfile import read_env_or_nothing
+from trtdist.slurm import argv, hostlist, parse, runner, states
 from trtdist.supervisor import control
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.remains import supervisor_of
@@ -40,19 +44,32 @@ class JobDescent:
         self._taken: set[str] = set()
         self._display = Lines(time.time())
         self._next_look = 0.0
+        self._called_off = self._buried = False
         self._seen = states.LIVE
         self._hear()
 
-    def go(self) -> None:
-        """Return when there is a verdict and the job, or what it ran for this run, is over."""
+    def go(self) -> str:
+        """Return when there is a verdict and the job, or what it ran for this run, is over: with what is known of files
+        that the run kept on its nodes, in words."""
+        told = "nothing is left"
         if not self._run.verdict.exists():
             self._end_run()
+            told = self._kept() if self._buried else told
         if not self._borrowed:
             self._end_job()
+        return told
+
+    def _kept(self) -> str:
+        """Where files may be that only its supervisor, of which there is none any more, could have removed."""
+        env = read_env_or_nothing(self._run.resolved_env)
+        nodes = env.get("TRTDIST_NODES", "").split()
+        if not nodes:
+            return "nothing is left"
+        return f"nothing runs; its files on {hostlist.fold(nodes)} may be left: {env.get('TRTDIST_LOCAL_DIR')}"
 
     def _end_run(self) -> None:
         if self._phase() == states.WAITING and self._take_from_queue():
-            bury(self._run, Outcome("STOPPED", 0, f"taken down while job {self._job} waited"))
+            self._bury(Outcome("STOPPED", 0, f"taken down while job {self._job} waited"))
             return
         if self._borrowed and self._steps and supervisor_of(self._run) is None:
             self._end_steps()
@@ -60,12 +77,27 @@ class JobDescent:
         request = self._ask()
         if request and self._wait(lambda: request in self._taken or self._over(), _TO_REACT):
             self._wait(self._over, self._grace + AFTER_GRACE)
-        if not self._run.verdict.exists() and self._phase() != states.ENDED:
+        if self._died():
+            return
+        if not self._run.verdict.exists():
             say(f"the supervisor of {self._run.run_id} does not react; Slurm ends {self._what()}")
             self._cancel()
             self._wait(self._over, _TO_END)
         if not self._run.verdict.exists():
-            bury(self._run, Outcome("STOPPED", 0, f"stopped by `trtdist down`: Slurm ended {self._what()}"))
+            self._bury(Outcome("STOPPED", 0, f"stopped by `trtdist down`: Slurm ended {self._what()}"))
+
+    def _died(self) -> bool:
+        """Whether its job ended without a verdict and though nobody asked Slurm for that: then the run failed."""
+        if self._called_off or self._run.verdict.exists() or self._phase() != states.ENDED:
+            return False
+        if not self._wait(self._run.verdict.exists, LATE):
+            job = JobWatcher().look(self._job) or JobLook(self._job, states.ENDED, f"job {self._job} is over")
+            self._bury(after_death(self._run, ended_with(self._run, job)))
+        return True
+
+    def _bury(self, outcome: Outcome) -> None:
+        bury(self._run, outcome)
+        self._buried = True
 
     def _take_from_queue(self) -> bool:
         """Whether the job never started; one that did so at this moment goes on, and its supervisor can be asked."""
@@ -81,7 +113,7 @@ class JobDescent:
         self._cancel()
         if not self._wait(self._steps_over, _TO_END):
             raise TrtdistError(f"steps of {self._run.run_id} are still there: scancel {' '.join(sorted(self._steps))}")
-        bury(self._run, Outcome("STOPPED", 0, f"stopped by `trtdist down`: Slurm ended {self._what()}"))
+        self._bury(Outcome("STOPPED", 0, f"stopped by `trtdist down`: Slurm ended {self._what()}"))
 
     def _end_job(self) -> None:
         """A supervisor that has ended takes its job with it; one that hangs after its verdict is not waited for."""
@@ -111,6 +143,7 @@ class JobDescent:
 
     def _call_off(self, command: list[str]) -> None:
         """Run a form of scancel; what has just ended needs none."""
+        self._called_off = True
         try:
             runner.run(command, _PATIENCE)
         except SlurmDownError:

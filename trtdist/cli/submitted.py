@@ -6,15 +6,24 @@ import time
 
 from trtdist.cli.progress import say
 from trtdist.observe.jobs import JobWatcher
+from trtdist.observe.state import JobLook
 from trtdist.rundir import RunDir
 from trtdist.slurm import states
 from trtdist.supervisor.facts import Death
 from trtdist.supervisor.remains import supervisor_of
 
-__all__ = ["Submitted"]
+__all__ = ["LATE", "Submitted", "ended_with"]
 
-# So long after the end of its job a verdict may still be on its way through the file system.
-_LATE = 10.0
+# So long after the end of its job (seconds) a verdict may still be on its way through the file system.
+LATE = 10.0
+
+
+def ended_with(run: RunDir, job: JobLook) -> Death:
+    """The end of a supervisor that left no verdict, as Slurm tells it of its job, which has ended."""
+    how = f"ended, since {job.detail}"
+    if supervisor_of(run) is None:
+        how += f"; it never began, as it would when its first node does not see {run.path}"
+    return Death("supervisor", "supervisor", None, None, job.ended or time.time(), how, 0)
 
 
 class Submitted:
@@ -43,12 +52,9 @@ class Submitted:
             self._tell(look.detail if look is not None and look.phase == states.WAITING else "")
             return None
         self._gone_since = time.monotonic() if self._gone_since is None else self._gone_since
-        if time.monotonic() - self._gone_since < _LATE:
+        if time.monotonic() - self._gone_since < LATE:
             return None
-        how = f"ended, since {look.detail}"
-        if supervisor_of(self._run) is None:
-            how += f"; it never began, as it would when its first node does not see {self._run.path}"
-        return Death("supervisor", "supervisor", None, None, look.ended or time.time(), how, 0)
+        return ended_with(self._run, look)
 
     def _tell(self, detail: str) -> None:
         if detail and detail != self._said:
