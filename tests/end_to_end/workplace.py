@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.end_to_end.seen_run import SeenRun
 from tests.supervisor.runs import wait_for
-from trtdist.events import EventReader
 
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
@@ -126,9 +126,13 @@ class Workplace:
         )
         return sorted(path for path in found if path.name[0] != ".")
 
+    def newest(self) -> SeenRun:
+        """What the newest run tells."""
+        return SeenRun(self.runs()[-1])
+
     def told(self, text: str) -> bool:
         """Whether an event of the newest run has this text in it."""
-        return any(text in path.read_text() for path in (self.runs()[-1] / "events").glob("*.jsonl"))
+        return self.newest().told(text)
 
     def log(self, name: str) -> str:
         """What a program of the newest run has printed, "" while there is nothing."""
@@ -137,20 +141,15 @@ class Workplace:
 
     def events(self, kind: type) -> list[Any]:
         """The events of a kind of the newest run."""
-        records = EventReader(self.runs()[-1] / "events").poll()
-        return [record.event for record in records if isinstance(record.event, kind)]
+        return self.newest().events(kind)
 
     def verdict(self) -> dict[str, Any] | None:
         """The verdict of the newest run, None while there is none."""
-        path = self.runs()[-1] / "verdict.json"
-        found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-        return found
+        return self.newest().verdict()
 
     def processes(self) -> list[int]:
         """All processes whose environment names this workplace."""
-        mark = f"TRTDIST_RUNS={self.folder / 'runs'}".encode()
-        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
-        return [pid for pid in pids if mark in _environ(pid)]
+        return processes_of(self.folder / "runs")
 
     def nothing_left(self) -> None:
         """Fail if a process, or a file outside the run directories, is left."""
@@ -166,6 +165,13 @@ class Workplace:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         shutil.rmtree(self.folder)
+
+
+def processes_of(runs: Path) -> list[int]:
+    """All processes whose environment names this folder of runs, on nodes of the mini cluster too."""
+    mark = f"TRTDIST_RUNS={runs}".encode()
+    pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+    return [pid for pid in pids if mark in _environ(pid)]
 
 
 @contextmanager

@@ -1,7 +1,9 @@
-"""`python -m tests.faults [--seed S] [--count N] [--only WORD]... [--json FILE]`: cells of the matrix, drawn at random.
+"""`python -m tests.faults [--slurm] [--seed S] [--count N] [--only WORD]... [--json FILE]`: cells of the matrix.
 
-Prints the seed first; the same seed draws the same cells in the same order. The exit code is 1 when one does not hold.
+They are drawn at random. Prints the seed first; the same seed draws the same cells in the same order. The exit code is
+1 when one does not hold.
 With `--json FILE --skip FILE` a run that was ended goes on where it was; `--keep` holds the runs that did not hold.
+With `--slurm` they run on the mini cluster, which is started if no tests have it.
 """
 
 from __future__ import annotations
@@ -18,20 +20,22 @@ from pathlib import Path
 from typing import TextIO
 
 from tests.faults.attempts import Attempt, attempt, held, outlast_interrupts, record
-from tests.faults.table import Cell, cells, expected
+from tests.faults.table import Cell
+from tests.faults.ways import LOCALLY, THROUGH_SLURM, Way
 
 __all__ = ["draw", "main"]
 
 
-def draw(seed: int, count: int, only: Sequence[str] = ()) -> list[Cell]:
+def draw(seed: int, count: int, only: Sequence[str] = (), way: Way = LOCALLY) -> list[Cell]:
     """Cells that can be, in a random order; all of which every word of `only` is a part."""
-    able = [cell for cell in cells() if not expected(cell).cannot and all(word in str(cell) for word in only)]
+    able = [cell for cell in way.cells() if all(word in str(cell) for word in only)]
     return random.Random(seed).sample(able, min(count, len(able)))
 
 
 def main(argv: Sequence[str]) -> int:
     """Run cells and print each with its figures as it ends; Ctrl-C lets those that run end."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--slurm", dest="way", action="store_const", const=THROUGH_SLURM, default=LOCALLY)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000))
     parser.add_argument("--count", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=1)
@@ -42,11 +46,12 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     print(f"seed {given.seed}", flush=True)
     done, attempts = held(given.skip), list[Attempt]()
-    drawn = [cell for cell in draw(given.seed, given.count, given.only) if cell not in done]
+    drawn = [cell for cell in draw(given.seed, given.count, given.only, given.way) if cell not in done]
     # Many jobs in one process would get in each other's way, and look too late for their moments.
     processes = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(given.jobs, processes, initializer=outlast_interrupts) as pool:
-        for one in _ended({pool.submit(attempt, cell, given.keep) for cell in drawn}):
+    pool = ProcessPoolExecutor(given.jobs, processes, initializer=outlast_interrupts)
+    with given.way.around(), pool:
+        for one in _ended({pool.submit(attempt, cell, given.way, given.keep) for cell in drawn}):
             attempts.append(one)
             _tell(one, given.json)
     return _sum_up(given.seed, attempts)

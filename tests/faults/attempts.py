@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tests.end_to_end.workplace import workplace
-from tests.faults.runner import Figures, run_cell
+from tests.faults.runner import Figures
 from tests.faults.table import Cell
+from tests.faults.ways import Way
 
 __all__ = ["Attempt", "attempt", "held", "outlast_interrupts", "record"]
 
@@ -32,13 +32,12 @@ def record(one: Attempt) -> str:
     return json.dumps(asdict(one)) + "\n"
 
 
-def attempt(cell: Cell, keep: Path | None = None) -> Attempt:
+def attempt(cell: Cell, way: Way, keep: Path | None = None) -> Attempt:
     """Run one cell at a place of its own; one that does not hold leaves its run directories in a folder of `keep`."""
     begun = time.monotonic()
     figures, problem = None, ""
     try:
-        with workplace() as place:
-            figures = run_cell(cell, place, keep)
+        figures = way.run(cell, keep)
     except (AssertionError, OSError, LookupError, ValueError, subprocess.SubprocessError) as error:
         problem = f"{type(error).__name__}: {error}"
     return Attempt(cell, None if problem else figures, problem, time.monotonic() - begun)

@@ -61,7 +61,8 @@ class Expected:
     """What must come of a fault within `seconds`: a verdict, READY (the run goes on) or AGAIN (READY once more).
 
     `causes` are the names of which one is the first cause, none where nothing failed. `instead` are other outcomes
-    that are as right, since it depends on who is first. A cell that `cannot` be says why.
+    that are as right, since it depends on who is first. A cell that `cannot` be says why. Where nobody is left to
+    remove it, the run's folder on the disk of a node `may_stay`.
     """
 
     outcome: str = ""
@@ -69,6 +70,7 @@ class Expected:
     seconds: float = NOTICED_S
     instead: tuple[str, ...] = ()
     cannot: str = ""
+    may_stay: bool = False
 
 
 def cells() -> Iterator[Cell]:

@@ -15,7 +15,8 @@ from tests.end_to_end.workplace import Workplace
 from tests.faults.__main__ import draw, main
 from tests.faults.attempts import Attempt, held, record
 from tests.faults.inflict import PROCESS_FAULTS
-from tests.faults.runner import Figures, run_cell
+from tests.faults.local_place import run_cell
+from tests.faults.runner import Figures
 from tests.faults.summary import summary
 from tests.faults.table import DEADLY, DEPLOYMENTS, FAULTS, MOMENTS, PROCESSES, Cell, cells, expected
 
