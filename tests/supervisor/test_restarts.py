@@ -283,3 +283,18 @@ def test_whatever_dies(faults: list[Fault], end: Fault, restarts: int, critical:
 
 
 _ENDS = ("STOPPING", "STOPPED", "INTERRUPTED", "FAILED")
+
+
+@pytest.mark.parametrize("later", [0.05, 0.7])
+@pytest.mark.parametrize(("code", "number"), [(14, None), (None, signal.SIGTERM)])
+def test_a_neighbour_is_waited_for_before_a_step_starts_again(later: float, code: int | None, number: int) -> None:
+    """Who was killed with its shim, only the launch line tells."""
+    cluster = life(made=plan("mpi_world"), until=5.0)
+    began = cluster.now
+    cluster.feed(messages.TaskEnded("workers", "gen.0.0", code, number, EPOCH + began))
+    cluster.later(later, messages.TaskGone("workers", "ctx.0.0", EPOCH + began + later))
+    cluster.run([], until=50.0)
+    assert cluster.actions(messages.FindKilled) == [messages.FindKilled("workers")]
+    assert cluster.actions(messages.Restarting)[0].reason.startswith("ctx.0.0 (step workers) vanished")  # type: ignore[union-attr]
+    (told,) = at(cluster, messages.Restarting, "workers")
+    assert told - began == pytest.approx(later + cluster.settings.settle, abs=0.01)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trtdist.simulation.facts import TERM, News, Scene
-from trtdist.simulation.survival import Survival, causes_among
+from trtdist.simulation.survival import Survival, causes_among, only_followers
 from trtdist.supervisor import messages
 
 __all__ = ["Ending", "Expected"]
@@ -90,7 +90,7 @@ class Expected:
         # What never was healthy and met no taken port has something wrong about it.
         final = isinstance(event, messages.PortTested)
         if not final and self._survival.takes(news.step, self.settling()):
-            self._survival.fell(news, now)
+            self._survival.fell(event, news, now)
             self.began_to_run(news.step)
             self.healthy(news.step)
             return
@@ -106,13 +106,9 @@ class Expected:
             self._settled = min(self._settled, max(now + self._settings.settle, self._doubt))
 
     def _only_followers(self) -> bool:
-        """Whether the first death is a rank's that TERM ended, and no other rank of its step ended by itself."""
+        """Whether all that is known is that ranks have lost a neighbour."""
         first = self._first[0]
-        if not isinstance(first, messages.TaskEnded) or self._kinds[first.step] != "workers" or not _by_term(first):
-            return False
-        ranks = [event for event, _ in self._news if isinstance(event, (messages.TaskEnded, messages.TaskGone))]
-        same = [event for event in ranks if event.step == first.step]
-        return all(isinstance(event, messages.TaskEnded) and (_by_term(event) or event.code == 0) for event in same)
+        return isinstance(first, messages.TaskEnded) and only_followers(self._news, self._kinds[first.step])
 
     # What must come of it.
 
@@ -179,10 +175,6 @@ class Expected:
             plain = how.signal != 15 and how.code not in (0, 143)
         verdicts = {_FAILED} if plain and alone and first.itself else {_FAILED, told}
         return Ending(frozenset(verdicts), causes_among(real))
-
-
-def _by_term(event: messages.TaskEnded) -> bool:
-    return event.signal == 15 or event.code == 143
 
 
 def _asked(event: messages.StopAsked | messages.TimeLimit) -> tuple[str, int]:

@@ -3,14 +3,14 @@ supervisor's own rules, to judge them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from trtdist.plan import Step
 from trtdist.simulation.facts import News, Scene, check
 from trtdist.supervisor import messages
 
-__all__ = ["Fall", "Known", "Survival", "causes_among"]
+__all__ = ["Fall", "Known", "Survival", "causes_among", "only_followers"]
 
 # Processes are looked at ten times a second, and clocks differ by a few milliseconds.
 _RESOLUTION = 0.12
@@ -32,6 +32,21 @@ def causes_among(news: list[News]) -> frozenset[str]:
     return frozenset(each.name for each in near if each.itself or each.fault not in told)
 
 
+def only_followers(told: Sequence[tuple[messages.Input | None, News]], kind: str) -> bool:
+    """Whether the first of the deaths of a step of that kind is a rank's that TERM ended, and no other rank of its step
+    ended by itself."""
+    first, news = min(told, key=lambda each: each[1].at)
+    if not isinstance(first, messages.TaskEnded) or kind != "workers" or not _by_term(first):
+        return False
+    ranks = [event for event, _ in told if isinstance(event, (messages.TaskEnded, messages.TaskGone))]
+    same = [event for event in ranks if event.step == news.step]
+    return all(isinstance(event, messages.TaskEnded) and (_by_term(event) or event.code == 0) for event in same)
+
+
+def _by_term(event: messages.TaskEnded) -> bool:
+    return event.signal == 15 or event.code == 143
+
+
 @dataclass(eq=False)
 class Fall:
     """The deaths of a step that may be survived, which settle `until` then; `again` is when it may start once more.
@@ -41,12 +56,17 @@ class Fall:
     """
 
     until: float
-    news: list[News] = field(default_factory=list)
+    told: list[tuple[messages.Input | None, News]] = field(default_factory=list)
     decided: bool = False
     again: float = _NEVER
     withdrawn: bool = False
     placing: bool = False
     waits: bool = False
+
+    @property
+    def news(self) -> list[News]:
+        """What its deaths truly tell."""
+        return [news for _, news in self.told]
 
 
 @dataclass(eq=False)
@@ -127,18 +147,25 @@ class Survival:
         survivable = not settling and not self.ending
         return survivable and (known.step.restarts > 0 or (self.ready and not known.step.critical))
 
-    def fell(self, news: News, now: float) -> None:
-        """A death came to light that this takes."""
+    def fell(self, event: messages.Input | None, news: News, now: float) -> None:
+        """A death came to light that this takes; None for the event when no message told it."""
         known = self._known[news.step]
         if known.leave_by is not None:
             return
         if known.fall is not None:
-            known.fall.news += [] if known.fall.decided else [news]
+            if not known.fall.decided:
+                followed = only_followers(known.fall.told, known.step.kind)
+                known.fall.told.append((event, news))
+                if followed and not only_followers(known.fall.told, known.step.kind):
+                    known.fall.until = min(known.fall.until, now + self._settings.settle)
             return
         if known.back is not None and now - known.back >= self._settings.forgive:
             known.used = 0
         service = known.step.kind == "service"
-        known.fall = Fall(now + self._settings.settle, [news], withdrawn=service)
+        told = [(event, news)]
+        follows = only_followers(told, known.step.kind)
+        settle = self._settings.peer_settle if follows else self._settings.settle
+        known.fall = Fall(now + settle, told, withdrawn=service)
         known.back, known.back_by = None, _NEVER
         self._apart[news.step] = known
         self._forget(known)
@@ -154,7 +181,7 @@ class Survival:
         """What was started again and is not back in time has died once more."""
         for name, known in self._apart.items():
             if known.coming_back and known.leave_by is None and now >= known.back_by:
-                self.fell(News(f"{name} did not come back", name, name, now, True), now)
+                self.fell(None, News(f"{name} did not come back", name, name, now, True), now)
 
     def _decision(self, fall: Fall) -> float:
         return max(fall.until, self._doubt)

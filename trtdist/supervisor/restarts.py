@@ -16,6 +16,7 @@ from trtdist.supervisor.facts import Death
 from trtdist.supervisor.messages import (
     Action,
     Announce,
+    FindKilled,
     Kill,
     Place,
     Placed,
@@ -58,14 +59,25 @@ def survivable(state: State, step: StepState) -> bool:
 
 def fall(state: State, step: StepState, death: Death, now: float) -> Change:
     """Take a death down that may be survived; another one of the same fall counts if it came earlier."""
+    open_yet = not state.ending and (step.fall is None or not step.fall.decided)
+    asked: list[Action] = [FindKilled(step.step.name)] if open_yet and deaths.may_follow(death) else []
     if step.fall is not None:
-        known = replace(step.fall, death=deaths.first_of((step.fall.death, death)))
-        return state.with_step(replace(step, fall=step.fall if step.fall.decided else known)), []
+        known = step.fall if step.fall.decided else _settling(state, step.fall, death, now)
+        return state.with_step(replace(step, fall=known)), asked
     if step.back is not None and now - step.back >= state.settings.forgive:
         step = replace(step, restarts=0, cause=None)
-    fallen = Fall(death, now + state.settings.settle, withdrawn=step.step.kind == "service")
+    until = now + (state.settings.peer_settle if asked else state.settings.settle)
+    fallen = Fall(death, until, withdrawn=step.step.kind == "service")
     state = forgotten(state, step).with_step(replace(step, fall=fallen, back=None))
-    return state, [] if fallen.withdrawn else [Withdraw(step.step.name)]
+    return state, asked if fallen.withdrawn else [*asked, Withdraw(step.step.name)]
+
+
+def _settling(state: State, fallen: Fall, death: Death, now: float) -> Fall:
+    """A fall with another death; who has lost a neighbour waits for longer, until that is known."""
+    first = deaths.first_of((fallen.death, death))
+    found = deaths.may_follow(fallen.death) and not deaths.may_follow(first)
+    until = min(fallen.until, now + state.settings.settle) if found else fallen.until
+    return replace(fallen, death=first, until=until)
 
 
 def forgotten(state: State, step: StepState) -> State:
