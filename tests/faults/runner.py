@@ -173,7 +173,7 @@ class _Life:
         else:
             asking.stdout.read(1)
         self.place.start("down")
-        wait_for(lambda: self._seen.told('"state": "STOPPING"'), 20, "STOPPING")
+        wait_for(lambda: self._seen.told('"state": "STOPPING"'), 20 * self.place.patience, "STOPPING")
         return asking
 
     def _inflict(self) -> None:

@@ -26,7 +26,7 @@ def expected(cell: Cell) -> Expected:
     if cell.process == "supervisor":
         return _of_supervisor(cell)
     if cell.process in SERVERS and cell.fault in table.DEADLY and want.causes:
-        return replace(want, causes=(*want.causes, *_instead_of_a_rank(cell)))
+        return _of_shim(cell, replace(want, causes=(*want.causes, *_instead_of_a_rank(cell))))
     return want
 
 
@@ -41,16 +41,23 @@ def _of_supervisor(cell: Cell) -> Expected:
     return Expected("FAILED", ("supervisor",), seconds=table.STOP_S, may_stay=True)
 
 
+def _of_shim(cell: Cell, want: Expected) -> Expected:
+    """To srun a task that ended with code 0 has done its work; others may wait for it until the run must be READY."""
+    if cell.fault != "exit 0" or cell.moment not in ("starts", "loaded"):
+        return want
+    return replace(want, causes=table.ANYBODY, instead=(*want.instead, "TIMEOUT"))
+
+
 def _instead_of_a_rank(cell: Cell) -> tuple[str, ...]:
     """Who may be named when a shim ends with its rank, of which neither tells: the supervisor does not see processes of
     other nodes, so what it knows is the end of the step, or of ranks that have lost a neighbour.
 
-    Of several ranks srun tells which was killed, but not which exited; and it is asked only where nothing starts again.
+    Of several ranks srun tells which was killed, but not which exited.
     """
-    launch, again = table.DEPLOYMENTS[cell.deployment]
+    launch, _ = table.DEPLOYMENTS[cell.deployment]
     server = SERVERS[cell.process]
     step = "workers" if launch == "mpi_world" else server
-    if cell.fault == "KILL" and not again:
+    if cell.fault == "KILL":
         return (step,)
     neighbours = ("ctx.0.0", "ctx.0.1", "gen.0.0") if launch == "mpi_world" else (f"{server}.0",)
     return (step, *neighbours)

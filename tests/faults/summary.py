@@ -27,6 +27,7 @@ ROWS = {
     "AGAIN STOP": "READY again, after a process hangs in a ready run",
     "READY STOP": "the run stays, after a process hangs that nobody waits for",
     "STOPPED STOP": "STOPPED, after a process hangs in a stop",
+    "supervisor": "FAILED, after the supervisor dies",
     "supervisor STOP": "INTERRUPTED, through Slurm STOPPED, after the supervisor hangs",
     "FAILED machine": "FAILED, or READY all the same, after a disk is full before READY",
     "READY machine": "READY, or FAILED of MPI, after the machine is spoilt and mended",
@@ -73,8 +74,8 @@ def summary(files: Iterable[Path], way: Way = LOCALLY) -> list[str]:
 
 
 def _row(cell: Cell, way: Way) -> str:
-    if (cell.process, cell.fault) == ("supervisor", "STOP"):
-        return "supervisor STOP"
+    if cell.process == "supervisor":
+        return "supervisor STOP" if cell.fault == "STOP" else "supervisor"
     kind = cell.fault if cell.fault == "STOP" else cell.process if cell.process == "machine" else ""
     return f"{way.expected(cell).outcome} {kind}".strip()
 

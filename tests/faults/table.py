@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 __all__ = [
+    "ANYBODY",
     "DEADLY",
     "DEPLOYMENTS",
     "FAULTS",
@@ -121,10 +122,10 @@ def _canary_cannot(cell: Cell) -> str:
 def _of_machine(cell: Cell) -> Expected:
     if cell.fault in ("disk full", "node disk full") and cell.moment in ("starts", "loaded"):
         # There may be no more than a few lines to write.
-        return Expected("FAILED", _ANYBODY, seconds=UP_S, instead=("READY",))
+        return Expected("FAILED", ANYBODY, seconds=UP_S, instead=("READY",))
     if cell.fault == "node disk full" and cell.moment != "stops":
         # MPI's shared memory is in files there, which take up room only where they are used.
-        return Expected("READY", _ANYBODY, seconds=UP_S, instead=("FAILED",))
+        return Expected("READY", ANYBODY, seconds=UP_S, instead=("FAILED",))
     return Expected("STOPPED" if cell.moment == "stops" else "READY", seconds=UP_S)
 
 
@@ -135,7 +136,7 @@ def _of_stop(cell: Cell) -> Expected:
     if cell.moment == "stops":
         return Expected("STOPPED", seconds=STOP_S + CLEAN_S)
     if cell.moment in ("starts", "loaded") and not cell.process.startswith("shim"):
-        return Expected("TIMEOUT", _ANYBODY, seconds=READY_S + CLEAN_S, instead=_as_right(cell))
+        return Expected("TIMEOUT", ANYBODY, seconds=READY_S + CLEAN_S, instead=_as_right(cell))
     if cell.moment in ("ready", "serves") and (cell.process in _ASKED or waits(cell)):
         _, again = DEPLOYMENTS[cell.deployment]
         return Expected("AGAIN" if again else "FAILED", (cell.process,), seconds=FOUND_S + (UP_S if again else 0.0))
@@ -186,4 +187,4 @@ def _of_death(cell: Cell) -> Expected:
 # Who answers the supervisor itself, or keeps a lease.
 _ASKED = ("nats", "etcd", "router", "front", "ctx.0.0", "gen.0.0")
 _RANKS = ("ctx.0.0", "ctx.0.1", "gen.0.0")
-_ANYBODY = ("", "nats", "etcd", "router", "front", "canary", "workers", "ctx.0", "gen.0", *_RANKS)
+ANYBODY = ("", "nats", "etcd", "router", "front", "canary", "workers", "ctx.0", "gen.0", *_RANKS)
