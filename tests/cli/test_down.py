@@ -15,7 +15,7 @@ import pytest
 
 from tests.supervisor.runs import DEAF, HandMade, wait_for
 from trtdist.cli.aftermath import give_up
-from trtdist.events import StepStarted, SupervisorStarted, TaskStarted
+from trtdist.events import StepStarted, SupervisorStarted, TaskExited, TaskStarted
 from trtdist.process import ProcessId
 from trtdist.supervisor.facts import Outcome
 from trtdist.supervisor.remains import recorded_remains
@@ -102,6 +102,20 @@ def test_a_dead_supervisor_that_somebody_else_has_given_up(made: HandMade) -> No
     down(made)
     verdict = made.verdict()
     assert (verdict["state"], verdict["exit_code"], verdict["first"]) == ("INTERRUPTED", 130, None)
+
+
+@pytest.mark.long
+def test_a_death_that_a_hung_supervisor_did_not_tell_is_why_the_run_failed(made: HandMade) -> None:
+    supervisor = made.up()
+    supervisor.send_signal(signal.SIGSTOP)
+    (task,) = (event for event in made.events(TaskStarted) if event.name == "nats")
+    os.kill(task.pid, signal.SIGKILL)
+    wait_for(lambda: [event for event in made.events(TaskExited) if event.name == "nats"], 60, "the end of nats")
+    down(made)
+    assert supervisor.wait(60) == -signal.SIGKILL
+    verdict = made.verdict()
+    assert (verdict["state"], verdict["first"]["name"]) == ("FAILED", "nats")
+    assert verdict["reason"].endswith("was killed by SIGKILL; its supervisor hung and was killed")
 
 
 @pytest.mark.long

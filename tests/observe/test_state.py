@@ -19,6 +19,7 @@ from trtdist.events import (
     SupervisorStarted,
     TaskExited,
     TaskStarted,
+    WrittenOff,
 )
 from trtdist.observe.state import FINAL_STATES, RUN_STATES, TASK_STATES, Machine, RunStatus
 from trtdist.process import ProcessId
@@ -105,6 +106,13 @@ def test_the_earliest_exit_is_named_and_those_that_follow_are_not_blamed() -> No
     assert status.ended is None, "the supervisor still takes the rest down"
     assert states(status)["ctx.0.1"] == "FAILED"
     assert states(status)["gen.0.0"] == "STOPPED"
+
+
+def test_a_death_without_which_the_run_went_on_is_not_why_its_supervisor_died() -> None:
+    story = Story().up().exit("ctx.0.1", None, 9).tell("supervisor", WrittenOff("workers", "it may die"))
+    story.tell("supervisor", RunState("READY")).dead.add(SUPERVISOR)
+    failure = story.status().failure
+    assert failure is not None and failure.name == "supervisor"
 
 
 def test_an_exit_after_a_request_to_stop_is_no_failure() -> None:

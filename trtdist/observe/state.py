@@ -241,13 +241,14 @@ class _Reconciler:
         """Who died first, from the verdict, else from the events: exits have times, what vanished has none."""
         if self.verdict is not None:
             return failure_of(self.verdict)
-        ends = [task for task in self.history.tasks.values() if self._unasked(task) and not self._survived(task)]
+        tasks = [task for task in self.history.tasks.values() if task.start.step not in self.history.written_off]
+        ends = [task for task in tasks if self._unasked(task) and not self._survived(task)]
         ends = [task for task in ends if self.supervisor_alive is not False or self._outlived(task)]
         if ends:
             return _failure_by(deaths.first_of([_death(task) for task in ends]))
         if self.supervisor_alive is False:
             return self._supervisor_died()
-        vanished = [task for task in self.history.tasks.values() if self._gone(task) and not self._survived(task)]
+        vanished = [task for task in tasks if self._gone(task) and not self._survived(task)]
         if vanished and self.history.asked is None:
             start = vanished[0].start
             return _failure_by(deaths.of_gone(start.step, start.name, 0.0))
