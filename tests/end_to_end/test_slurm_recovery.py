@@ -70,7 +70,7 @@ def test_a_server_moves_to_a_spare_when_its_node_dies(user: User) -> None:
         server: host for server, host in before.items() if server not in on_second
     }
     assert {event.step for event in events(run, Restarting)} == on_second  # type: ignore[attr-defined]
-    assert "which is down, to" in (run / "logs" / "supervisor.log").read_text()
+    assert "which is down (it does not respond), to" in (run / "logs" / "supervisor.log").read_text()
     assert user.trtdist("client", "--prompt", "The capital of France is", host=head).stdout.strip()
     user.cluster.admin("recover", second)
     assert user.trtdist("down").returncode == 0
