@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from trtdist.events import EventReader
+from trtdist.events import Event, EventReader
 
-__all__ = ["SeenRun"]
+__all__ = ["Kind", "SeenRun"]
+
+Kind = TypeVar("Kind", bound=Event)
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class SeenRun:
         """Whether an event has this text in it."""
         return any(text in path.read_text() for path in (self.folder / "events").glob("*.jsonl"))
 
-    def events(self, kind: type) -> list[Any]:
+    def events(self, kind: type[Kind]) -> list[Kind]:
         """The events of a kind."""
         records = EventReader(self.folder / "events").poll()
         return [record.event for record in records if isinstance(record.event, kind)]

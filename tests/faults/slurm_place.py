@@ -25,14 +25,14 @@ from tests.faults.slurm_table import PATIENCE, expected
 from tests.faults.table import Cell
 from tests.supervisor.runs import wait_for
 
-__all__ = ["HIT", "run_cell"]
+__all__ = ["hit_on_node", "run_cell"]
 
 # The context server on one node, the generation server on the other; other runs may be there, too.
 NODES = "slurm: {gpus_per_node: 2, mem: 500, time: 00:30:00}\n"
 HOSTS = ("node1", "node2", "node3", "node4")
 # Clients ask where they reach the run; everything else is done on the submit host.
 ASKS_ON = "node4"
-HIT = "import sys; from tests.faults.inflict import PROCESS_FAULTS; PROCESS_FAULTS[sys.argv[1]](int(sys.argv[2]))"
+_HIT = "import sys; from tests.faults.inflict import PROCESS_FAULTS; PROCESS_FAULTS[sys.argv[1]](int(sys.argv[2]))"
 GONE_S = 30.0
 
 
@@ -40,6 +40,12 @@ def run_cell(cell: Cell, cluster: Cluster, keep: Path | None = None) -> Figures:
     """Run a cell that can be. An AssertionError says what did not hold, and `keep` gets its run directories."""
     with _place(cluster) as place, kept(cell, place.runs, keep):
         return run(cell, expected(cell), place)
+
+
+def hit_on_node(cluster: Cluster, target: Target, fault: str) -> None:
+    """Cause a fault to a process where it runs."""
+    python = ("env", f"PYTHONPATH={ROOT}", PYTHON, "-c", _HIT)
+    cluster.admin("exec", target.host, *python, fault, str(target.pid))
 
 
 @dataclass
@@ -95,8 +101,7 @@ class _Nodes:
                 self._shared |= {each[5] for each in words if len(each) == 6 and each[5].startswith("/dev/shm/")}
 
     def hit(self, target: Target, fault: str) -> None:
-        python = ("env", f"PYTHONPATH={ROOT}", PYTHON, "-c", HIT)
-        self.user.cluster.admin("exec", target.host, *python, fault, str(target.pid))
+        hit_on_node(self.user.cluster, target, fault)
 
     def without_supervisor(self, cell: Cell, seconds: float) -> float:
         """`status` tells that it died, which nobody records before `down`; that also ends one that hangs."""

@@ -7,17 +7,19 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
+from tests.end_to_end.seen_run import Kind, SeenRun
 from tests.end_to_end.slurm_user import EXAMPLE, READY_S, SHARED, User
 from tests.faults.load import load_by
 from tests.faults.machine import CUT_S
+from tests.faults.place import Target
 from tests.faults.runner import PROMPT
+from tests.faults.slurm_place import hit_on_node
 from tests.supervisor.runs import wait_for
-from trtdist.events import Event, EventReader, Restarting, RunState, StepStarted, TaskStarted
+from trtdist.events import Restarting, RunState, StepStarted, TaskStarted
 
 NOTICED_S, CLEAN_S, UP_S = 5.0, 30.0, 120.0
 ON_TWO = (*SHARED, "--set", "slurm.extra_sbatch=['--nodelist=node[1-2]']")
@@ -27,7 +29,6 @@ AGAIN = [word for role in ROLES for word in ("--set", f"{role}.restart={{policy:
 AGAIN += ["--set", "launch=per_server"]
 # Where nothing of the run is.
 ELSEWHERE = "node4"
-HIT = "import sys; from tests.faults.inflict import PROCESS_FAULTS; PROCESS_FAULTS[sys.argv[1]](int(sys.argv[2]))"
 
 
 @pytest.fixture
@@ -50,12 +51,8 @@ def submit(user: User, *options: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-Kind = TypeVar("Kind", bound=Event)
-
-
 def events(user: User, kind: type[Kind]) -> list[Kind]:
-    records = EventReader(user.run_dir() / "events").poll()
-    return [each.event for each in records if isinstance(each.event, kind)]
+    return SeenRun(user.run_dir()).events(kind)
 
 
 def task_of(user: User, name: str) -> TaskStarted | None:
@@ -66,7 +63,7 @@ def task_of(user: User, name: str) -> TaskStarted | None:
 def hit(user: User, name: str, fault: str) -> float:
     """Cause a fault to a task where it runs, as soon as it does."""
     task = wait_for(lambda: task_of(user, name), READY_S, f"{name} to start")
-    user.cluster.admin("exec", task.host, "env", f"PYTHONPATH={ROOT}", PYTHON, "-c", HIT, fault, str(task.pid))
+    hit_on_node(user.cluster, Target(task.host, task.pid), fault)
     return time.monotonic()
 
 
