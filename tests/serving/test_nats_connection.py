@@ -336,3 +336,28 @@ def test_a_connection_that_breaks_while_it_is_drained_is_no_error(
         assert client.is_closed
 
     asyncio.run(main())
+
+
+def test_a_server_that_dies_while_a_connection_is_drained_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nats_connection, "DRAIN_S", 3600)
+    monkeypatch.setattr(DirectClient.flush, "__defaults__", (3600,))
+    drain = DirectClient.drain
+
+    async def interrupted(client: DirectClient) -> None:
+        server.send(signal.SIGSTOP)
+        draining = asyncio.ensure_future(drain(client))
+        await _until(lambda: bool(client._pongs))
+        server.kill()
+        await draining
+
+    async def main() -> None:
+        client = await connect(server.url, server.user, server.password, "a test", lambda said: None)
+        await client.subscribe("test.dies")
+        await within(60, disconnect(client))
+        assert client.is_closed
+
+    monkeypatch.setattr(DirectClient, "drain", interrupted)
+    with NatsServer(tmp_path) as server:
+        asyncio.run(main())

@@ -48,6 +48,7 @@ class DirectClient(Client):
         self._after_read: dict[int, Callable[[], None]] = {}
         self._same_turn = False
         self._reading = _Reading(self)
+        self._breaks = asyncio.Event()
 
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
@@ -136,6 +137,21 @@ class DirectClient(Client):
         if reader is not None and writer is not None:
             socket: asyncio.Transport = writer.transport
             socket.set_protocol(_AtOnce(self, reader, cast(asyncio.Protocol, socket.get_protocol())))
+
+    async def until_broken(self) -> None:
+        """Return when the connection breaks; one that has broken before and was made anew does not count."""
+        self._breaks.clear()
+        await self._breaks.wait()
+
+    def forget_pings(self) -> None:
+        """Have nobody wait for an answer of the server any more: `flush` is cancelled."""
+        pongs, self._pongs = self._pongs, []
+        for pong in pongs:
+            pong.cancel()
+
+    async def _process_op_err(self, error: Exception) -> None:
+        self._breaks.set()
+        await super()._process_op_err(error)
 
     def abandon(self) -> None:
         """End a connection that was not made, or is broken, at once. nats-py would wait for its end, of which asyncio

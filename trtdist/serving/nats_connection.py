@@ -15,7 +15,7 @@ from nats import errors
 
 from trtdist.errors import TrtdistError
 from trtdist.serving.direct import DirectClient
-from trtdist.serving.waiting import end_task, within
+from trtdist.serving.waiting import end_task, first_of, within
 
 __all__ = ["NatsError", "connect", "connection", "disconnect", "report_to_stderr"]
 
@@ -25,7 +25,9 @@ PING_EVERY_S, PINGS_UNANSWERED = 5, 2
 CONNECT_TRY_S = 2
 PENDING_BYTES = 16 * 1024 * 1024
 FLUSH_S, DRAIN_S = 2, 5
-CLOSE_S = 1
+CLOSE_S, FORGET_S = 1, 0.5
+# The last is what asyncio makes of writing with TLS to a connection that has ended (Python 3.11).
+_BROKEN = (errors.Error, OSError, asyncio.TimeoutError, AttributeError)
 
 
 class NatsError(TrtdistError):
@@ -67,33 +69,45 @@ async def connect(
 
 
 async def disconnect(client: DirectClient) -> None:
-    """Deliver what was published and handle what has arrived, then close; closes at once when that cannot be done."""
+    """Deliver what was published and handle what has arrived, then close; closes at once when that cannot be done, or
+    when the connection breaks meanwhile."""
     if client.is_closed:
         return
     try:
-        # nats-py's drain cannot be cancelled, so it is begun only with a server that answers.
-        await within(FLUSH_S, client.flush())
-        await _drain(client)
-    except (errors.Error, OSError, asyncio.TimeoutError):
-        client.abandon()
-        closing = asyncio.ensure_future(client.close())
-        try:
-            await asyncio.wait({closing}, timeout=CLOSE_S)
-        finally:
-            # A task of nats-py's that closing cancels can take it along; of a broken connection, nothing is missed.
-            await end_task(closing)
+        delivered = await first_of(_deliver(client), _broken(client))
+    except _BROKEN:
+        delivered = False
+    if delivered:
+        return
+    client.abandon()
+    closing = asyncio.ensure_future(client.close())
+    try:
+        await asyncio.wait({closing}, timeout=CLOSE_S)
+    finally:
+        # A task of nats-py's that closing cancels can take it along; of a broken connection, nothing is missed.
+        await end_task(closing)
 
 
-async def _drain(client: DirectClient) -> None:
+async def _broken(client: DirectClient) -> bool:
+    await client.until_broken()
+    return False
+
+
+async def _deliver(client: DirectClient) -> bool:
     """Drain; asyncio.TimeoutError where a connection that breaks meanwhile cancels what nats-py itself waits for."""
+    # nats-py waits long for a server that does not answer, so it drains only with one that does.
+    await within(FLUSH_S, client.flush())
     draining = asyncio.ensure_future(client.drain())
     try:
         await asyncio.wait({draining})
     finally:
+        client.forget_pings()
+        await asyncio.wait({draining}, timeout=FORGET_S)
         await end_task(draining)
     if draining.cancelled():
         raise asyncio.TimeoutError
     draining.result()
+    return True
 
 
 @contextlib.asynccontextmanager
