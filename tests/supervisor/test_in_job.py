@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -101,12 +102,10 @@ def test_a_node_that_does_not_answer_ends_no_job(state: str, monkeypatch: pytest
     assert found == messages.EveryoneTerminated("job 7 was cancelled (scancel)")
 
 
-def test_servers_that_lose_a_node_at_once_are_placed_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Of each node that is down one of the spares takes the place, once, whoever asks first."""
-    run, plan = RunDir(tmp_path), make_plan("per_server", (1, 1, 1))
-    steps = {"ctx.0": (1,), "gen.0": (1,), "gen.1": (2,)}
+def all_placed(monkeypatch: pytest.MonkeyPatch, run: RunDir, steps: dict[str, tuple[int, ...]]) -> list[str]:
+    """What is said of each of the steps, on the nodes with these numbers, when all are placed at once; n1 is down, and
+    the job has lost n2."""
+    plan = make_plan("per_server", (1, 1, 1))
     moving = tuple(replace(step, nodes=steps.get(step.name, step.nodes)) for step in plan.steps)
     run.plan.write_text(to_json(replace(plan, steps=moving)))
     lists = ("n0 n1 n2 n3 n4", "a0 a1 a2 a3 a4", "0 1 2 3 4")
@@ -125,15 +124,53 @@ def test_servers_that_lose_a_node_at_once_are_placed_one_after_the_other(
         return await asyncio.gather(*(job.place(step) for step in moving if step.name in steps))
 
     monkeypatch.setattr(in_job, "ask", answers)
-    said = asyncio.run(all_at_once())
+    return asyncio.run(all_at_once())
+
+
+def spares_say(run: RunDir, problems: dict[str, list[str]]) -> None:
+    """Have those that are looked at tell these problems."""
+    run.scripts.mkdir()
+    reports = "".join(
+        f"{node}) echo '{json.dumps({'node': node, 'problems': told})}';;" for node, told in problems.items()
+    )
+    script = f"echo $TRTDIST_JOB_NODELIST >>{run.path}/looked-at; case $TRTDIST_JOB_NODELIST in {reports} esac"
+    (run.scripts / "each-node.srun.sh").write_text(script)
+
+
+def test_servers_that_lose_a_node_at_once_are_placed_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of each node that is down one of the spares takes the place, once, whoever asks first."""
+    run = RunDir(tmp_path)
+    spares_say(run, {"n3": [], "n4": []})
+    said = all_placed(monkeypatch, run, {"ctx.0": (1,), "gen.0": (1,), "gen.1": (2,)})
     found = read_env(run.resolved_env)
-    assert [found[name] for name in LISTS] == ["n0 n3 n4", "a0 a3 a4", "0 3 4"]
+    rows = list(zip(*(found[name].split() for name in LISTS), strict=True))
+    assert rows[0] == ("n0", "a0", "0") and sorted(rows[1:]) == [("n3", "a3", "3"), ("n4", "a4", "4")]
     assert found["TRTDIST_STAMP"].split(".")[0] == "s" and found["TRTDIST_STAMP"].count(".") == 2
-    assert said == [
-        "ctx.0 moves from n1, which is down (set down by root: bad fan), to n3",
-        "",
-        "gen.1 moves from n2, which job 7 has lost, to n4",
-    ]
+    # Of the two that lose the same node either may be first.
+    assert "" in said[:2] and said[0] != said[1]
+    assert "".join(said[:2]).endswith(f" moves from n1, which is down (set down by root: bad fan), to {rows[1][0]}")
+    assert said[2] == f"gen.1 moves from n2, which job 7 has lost, to {rows[2][0]}"
+
+
+def test_a_spare_that_cannot_be_used_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDir(tmp_path)
+    spares_say(run, {"n3": ["has a /tmp that is full"], "n4": []})
+    said = all_placed(monkeypatch, run, {"ctx.0": (1,)})
+    assert said == ["ctx.0 moves from n1, which is down (set down by root: bad fan), to n4"]
+    assert capsys.readouterr().out == "node n3 has a /tmp that is full\n"
+    assert (tmp_path / "looked-at").read_text().split() == ["n3", "n4"]
+
+
+def test_a_server_stays_where_no_spare_can_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    spares_say(run, {"n3": ["has a /tmp that is full"]})
+    said = all_placed(monkeypatch, run, {"ctx.0": (1,)})
+    assert said == ["ctx.0 stays where n1 is down: there is no spare node that can be used"]
+    assert read_env(run.resolved_env)["TRTDIST_NODES"] == "n0 n1 n2 n3 n4"
 
 
 def test_when_the_next_job_is_due_is_told_whenever_it_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

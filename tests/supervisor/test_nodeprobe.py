@@ -188,6 +188,19 @@ def test_each_problem_is_told_once_with_its_nodes() -> None:
     assert told({"n1": []}) == []
 
 
+def test_only_a_node_on_which_something_is_placed_keeps_a_folder(
+    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("n1", "n2"):
+        monkeypatch.setenv("SLURMD_NODENAME", name)
+        assert look({**asked, "local": f"{asked['local']}-{name}", "spares": ["n2"]})["problems"] == []
+    assert [path.name for path in Path(asked["local"]).parent.iterdir()] == ["run-n1"]
+    monkeypatch.setenv("SLURMD_NODENAME", "n2")
+    Path(f"{asked['local']}-n1").rmdir()
+    look({**asked, "spares": ["n2"]})
+    assert not Path(asked["local"]).parent.exists()
+
+
 def test_a_head_node_without_an_address_need_not_be_reached(asked: dict[str, Any]) -> None:
     del asked["head"], asked["nonce"]
     assert look({**asked, "interface": "ib7"})["problems"] == [

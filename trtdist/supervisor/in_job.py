@@ -20,8 +20,9 @@ from trtdist.slurm import argv, hostlist, parse, states
 from trtdist.slurm.runner import ask
 from trtdist.supervisor import messages, resumption
 from trtdist.supervisor.handover_messages import HandOverDue, SuccessorReady
+from trtdist.supervisor.job_nodes import look_again, told
 from trtdist.supervisor.remains import local_folder
-from trtdist.supervisor.spare_nodes import moved
+from trtdist.supervisor.spare_nodes import moved, placed
 from trtdist.supervisor.succession import Succession
 
 __all__ = ["InJob", "why_ended"]
@@ -163,13 +164,11 @@ class InJob:
         # A node that was down for a moment is none of the job any more, though it be up again.
         away = [node for node, state in listed if states.node_is_away(state)]
         down = list(dict.fromkeys([*away, *lost]))
-        # Read only now, since another step may have been placed while Slurm was asked.
-        env = read_env_or_nothing(self._run.resolved_env)
-        places = dict(enumerate(env.get("TRTDIST_NODES", "").split()))
-        after, changed = moved(env, step.nodes, self._used(), down) if places and down else (env, [])
+        after, changed = await self._moved(step, down)
         if not changed:
-            stays = [places[number] for number in step.nodes if places.get(number) in down]
-            return f"{step.name} stays where {', '.join(stays)} is down: there is no spare node" if stays else ""
+            places = dict(enumerate(after.get("TRTDIST_NODES", "").split()))
+            stays = ", ".join(places[number] for number in step.nodes if places.get(number) in down)
+            return f"{step.name} stays where {stays} is down: there is no spare node that can be used" if stays else ""
         try:
             write_env(self._run.resolved_env, after)
         except OSError as error:
@@ -184,10 +183,27 @@ class InJob:
             return f"which is down ({down[node]})" if down[node] else "which is down"
         return f"which job {self._job} has lost" if node in lost else "which does not respond"
 
-    def _used(self) -> int:
-        """How many nodes have something placed on them: those above are spares."""
-        plan = from_json(self._run.plan.read_text(encoding="utf-8"))
-        return 1 + max(node for step in plan.steps for node in step.nodes)
+    async def _moved(self, step: Step, down: Collection[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+        """As `spare_nodes.moved`, with spares that can be used, each made ready.
+
+        Nothing is awaited after resolved.env was read, since another step may be placed meanwhile.
+        """
+        used = placed(from_json(self._run.plan.read_text(encoding="utf-8")))
+        looked_at: dict[str, list[str]] = {}
+        while True:
+            env = read_env_or_nothing(self._run.resolved_env)
+            if not env.get("TRTDIST_NODES") or not down:
+                return env, []
+            unusable = [node for node, problems in looked_at.items() if problems]
+            after, changed = moved(env, step.nodes, used, [*down, *unusable])
+            new = [node for _, node in changed if node not in looked_at]
+            if not new:
+                return after, changed
+            given = read_env_or_nothing(self._run.given_env)
+            found = await look_again(self._run, new, given, local_folder(self._run))
+            for problem in told(found):
+                self._say(problem)
+            looked_at.update(found)
 
     async def clean(self) -> tuple[str, ...]:
         """Remove the local folder, with a step of its own, on every node that the job still has."""

@@ -23,12 +23,14 @@ from trtdist.supervisor.facts import Node
 from trtdist.supervisor.greeter import Greeter
 from trtdist.supervisor.ports import candidates, range_of
 
-__all__ = ["clock_ahead", "job_nodes", "look_at_nodes", "mpi_type", "problems_of", "told"]
+__all__ = ["clock_ahead", "job_nodes", "look_again", "look_at_nodes", "mpi_type", "problems_of", "told"]
 
 # A controller that is restarted is awaited.
 _PATIENCE_S = 30.0
 # What has not answered by then is told within a minute, with what it takes to end the step.
 _PROBE_S, _END_S = 45.0, 5.0
+# A spare that does not answer soon is none: servers wait for it.
+_AGAIN_S = 20.0
 # What time servers leave between clocks, and what looking at them from afar adds, is no difference.
 _SAME_TIME_S = 0.2
 _OLDEST_PYTHON = (3, 9)
@@ -75,30 +77,24 @@ def look_at_nodes(
     local: Path,
     listener: socket.socket | None,
     ports: Sequence[int] = (),
+    placed: int | None = None,
 ) -> list[Node]:
-    """What was found of each node, in order; the node-local folder is made on each.
+    """What was found of each node, in order; the node-local folder is made on each of the first `placed`, None for all.
 
     `given` may have TRTDIST_INTERFACE, TRTDIST_SUBNET or TRTDIST_PORT_RANGE, and TRTDIST_SRUN_IMAGE and
     TRTDIST_SRUN_MOUNTS, which containers that srun starts need on the node. `listener` is where the nodes must reach
     the head node, None when it has no address. `ports` are how many free ones each node is asked for. TrtdistError
     tells each thing that is wrong once, with the nodes where it is.
     """
-    asked: dict[str, Any] = {
-        "interface": given.get("TRTDIST_INTERFACE", ""),
-        "subnet": given.get("TRTDIST_SUBNET", ""),
-        "peers": [nodes[0], *nodes[1:2]],
-        "local": str(local),
-        "run": str(run.path),
-        "image": given.get("TRTDIST_SRUN_IMAGE", ""),
-        "mount": list(filter(None, given.get("TRTDIST_SRUN_MOUNTS", "").split(":"))),
-        "wanted": dict(zip(nodes, ports)),
-        "range": _ends(range_of(given) or candidates()),
-    }
+    asked = _asked(run, nodes, given, local)
+    asked["wanted"] = dict(zip(nodes, ports))
+    asked["spares"] = nodes[placed:] if placed is not None else []
     with ExitStack() as stack:
         if listener is not None:
             greeter = stack.enter_context(Greeter(listener))
             asked.update(head=listener.getsockname()[:2], nonce=greeter.nonce)
-        reports, said = _reports(run, nodes, asked)
+        printed, said = _output(*_step(run, nodes, asked))
+    reports = _reports(printed)
     problems = told({node: problems_of(reports.get(node), said) for node in nodes})
     if problems:
         raise TrtdistError("; ".join(problems))
@@ -111,6 +107,32 @@ def look_at_nodes(
     return found
 
 
+async def look_again(run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path) -> dict[str, list[str]]:
+    """What is wrong with each of the nodes, spares so far, now that something is to start there; the node-local folder
+    is made on each."""
+    command, environ = _step(run, nodes, _asked(run, nodes, given, local))
+    try:
+        printed, said = await runner.ask(command, _AGAIN_S, environ), ""
+    except TrtdistError as error:
+        printed, said = "", str(error)
+    reports = _reports(printed)
+    return {node: problems_of(reports.get(node), said) for node in nodes}
+
+
+def _asked(run: RunDir, nodes: Sequence[str], given: Mapping[str, str], local: Path) -> dict[str, Any]:
+    """What each node is asked, as `nodeprobe.look` takes it."""
+    return {
+        "interface": given.get("TRTDIST_INTERFACE", ""),
+        "subnet": given.get("TRTDIST_SUBNET", ""),
+        "peers": [nodes[0], *nodes[1:2]],
+        "local": str(local),
+        "run": str(run.path),
+        "image": given.get("TRTDIST_SRUN_IMAGE", ""),
+        "mount": list(filter(None, given.get("TRTDIST_SRUN_MOUNTS", "").split(":"))),
+        "range": _ends(range_of(given) or candidates()),
+    }
+
+
 def _node(name: str, report: Mapping[str, Any]) -> Node:
     return Node(name, str(report["address"]), clock_ahead(report), tuple(report["ports"]))
 
@@ -119,18 +141,21 @@ def _ends(ports: Sequence[int]) -> tuple[int, int]:
     return ports[0], ports[-1]
 
 
-def _reports(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[dict[str, dict[str, Any]], str]:
-    """What each node found, by its name, and what srun said."""
-    script = run.scripts / "each-node.srun.sh"
+def _step(run: RunDir, nodes: Sequence[str], asked: Mapping[str, Any]) -> tuple[list[str], dict[str, str]]:
+    """The launch line that looks at nodes, and its environment."""
     program = [sys.executable, "-I", "-S", "-c", Path(nodeprobe.__file__).read_text(), json.dumps(asked)]
-    command = ["bash", str(script), "bash", "-c", _WRAPPER, "bash", *program]
-    printed, said = _output(command, {**os.environ, "TRTDIST_JOB_NODELIST": fold(nodes)})
+    command = ["bash", str(run.scripts / "each-node.srun.sh"), "bash", "-c", _WRAPPER, "bash", *program]
+    return command, {**os.environ, "TRTDIST_JOB_NODELIST": fold(nodes)}
+
+
+def _reports(printed: str) -> dict[str, dict[str, Any]]:
+    """What each node found, by its name."""
     found = {}
     for line in printed.splitlines():
         with suppress(ValueError, TypeError, KeyError):
             report = json.loads(line)
             found[report["node"]] = report
-    return found, said
+    return found
 
 
 def _output(command: Sequence[str], environ: Mapping[str, str]) -> tuple[str, str]:

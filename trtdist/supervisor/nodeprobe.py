@@ -6,6 +6,7 @@ checks, and imports nothing of ours. Standard library, Python 3.9.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import ipaddress
 import json
@@ -169,10 +170,10 @@ def look(asked: dict[str, Any]) -> dict[str, Any]:
     (major and minor version), `ports`, and `problems`, each the end of a sentence that begins with the node's name.
 
     `asked` has `interface`, `subnet` and `peers` for `choose`, `local` (the node-local folder), `run` (the run
-    directory), if the head node is to be reached its `head` (address and port) and `nonce`, what it says there, of
-    containers that srun starts the `image` ("" when it is no path) and what they `mount`, and `wanted`, how many free
-    ports each node is to name, with `range`, the first and the last that may be taken. A line of JSON says before each
-    check what it is, since a file system may never answer.
+    directory), `spares` (names of nodes that need no folder yet), if the head node is to be reached its `head` (address
+    and port) and `nonce`, what it says there, of containers that srun starts the `image` ("" when it is no path) and
+    what they `mount`, and `wanted`, how many free ports each node is to name, with `range`, the first and the last that
+    may be taken. A line of JSON says before each check what it is, since a file system may never answer.
     """
     node = os.environ.get("SLURMD_NODENAME", "")
     report: dict[str, Any] = {"node": node, "python": list(sys.version_info[:2]), "problems": [], "ports": []}
@@ -213,7 +214,16 @@ def _folders(asked: dict[str, Any]) -> dict[str, Any]:
                 f"does not see the run directory {asked['run']}: put runs on a file system that all nodes see"
             )
         time.sleep(_LOOK_AGAIN_S)
+    if os.environ.get("SLURMD_NODENAME") in asked.get("spares", []):
+        _remove(asked["local"])
     return {}
+
+
+def _remove(path: str) -> None:
+    """Nobody would be there to remove it when the job ends."""
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+        os.rmdir(os.path.dirname(path))
 
 
 def _container(asked: dict[str, Any]) -> dict[str, Any]:

@@ -210,6 +210,7 @@ def _in_job(
     """
     # A run on one machine starts sooner without what speaks to Slurm.
     from trtdist.supervisor.job_nodes import job_nodes, look_at_nodes, mpi_type
+    from trtdist.supervisor.spare_nodes import placed
 
     names = job_nodes(environ, plan.allocation.nodes)
     try:
@@ -221,7 +222,7 @@ def _in_job(
     port = claims.claim(head, 1, range_of(given))[0]
     family = socket.AF_INET6 if ":" in head else socket.AF_INET
     listener = socket.create_server((head, port), family=family, backlog=1024)
-    found = look_at_nodes(run, names, given, local, listener, ports_asked(plan))
+    found = look_at_nodes(run, names, given, local, listener, ports_asked(plan), placed(plan))
     claims.release([port])
     if not run.slurm_job.exists() and not run.borrowed_job.exists():
         # Whoever starts the files by hand finds the run's steps and nodes by their job.

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from trtdist.plan import Plan
 from trtdist.supervisor import stamp
 
-__all__ = ["LISTS", "moved"]
+__all__ = ["LISTS", "moved", "placed"]
 
 LISTS = ("TRTDIST_NODES", "TRTDIST_ADDRESSES", "TRTDIST_CLOCKS")
+
+
+def placed(plan: Plan) -> int:
+    """How many nodes have something placed on them: those above are spares."""
+    return 1 + max(node for step in plan.steps for node in step.nodes)
 
 
 def moved(
