@@ -221,7 +221,7 @@ def test_a_node_fails(alone: SlurmMade, how: list[str]) -> None:
     alone.cluster.admin(*how, node)
     verdict = alone.verdict(120)
     assert verdict["state"] == "FAILED"
-    assert verdict["reason"] == f"job {alone.job} lost {node}"
+    assert verdict["reason"] == f"job {alone.job} lost {node} (it does not respond)"
     alone.ended(60)
 
 
