@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import mmap
 import os
 import subprocess
 import sys
@@ -11,6 +13,7 @@ import pytest
 
 from tests.containers.small_images import sif, small_root
 from tests.images import program_or_skip
+from tests.supervisor.runs import wait_for
 from trtdist.containers import Container
 from trtdist.containers.image_formats import here
 from trtdist.errors import InputError, MissingError
@@ -140,16 +143,64 @@ def test_looking_for_the_driver_ends_before_the_look_at_a_node() -> None:
     assert gpu_driver._SECONDS < LOOK_S / 2
 
 
+class Node:
+    """A node without enroot, on which ranks of a step are to enter a container of enroot."""
+
+    def __init__(self, folder: Path) -> None:
+        self.run = RunDir(folder)
+        self.run.events.mkdir()
+        self.told = "node n7 has no enroot: install enroot there, or choose another container.runtime; "
+        self.told += f"it has no {folder}/site to mount: make it there, or take it out of container.mounts"
+        folders = dict.fromkeys(("TRTDIST_RUN_DIR", "TRTDIST_LOCAL_DIR", "PATH"), str(folder))
+        # As the supervisor has it; its steps inherit it.
+        python = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
+        self._environ = {**folders, **python, "TRTDIST_STEP": "workers", "SLURMD_NODENAME": "n7", "SLURM_JOB_ID": "3"}
+
+    def enter(self, name: str, stderr: int, slurm_step: int = 2) -> subprocess.Popen[str]:
+        """Start a rank."""
+        environ = {**self._environ, "TRTDIST_ENTERS": name, "SLURM_STEP_ID": str(slurm_step)}
+        words = [sys.executable, "-m", "trtdist.supervisor.enter", "--runtime=enroot", "--image=some", "--", "true"]
+        return subprocess.Popen(words, env=environ, stderr=stderr, text=True)
+
+    def refusals(self) -> list[TaskRefused]:
+        """Those made known to the supervisor."""
+        events = [record.event for record in EventReader(self.run.events).poll()]
+        return [event for event in events if isinstance(event, TaskRefused)]
+
+
+def ended(rank: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code and what it wrote to its own standard error."""
+    _, said = rank.communicate(timeout=60)
+    return rank.returncode, said
+
+
 def test_what_a_node_lacks_is_told_as_the_reason(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
-    run.events.mkdir()
-    folders = dict.fromkeys(("TRTDIST_RUN_DIR", "TRTDIST_LOCAL_DIR", "PATH"), str(tmp_path))
-    names = {"TRTDIST_STEP": "workers", "TRTDIST_ENTERS": "gen.0.1", "SLURMD_NODENAME": "n7"}
-    environ = {**folders, **names, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words = [sys.executable, "-m", "trtdist.supervisor.enter", "--runtime=enroot", "--image=some", "--", "true"]
-    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
-    told = "node n7 has no enroot: install enroot there, or choose another container.runtime; "
-    told += f"it has no {tmp_path}/site to mount: make it there, or take it out of container.mounts"
-    assert (done.returncode, done.stderr) == (4, f"trtdist: {told}\n")
-    (record,) = EventReader(run.events).poll()
-    assert record.event == TaskRefused("workers", "gen.0.1", f"cannot enter its container: {told}")
+    node = Node(tmp_path)
+    assert ended(node.enter("gen.0.1", subprocess.PIPE)) == (4, f"trtdist: {node.told}\n")
+    assert node.refusals() == [TaskRefused("workers", "gen.0.1", f"cannot enter its container: {node.told}")]
+
+
+def test_what_a_node_lacks_is_told_by_one_rank_of_a_step(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    found = [ended(rank) for rank in [node.enter(f"gen.0.{number}", subprocess.PIPE) for number in range(3)]]
+    assert sorted(found) == [(4, ""), (4, ""), (4, f"trtdist: {node.told}\n")]
+    assert [refused.reason for refused in node.refusals()] == [f"cannot enter its container: {node.told}"]
+    assert ended(node.enter("gen.0.0", subprocess.PIPE, slurm_step=3)) == (4, f"trtdist: {node.told}\n")
+
+
+def test_a_rank_that_says_what_its_node_lacks_says_it_to_the_end(tmp_path: Path) -> None:
+    """Others on other nodes may have had the step killed meanwhile; what is said must not run into other lines."""
+    node = Node(tmp_path)
+    reading, writing = os.pipe()
+    with open(reading, "rb") as heard, open(writing, "wb", buffering=0) as said:
+        fcntl.fcntl(said, fcntl.F_SETPIPE_SZ, mmap.PAGESIZE)
+        full = said.write(bytes(fcntl.fcntl(said, fcntl.F_GETPIPE_SZ)))
+        first = node.enter("gen.0.0", said.fileno())
+        wait_for(lambda: list(tmp_path.glob("refused.*")), 60.0, "a rank refuses")
+        first.terminate()
+        second = node.enter("gen.0.1", subprocess.PIPE)
+        assert heard.read(full) == bytes(full)
+        assert ended(first)[0] == 4 and ended(second) == (4, "")
+        said.close()
+        assert heard.read().decode() == f"trtdist: {node.told}\n"
+    assert [refused.name for refused in node.refusals()] == ["gen.0.0"]

@@ -2,17 +2,19 @@
 container.
 
 Runs on the node, outside. Says what is missing there before anything starts, also as an event: the refusal of the
-task that TRTDIST_ENTERS names. Then hands the program exactly the variables of the run, of the step and of MPI
-(`CROSSING`), whatever the image and the site say about them. Ends as the program ends. TRTDIST_LOCAL_DIR names a folder
-of the node that is seen inside too. Standard library, Python 3.9.
+task that TRTDIST_ENTERS names. Of the ranks of a step on a node, one says it. Then hands the program exactly the
+variables of the run, of the step and of MPI (`CROSSING`), whatever the image and the site say about them. Ends as the
+program ends. TRTDIST_LOCAL_DIR names a folder of the node that is seen inside too. Standard library, Python 3.9.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
 import resource
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -76,7 +78,7 @@ def _limit(text: str) -> tuple[str, int]:
 
 def pmix_folders(environ: Mapping[str, str], uid: int) -> list[str]:
     """The folders in which the PMIx server of this step meets its clients, none of them within another."""
-    step = f"{environ.get('SLURM_JOB_ID')}.{environ.get('SLURM_STEP_ID')}"
+    step = _slurm_step(environ)
     named = [environ.get("PMIX_SERVER_TMPDIR", ""), environ.get("PMIX_DSTORE_21_BASE_PATH", "")]
     # Where Slurm has its clients make their session folders (src/plugins/mpi/pmix).
     temporary = environ.get("PMIX_SYSTEM_TMPDIR") or environ.get("TMPDIR") or "/tmp"
@@ -232,7 +234,43 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse(why: str, environ: Mapping[str, str]) -> None:
-    """Make the reason known as the cause of the run's end, since no shim of the task was started that could."""
+    """Say why on standard error, and as the cause of the run's end, since no shim of the task was started that could.
+    This process has to end then.
+
+    All ranks of a step lack the same on a node, so one of them says it. The first that ends has the whole step killed:
+    none ends before it is said, and no TERM cuts it short.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    said = _turn(environ)
+    if said is not None and os.fstat(said).st_size:
+        return
+    # In one piece: print() of a Python that does not buffer writes the end of the line by itself.
+    sys.stderr.write(f"trtdist: {why}\n")
+    _make_known(why, environ)
+    if said is not None:
+        # Even a full disk has room for that.
+        os.ftruncate(said, 1)
+
+
+def _turn(environ: Mapping[str, str]) -> int | None:
+    """A file of this step on this node, empty until a rank has refused; others wait for it until this process has
+    ended. None for a program that is no rank, or where there can be no such file."""
+    step, name = environ.get("TRTDIST_STEP", ""), environ.get("TRTDIST_ENTERS", "")
+    if name == step:
+        return None
+    with suppress(OSError):
+        path = f"{environ.get('TRTDIST_LOCAL_DIR')}/refused.{_slurm_step(environ)}"
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        return descriptor
+    return None
+
+
+def _slurm_step(environ: Mapping[str, str]) -> str:
+    return f"{environ.get('SLURM_JOB_ID')}.{environ.get('SLURM_STEP_ID')}"
+
+
+def _make_known(why: str, environ: Mapping[str, str]) -> None:
     run, step, name = (environ.get(key, "") for key in ("TRTDIST_RUN_DIR", "TRTDIST_STEP", "TRTDIST_ENTERS"))
     if not (run and step and name):
         return
@@ -248,11 +286,10 @@ def main(arguments: Sequence[str]) -> int:
     try:
         enter(given.runtime, container_of(given, os.environ, os.getuid()), given.program, os.environ)
     except TrtdistError as error:
-        print(f"trtdist: {error}", file=sys.stderr)
         _refuse(str(error), os.environ)
         return error.exit_code
     except OSError as error:
-        print(f"trtdist: the container cannot be started: {error}", file=sys.stderr)
+        _refuse(f"the container cannot be started: {error}", os.environ)
         return 1
     return 0
 
