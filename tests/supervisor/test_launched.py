@@ -98,6 +98,25 @@ def test_a_rank_without_server_leaves_a_moment_after_term(local: Path, started: 
     assert time.monotonic() - began >= launched.LEAVE_S
 
 
+def test_what_the_launcher_says_stop_with_leaves_nothing_in_dev_shm(local: Path) -> None:
+    """It is MPI without a launcher, which leaves its segment where that lies, and has OMPI_* taken away from it."""
+    shown = "import sys; from mpi4py import MPI; print(sys.executable, open('/proc/self/maps').read(), sep='\\n')"
+    script = 'for NAME in "${!OMPI_@}" "${!PMIX_@}"; do unset "$NAME"; done; exec python3 -c "$0"'
+    memory = local / "mpi of a step"
+    memory.mkdir()
+    real = Path(sys.executable).with_name("python3")
+    told = {**environ(local, "0"), "TMPDIR": str(memory), "OMPI_MCA_btl_sm_backing_directory": str(memory)}
+    told["PATH"] = f"{real.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [*PROGRAM, "bash", "-c", script, shown], env=told, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    executable, *maps = done.stdout.splitlines()
+    segments = [Path(line.split(maxsplit=5)[5]) for line in maps if "/sm_segment." in line]
+    assert segments and {path.parent for path in segments} == {memory}
+    assert executable == str(real)
+
+
 def test_launchers_of_a_node_take_turns(local: Path, started: list[subprocess.Popen[bytes]]) -> None:
     """Until the port is in use that the launcher has told its processes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

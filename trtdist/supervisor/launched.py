@@ -13,6 +13,10 @@ seen by whoever sees the ports, from any container and by any user, and goes wit
 it for longer than any launcher may, launchers go on without: two that start at the same time may then clash.
 $TRTDIST_LAUNCHES, if set, sets the launchers that have the same apart from all others.
 
+The launchers take OMPI_* away from the server and from what they start after it, to which they say stop with `python3`.
+That is MPI without a launcher, which leaves 16 MB in /dev/shm unless it is told where else to have shared memory. So
+the first `python3` on PATH is a script that says that and becomes the next one.
+
 Exits with the server's code when that is not 0, else with the launcher's. TERM goes to the server alone, which then
 ends the ranks; who is not gone a moment later is left to the shim, which kills whatever this program leaves behind.
 
@@ -24,12 +28,14 @@ from __future__ import annotations
 import errno
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 
 from trtdist.process import ProcessId
 from trtdist.supervisor.free_port import listened_on
@@ -45,6 +51,12 @@ TURN_S, LOOK_S = 180.0, 0.2
 # Whoever has it for longer does not take turns.
 KEPT_S = TURN_S + 20.0
 _ADDRESS = b"TLLM_SPAWN_PROXY_PROCESS_IPC_ADDR="
+# Where Open MPI 5, and before it 4, has its shared memory. The names of ours are not taken away.
+_PYTHON3 = """\
+#!/bin/sh
+export OMPI_MCA_btl_sm_backing_directory="$TMPDIR" OMPI_MCA_btl_vader_backing_directory="$TMPDIR"
+exec "$TRTDIST_PYTHON3" "$@"
+"""
 
 
 class Turn:
@@ -74,7 +86,7 @@ class Launched:
         self._told, inherited = os.pipe()
         os.set_blocking(self._told, False)
         self._wake = _wake_on_signals()
-        environ = {**os.environ, "TRTDIST_TOLD": str(inherited)}
+        environ = {**os.environ, **_with_python3(os.environ), "TRTDIST_TOLD": str(inherited)}
         self._launcher = subprocess.Popen(argv, env=environ, pass_fds=(inherited,))
         os.close(inherited)
         # Nobody may hold the other end any more, and then it is ready for ever.
@@ -146,6 +158,24 @@ def main(argv: list[str]) -> int:
 def turn_name(environ: Mapping[str, str]) -> str:
     """The name, in the abstract namespace, of the socket that gives the turn."""
     return _NAME + environ.get("TRTDIST_LAUNCHES", "")
+
+
+def _with_python3(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables with which `python3` has shared memory of MPI in $TMPDIR; none where that cannot be had."""
+    real = shutil.which("python3")
+    if real is None or not {"PATH", "TMPDIR", "TRTDIST_LOCAL_DIR"} <= environ.keys():
+        return {}
+    folder = f"{environ['TRTDIST_LOCAL_DIR']}/launcher"
+    with suppress(OSError):
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        part = f"{folder}/python3.{os.getpid()}"
+        with open(part, "w") as file:
+            file.write(_PYTHON3)
+        os.chmod(part, 0o700)
+        # Launchers of several servers may be on this node.
+        os.replace(part, f"{folder}/python3")
+        return {"PATH": f"{folder}:{environ['PATH']}", "TRTDIST_PYTHON3": real}
+    return {}
 
 
 def _bound(name: str) -> socket.socket | None:
