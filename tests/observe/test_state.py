@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from trtdist.events import (
     Record,
     Rung,
     RunState,
+    StepExited,
+    StepStarted,
     SupervisorStarted,
     TaskExited,
     TaskStarted,
@@ -27,7 +30,7 @@ from trtdist.process import ProcessId
 PLAN = make_plan()
 TASKS = ("nats", "etcd", "ctx.0.0", "ctx.0.1", "gen.0.0", "router", "canary")
 NOW = 1000.0
-SUPERVISOR = 1
+SUPERVISOR, LAUNCHER = 1, 2
 
 
 @dataclass
@@ -50,10 +53,10 @@ class Story:
         step = "workers" if rank else name
         return self.tell(f"task.{name}", TaskStarted(step, name, server, 0, "host", pid, 1, pid + 100, 1))
 
-    def exit(self, name: str, code: int | None = 0, signal: int | None = None) -> Story:
+    def exit(self, name: str, code: int | None = 0, signal: int | None = None, orphan_of: int = 0) -> Story:
         pid = 100 + TASKS.index(name)
         self.dead |= {pid, pid + 100}
-        return self.tell(f"task.{name}", TaskExited("workers", name, pid, code, signal))
+        return self.tell(f"task.{name}", TaskExited("workers", name, pid, code, signal, orphan_of))
 
     def vanish(self, name: str) -> Story:
         pid = 100 + TASKS.index(name)
@@ -62,6 +65,7 @@ class Story:
 
     def up(self) -> Story:
         self.tell("supervisor", SupervisorStarted("host", SUPERVISOR, 1)).tell("supervisor", RunState("STARTING"))
+        self.tell("supervisor", StepStarted("workers", LAUNCHER, 1))
         for name in TASKS:
             self.start(name)
         for name in ("nats", "etcd", "router"):
@@ -106,6 +110,28 @@ def test_the_earliest_exit_is_named_and_those_that_follow_are_not_blamed() -> No
     assert status.ended is None, "the supervisor still takes the rest down"
     assert states(status)["ctx.0.1"] == "FAILED"
     assert states(status)["gen.0.0"] == "STOPPED"
+
+
+@pytest.mark.parametrize(("code", "number", "how"), [(None, 9, "was killed by SIGKILL"), (1, None, "ended with exit")])
+def test_ranks_that_lost_their_launcher_come_after_it(code: int | None, number: int | None, how: str) -> None:
+    story = Story().up().exit("ctx.0.0", None, 9, LAUNCHER).exit("gen.0.0", None, 9, LAUNCHER)
+    failure = story.tell("supervisor", StepExited("workers", code, number)).status().failure
+    assert failure is not None
+    assert failure.reason.startswith(f"workers ended as a whole: its launcher {how}")
+    assert (failure.name, failure.log) == ("workers", "logs/launch.workers.log")
+
+
+def test_a_rank_comes_before_those_that_lost_the_launcher_which_it_took_along() -> None:
+    story = Story().up().exit("gen.0.0", None, 9).exit("ctx.0.0", None, 9, LAUNCHER)
+    failure = story.tell("supervisor", StepExited("workers", 137, None)).status().failure
+    assert failure is not None and failure.name == "gen.0.0"
+
+
+def test_a_launcher_that_is_started_again_has_not_ended() -> None:
+    story = Story().up().exit("ctx.0.0", None, 9, LAUNCHER).tell("supervisor", StepExited("workers", 1, None))
+    story.tell("supervisor", StepStarted("workers", 3, 1)).start("ctx.0.0")
+    story.dead.clear()
+    assert (story.status().state, story.status().failure) == ("READY", None)
 
 
 def test_a_death_without_which_the_run_went_on_is_not_why_its_supervisor_died() -> None:
@@ -211,10 +237,13 @@ _EVENTS = st.one_of(
         st.sampled_from(("host", "elsewhere")),
     ),
     st.builds(
-        lambda place, code: TaskExited("workers", TASKS[place], 100 + place, code, None),
+        lambda place, code, orphan_of: TaskExited("workers", TASKS[place], 100 + place, code, None, orphan_of),
         st.integers(0, len(TASKS) - 1),
         st.integers(0, 3),
+        st.sampled_from((0, LAUNCHER)),
     ),
+    st.builds(StepStarted, st.sampled_from(("workers", "nats")), st.just(LAUNCHER), st.just(1)),
+    st.builds(StepExited, st.sampled_from(("workers", "nats", "canary")), st.integers(0, 3), st.none()),
     st.builds(Rung, st.sampled_from(("ctx.0", "gen.0", "nats", "router", "else")), st.sampled_from((*RUNGS, "odd"))),
     st.builds(ControlTaken, st.just("r"), st.just("down")),
     st.just(Ready(1)),

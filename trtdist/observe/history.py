@@ -17,6 +17,8 @@ from trtdist.events import (
     Restarting,
     Rung,
     RunState,
+    StepExited,
+    StepStarted,
     Successor,
     SupervisorStarted,
     TaskExited,
@@ -25,7 +27,7 @@ from trtdist.events import (
 )
 from trtdist.supervisor import control
 
-__all__ = ["History", "TaskHistory"]
+__all__ = ["History", "StepHistory", "TaskHistory"]
 
 _STOP_REQUESTS = (control.DOWN, control.INTERRUPT)
 _STOPS = ("STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT")
@@ -33,11 +35,22 @@ _STOPS = ("STOPPING", "STOPPED", "FAILED", "INTERRUPTED", "TIMEOUT")
 
 @dataclass
 class TaskHistory:
-    """The last start of a task and, when it ended, how and when (seconds since the epoch)."""
+    """The last start of a task and, when it ended, how and when (seconds since the epoch); `orphaned` when the first
+    process of its step, which had started it, ended before it."""
 
     start: TaskStarted
     started: float
     exit: TaskExited | None = None
+    exited: float = 0.0
+    orphaned: bool = False
+
+
+@dataclass
+class StepHistory:
+    """The last start of a step and, when its first process ended, how and when that was seen."""
+
+    start: StepStarted
+    exit: StepExited | None = None
     exited: float = 0.0
 
 
@@ -61,6 +74,7 @@ class History:
     supervisor_last: float = 0.0
     canary_failure: str = ""
     tasks: dict[str, TaskHistory] = field(default_factory=dict)
+    steps: dict[str, StepHistory] = field(default_factory=dict)
     rungs: dict[str, Rung] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     endpoints: dict[str, str] = field(default_factory=dict)
@@ -96,6 +110,8 @@ class History:
             self._change(event)
         elif isinstance(event, (TaskStarted, TaskExited)):
             self._task(event, record.time)
+        elif isinstance(event, (StepStarted, StepExited)):
+            self._step(event, record.time)
         elif isinstance(event, Rung):
             self._climb(event)
         elif isinstance(event, EndpointUp):
@@ -147,6 +163,15 @@ class History:
             self.tasks[event.name] = TaskHistory(event, time)
         elif task is not None and task.start.pid == event.pid:
             task.exit, task.exited = event, time
+            step = self.steps.get(event.step)
+            task.orphaned = step is not None and event.orphan_of == step.start.pid
+
+    def _step(self, event: StepStarted | StepExited, time: float) -> None:
+        step = self.steps.get(event.step)
+        if isinstance(event, StepStarted):
+            self.steps[event.step] = StepHistory(event)
+        elif step is not None:
+            step.exit, step.exited = event, time
 
     def _climb(self, event: Rung) -> None:
         if event.rung not in RUNGS:

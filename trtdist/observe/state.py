@@ -8,7 +8,7 @@ as is one whose job of Slurm's is over, and a READY run one of whose processes i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from trtdist.plan import Plan, Rank, Server, Step
 from trtdist.process import ProcessId
 from trtdist.slurm import states
 from trtdist.supervisor import deaths
+from trtdist.supervisor.verdict import log_name
 
 __all__ = [
     "FINAL_STATES",
@@ -229,40 +230,56 @@ class _Reconciler:
         shim = self.machine.alive(start.host, ProcessId(start.shim_pid, start.shim_started))
         return task.exit is None and program is False and shim is False
 
-    def _unasked(self, task: TaskHistory) -> bool:
-        """Whether a task ended before anybody asked for it; a canary may end when it has passed."""
-        if task.exit is None or self.by_hand:
+    def _unasked(self, death: deaths.Death) -> bool:
+        """Whether something ended before anybody asked for it; a canary may end when it has passed."""
+        step = self.steps.get(death.step)
+        canary_done = death.step == "canary" and death.code == 0 and not self.plan.canary_stays
+        if self.by_hand or canary_done or (step is not None and self.draining.intersection(step.servers)):
             return False
-        canary_done = task.start.step == "canary" and task.exit.code == 0 and not self.plan.canary_stays
-        asked = self.history.asked
-        return not canary_done and task.start.server not in self.draining and (asked is None or task.exited < asked)
+        return self.history.asked is None or death.at < self.history.asked
 
     def _first(self) -> Failure | None:
         """Who died first, from the verdict, else from the events: exits have times, what vanished has none."""
         if self.verdict is not None:
             return failure_of(self.verdict)
-        tasks = [task for task in self.history.tasks.values() if task.start.step not in self.history.written_off]
-        ends = [task for task in tasks if self._unasked(task) and not self._survived(task)]
-        ends = [task for task in ends if self.supervisor_alive is not False or self._outlived(task)]
+        ends = [death for death in self._ends() if self._unasked(death) and not self._survived(death.step)]
+        ends = [death for death in ends if self.supervisor_alive is not False or self._outlived(death)]
         if ends:
-            return _failure_by(deaths.first_of([_death(task) for task in ends]))
+            return self._failure_by(deaths.first_of(ends))
         if self.supervisor_alive is False:
             return self._supervisor_died()
-        vanished = [task for task in tasks if self._gone(task) and not self._survived(task)]
+        tasks = [task for task in self.history.tasks.values() if self._gone(task)]
+        vanished = [task.start for task in tasks if not self._survived(task.start.step)]
         if vanished and self.history.asked is None:
-            start = vanished[0].start
-            return _failure_by(deaths.of_gone(start.step, start.name, 0.0))
+            return self._failure_by(deaths.of_gone(vanished[0].step, vanished[0].name, 0.0))
         return None
 
-    def _survived(self, task: TaskHistory) -> bool:
-        """Whether its supervisor does something about the end of a task; one that ends the run of it will say so."""
-        step = self.steps.get(task.start.step)
+    def _failure_by(self, death: deaths.Death) -> Failure:
+        """In the words of the verdict that is about to come."""
+        reason, log = deaths.failure(death).reason, f"logs/{log_name(self.plan, death)}.log"
+        return Failure(reason, death.name, death.step, death.code, death.signal, death.at or None, log)
+
+    def _ends(self) -> Iterator[deaths.Death]:
+        """The ends of tasks, then of the first processes of steps."""
+        for task in self.history.tasks.values():
+            if task.exit is not None:
+                yield _death(task)
+        for name, step in self.history.steps.items():
+            if step.exit is not None and name in self.steps:
+                yield deaths.of_step(self.steps[name], step.exit.code, step.exit.signal, step.exited)
+
+    def _survived(self, name: str) -> bool:
+        """Whether the run goes on without a step, or its supervisor does something about its end; one that ends the run
+        of it will say so."""
+        if name in self.history.written_off:
+            return True
+        step = self.steps.get(name)
         watched = self.supervisor_alive is not False and self.history.state in ("READY", "STARTING")
         return watched and step is not None and (step.restarts > 0 or not step.critical)
 
-    def _outlived(self, task: TaskHistory) -> bool:
-        """Whether the supervisor still wrote something after the task had ended."""
-        return self.history.supervisor_last > task.exited
+    def _outlived(self, death: deaths.Death) -> bool:
+        """Whether the supervisor still wrote something when that had ended."""
+        return self.history.supervisor_last >= death.at
 
     def _supervisor_died(self) -> Failure | None:
         supervisor = self.history.supervisor
@@ -346,7 +363,7 @@ class _Reconciler:
     def _end_state(self, task: TaskHistory) -> str:
         step = task.start.step
         again = step not in self.history.written_off and task.start.server not in self.draining
-        if self._survived(task) and again and self.steps[step].restarts:
+        if self._survived(step) and again and self.steps[step].restarts:
             return "RESTARTING"
         return "LOST" if task.exit is None else self._exit_state(task)
 
@@ -359,7 +376,7 @@ class _Reconciler:
         if self.first is not None and self.first.name == task.start.name:
             return "FAILED"
         after_first = self.first is not None and (self.first.time is None or task.exited >= self.first.time)
-        return "STOPPED" if after_first or not self._unasked(task) else "FAILED"
+        return "STOPPED" if after_first or not self._unasked(_death(task)) else "FAILED"
 
     def _rank(self, server: Server, rank: Rank, run_state: str) -> RankStatus:
         name = f"{server.name}.{rank.rank}"
@@ -415,13 +432,8 @@ class _Reconciler:
 
 def _death(task: TaskHistory) -> deaths.Death:
     assert task.exit is not None
-    return deaths.of_task(task.start.step, task.start.name, task.exit.code, task.exit.signal, task.exited)
-
-
-def _failure_by(death: deaths.Death) -> Failure:
-    """In the words of the verdict that is about to come."""
-    reason, log = deaths.failure(death).reason, f"logs/{death.name}.log"
-    return Failure(reason, death.name, death.step, death.code, death.signal, death.at or None, log)
+    death = deaths.of_task(task.start.step, task.start.name, task.exit.code, task.exit.signal, task.exited)
+    return deaths.orphaned(death) if task.orphaned else death
 
 
 def failure_of(verdict: Mapping[str, Any]) -> Failure | None:

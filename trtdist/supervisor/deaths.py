@@ -20,7 +20,7 @@ from trtdist.supervisor.facts import Death, Outcome, Settings
 # The command line tells deaths, too, and does without the state machine.
 if TYPE_CHECKING:
     from trtdist.plan import Step
-    from trtdist.supervisor.messages import StartFailed, StepEnded
+    from trtdist.supervisor.messages import StartFailed
     from trtdist.supervisor.state import State
 
 __all__ = [
@@ -83,13 +83,13 @@ def of_refusal(step: str, task: str, reason: str, at: float) -> Death:
     return Death(task, step, None, None, at, reason, _TOLD)
 
 
-def of_step(step: Step, event: StepEnded) -> Death:
+def of_step(step: Step, code: int | None, number: int | None, at: float) -> Death:
     """The death of the first process of a step: of its launcher, or of the task itself when it has no launcher."""
-    how = how_it_ended(event.code, event.signal)
+    how = how_it_ended(code, number)
     if step.kind == "workers":
         how = f"ended as a whole: its launcher {how}"
-    order = _LAUNCHER_ENDED if event.signal is None else _LAUNCHER_KILLED
-    return Death(step.name, step.name, event.code, event.signal, event.at, how, order)
+    order = _LAUNCHER_ENDED if number is None else _LAUNCHER_KILLED
+    return Death(step.name, step.name, code, number, at, how, order)
 
 
 def of_supervisor(code: int | None, number: int | None, at: float) -> Death:

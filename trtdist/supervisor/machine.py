@@ -159,7 +159,7 @@ def _on_step_ended(state: State, event: StepEnded, now: float) -> Change:
     step = state.steps.get(event.step)
     if step is None or not step.alive:
         return state, []
-    death = deaths.of_step(step.step, event)
+    death = deaths.of_step(step.step, event.code, event.signal, event.at)
     if step.drain_until is not None and not state.ending:
         return draining.ended(state, step, event, now)
     if _unhealthy(step) and step.fall is None and not step.restarts and not state.ending:

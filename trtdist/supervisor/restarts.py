@@ -91,7 +91,8 @@ def forgotten(state: State, step: StepState) -> State:
 
 def ended(state: State, step: StepState, event: StepEnded, now: float) -> Change:
     """The first process of a step ended whose death may be survived."""
-    state, actions = fall(state, step, deaths.of_step(step.step, event), now)
+    death = deaths.of_step(step.step, event.code, event.signal, event.at)
+    state, actions = fall(state, step, death, now)
     fallen = state.steps[event.step]
     return state.with_step(replace(fallen, phase=PAUSED, kill_until=None)), actions
 
