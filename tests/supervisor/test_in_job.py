@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.supervisor.simulation import make_plan
+from trtdist.errors import SlurmDownError
 from trtdist.events import Event, HandOverPlanned
 from trtdist.plan import to_json
 from trtdist.rundir import RunDir
@@ -171,6 +172,39 @@ def test_a_server_stays_where_no_spare_can_be_used(monkeypatch: pytest.MonkeyPat
     said = all_placed(monkeypatch, run, {"ctx.0": (1,)})
     assert said == ["ctx.0 stays where n1 is down: there is no spare node that can be used"]
     assert read_env(run.resolved_env)["TRTDIST_NODES"] == "n0 n1 n2 n3 n4"
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("down*", "is down (it does not respond)"),
+        ("down", "is down"),
+        ("powering_down", "is down"),
+        ("mixed*", "does not respond"),
+        ("drained*", "does not respond"),
+        ("failing", "Slurm calls failing"),
+        ("drained", "job 7 has lost"),
+    ],
+)
+def test_what_is_known_of_a_node_is_told_when_slurm_does_not_say_why_in_time(
+    state: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    run, plan = RunDir(tmp_path), make_plan("per_server", (1, 1))
+    step = replace(next(step for step in plan.steps if step.servers), nodes=(1,))
+    run.plan.write_text(to_json(replace(plan, steps=(step,))))
+    lists = dict(zip(LISTS, ("n0 n1 n2", "a0 a1 a2", "0 1 2"), strict=True))
+    write_env(run.resolved_env, {**lists, "TRTDIST_STAMP": "s"})
+
+    async def answers(argv: Sequence[str], timeout: float) -> str:
+        if argv[0] == "sinfo":
+            return f"n0|mixed\nn1|{state}\nn2|mixed"
+        if "job" in argv:
+            return "JobId=7 JobState=RUNNING NodeList=n0,n2"
+        raise SlurmDownError("scontrol did not answer in time")
+
+    monkeypatch.setattr(in_job, "ask", answers)
+    said = asyncio.run(InJob(run, "7", 60.0, print).place(step))
+    assert said == f"{step.name} moves from n1, which {told}, to n2"
 
 
 def test_when_the_next_job_is_due_is_told_whenever_it_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

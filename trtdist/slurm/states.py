@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from trtdist.slurm.parse import Job, Node
 
-__all__ = ["ENDED", "LIVE", "WAITING", "ended_because", "hopeless", "node_is_away", "node_is_down", "phase", "why_down"]
+__all__ = [
+    "ENDED",
+    "LIVE",
+    "WAITING",
+    "ended_because",
+    "hopeless",
+    "how_away",
+    "node_is_away",
+    "node_is_down",
+    "phase",
+    "why_down",
+]
 
 WAITING, LIVE, ENDED = "waiting", "live", "ended"
 
@@ -101,3 +112,11 @@ def why_down(node: Node) -> str:
 def node_is_away(state: str) -> bool:
     """Whether nothing should be started on a node of this state: it is down, soon will be, or does not answer (`*`)."""
     return state.endswith("*") or state.lower() in _DOUBTFUL or node_is_down(state)
+
+
+def how_away(state: str) -> str:
+    """The end of the sentence "from node1, which ..." about a node that is away, as far as its state tells."""
+    silent = state.endswith("*")
+    if node_is_down(state):
+        return "is down (it does not respond)" if silent else "is down"
+    return "does not respond" if silent else f"Slurm calls {state.lower()}"

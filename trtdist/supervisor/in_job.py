@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 
 from trtdist.errors import TrtdistError
@@ -173,15 +173,19 @@ class InJob:
             write_env(self._run.resolved_env, after)
         except OSError as error:
             return f"cannot write {self._run.resolved_env}: {error.strerror}"
-        known = await _down_of([old for old, _ in changed], _HURRY)
+        why = await _down_of([old for old, _ in changed], _HURRY)
+        state = dict(listed)
         return "; ".join(
-            f"{step.name} moves from {old}, {self._gone(old, known, lost)}, to {new}" for old, new in changed
+            f"{step.name} moves from {old}, which {self._gone(old, why.get(old), state.get(old, ''))}, to {new}"
+            for old, new in changed
         )
 
-    def _gone(self, node: str, down: Mapping[str, str], lost: Collection[str]) -> str:
-        if node in down:
-            return f"which is down ({down[node]})" if down[node] else "which is down"
-        return f"which job {self._job} has lost" if node in lost else "which does not respond"
+    def _gone(self, node: str, why: str | None, state: str) -> str:
+        """The end of the sentence "from node1, which ..."; `why` is None where Slurm did not say in time that the node
+        is down."""
+        if why is not None:
+            return f"is down ({why})" if why else "is down"
+        return states.how_away(state) if states.node_is_away(state) else f"job {self._job} has lost"
 
     async def _moved(self, step: Step, down: Collection[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
         """As `spare_nodes.moved`, with spares that can be used, each made ready.
