@@ -248,11 +248,15 @@ class EngineSilent:
 
 @dataclass(frozen=True)
 class TaskUnwell:
-    """A task runs, and does not do its work any more; `reason` finishes the sentence "gen.0.0 ..." (by the canary)."""
+    """A task runs, and does not do its work any more; `reason` finishes the sentence "gen.0.0 ..." (by the canary).
+
+    `life` is the name of the life in which it does not, "" where that has none.
+    """
 
     step: str
     name: str
     reason: str
+    life: str = ""
 
 
 @dataclass(frozen=True)

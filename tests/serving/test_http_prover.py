@@ -19,6 +19,7 @@ from trtdist.events import (
     EventReader,
     EventWriter,
     Ready,
+    Record,
     Restarting,
     Rung,
     StepStarted,
@@ -36,6 +37,7 @@ from trtdist.serving.http_canary import Front
 from trtdist.serving.http_prover import HttpProver, health_of, urls_of
 from trtdist.serving.waiting import end_task, first_of, within
 from trtdist.supervisor.journal import Journal
+from trtdist.supervisor.lives import Lives
 
 END_S = 30.0
 
@@ -191,6 +193,35 @@ def test_a_server_that_was_up_and_is_unwell_has_failed(tmp_path: Path, monkeypat
     asyncio.run(main())
 
 
+def test_what_is_told_of_a_life_is_not_held_against_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prover that was held up may tell it when the supervisor has started the server again."""
+    monkeypatch.setattr(http_prover, "DEAD_S", 0.3)
+    monkeypatch.setattr(http_prover, "LOOK_S", 0.05)
+    found = planned("trtllm-serve")
+    lives = Lives(found.steps)
+    canary, first = lives.begin("canary"), lives.begin("gen.1")
+    monkeypatch.setenv("TRTDIST_LIFE", canary)
+
+    async def main() -> list[Record]:
+        server = Scripted()
+        async with serving(server):
+            url = parse_url(server.url)
+            journal = Journal(tmp_path / "canary.jsonl")
+            prover = HttpProver(found, {"gen.1": url}, Front(url, "", found.model), journal, lambda name: first)
+            watching = asyncio.ensure_future(prover.watch("gen.1"))
+            await until(tmp_path, lambda event: isinstance(event, Rung))
+            server.health = 503
+            await until(tmp_path, lambda event: isinstance(event, TaskUnwell))
+            await end_task(watching)
+        return EventReader(tmp_path).poll()
+
+    told = asyncio.run(main())
+    assert [type(record.event) for record in told] == [Rung, TaskUnwell]
+    assert all(lives.concerns(record) for record in told)
+    lives.begin("gen.1")
+    assert not any(lives.concerns(record) for record in told)
+
+
 @pytest.mark.parametrize("runtime", ["trtllm-serve", "dynamo"])
 @pytest.mark.parametrize("name", ["gen.1", "router"])
 def test_what_is_started_again_is_proven_again(
@@ -228,7 +259,8 @@ def test_what_is_started_again_is_proven_again(
             await end_task(working)
         others = [event.name for event in twice if isinstance(event, Rung) and event.rung == "canary"]
         assert sorted(others) == sorted([*names, "router" if runtime == "trtllm-serve" else "front", again])
-        assert twice.count(Rung(again, "answering")) == (2 if again in urls else 0)
+        well = [event.detail for event in twice if isinstance(event, Rung) and event.rung == "answering"]
+        assert well == [*["first"] * 3, *(["second"] if again in urls else [])]
 
     asyncio.run(main())
 

@@ -224,10 +224,10 @@ async def _all_answer(nats: Client, watcher: Watcher, names: Sequence[str], jour
     while missing:
         await nats.publish("$SRV.PING", reply=inbox)
         for lease in await _heard(answers, len(missing)):
-            name = _with_lease(watcher.snapshot, lease)
-            if name in missing:
-                missing.discard(name)
-                journal.write(Rung(name, "answering"))
+            found = _with_lease(watcher.snapshot, lease)
+            if found is not None and found.server in missing:
+                missing.discard(found.server)
+                journal.write(Rung(found.server, "answering", found.key))
     await answers.unsubscribe()
 
 
@@ -241,9 +241,9 @@ async def _heard(answers: Subscription, most: int) -> list[str]:
     return found
 
 
-def _with_lease(snapshot: Snapshot, lease: str) -> str:
-    """The name of the server with this lease (hex), "" when there is none."""
-    return next((one.server for one in snapshot.instances if one.lease_hex == lease), "")
+def _with_lease(snapshot: Snapshot, lease: str) -> Instance | None:
+    """The server with this lease (hex), None when there is none."""
+    return next((one for one in snapshot.instances if one.lease_hex == lease), None)
 
 
 def _lease_of(data: bytes) -> str:

@@ -96,18 +96,18 @@ class HttpProver:
                 self._is_well(name, life)
             elif was_well and life != failed and clock() - well > DEAD_S:
                 failed = life
-                self._failed_alive(name, f"is there, but its engine is dead: since {DEAD_S:g} s it {problem}")
+                self._failed_alive(name, life, f"is there, but its engine is dead: since {DEAD_S:g} s it {problem}")
             pause = LOOK_S if was_well else min(2 * pause, LONGEST_PAUSE_S)
             await asyncio.sleep(pause)
 
     def _is_well(self, name: str, life: str) -> None:
         if self._well[name] != life:
             self._well[name] = life
-            self._journal.write(Rung(name, "answering"))
+            self._journal.write(Rung(name, "answering", life))
 
-    def _failed_alive(self, name: str, reason: str) -> None:
+    def _failed_alive(self, name: str, life: str, reason: str) -> None:
         step = next(step.name for step in self._plan.steps if name in step.servers)
-        self._journal.write(TaskUnwell(step, f"{name}.0", reason))
+        self._journal.write(TaskUnwell(step, f"{name}.0", reason, life))
         self._journal.say(f"{name} {reason}")
 
     async def prove(self, proven: Mapping[str, str]) -> str:

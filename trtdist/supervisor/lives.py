@@ -11,7 +11,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 
-from trtdist.events import EngineSilent, Record, Rung, TaskExited, TaskRefused, TaskStarted
+from trtdist.events import EngineSilent, Record, Rung, TaskExited, TaskRefused, TaskStarted, TaskUnwell
 from trtdist.plan import Step
 
 __all__ = ["Lives"]
@@ -52,6 +52,8 @@ class Lives:
             return self._climbs(event, record.life)
         if isinstance(event, EngineSilent):
             return event.instance not in self._past
+        if isinstance(event, TaskUnwell):
+            return not self._is_over(event.step, event.life)
         if not isinstance(event, (TaskStarted, TaskExited, TaskRefused)):
             return True
         if self._is_over(event.step, record.life):
