@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.observe.fake_run import FakeRun
-from trtdist.events import ControlRefused, ControlTaken, RunState, StepExited, TaskExited
+from trtdist.events import ControlRefused, ControlTaken, RunState, StepExited, SupervisorStarted, TaskExited
 from trtdist.observe.slurm_words import SlurmWord, ask_nodes
 from trtdist.observe.why import Report, explain, to_json
 
@@ -245,6 +246,18 @@ def test_a_server_that_may_not_leave_was_not_drained(fake: FakeRun) -> None:
     fake.write("supervisor", ControlTaken("1", "drain", "workers"), ControlRefused("1", "it may not"))
     fake.exit("ctx.0.0", 0)
     assert [each.text for each in why(fake).evidence if each.kind == "end"] == ["ended with exit code 0"]
+
+
+def test_of_a_run_that_was_queued_again_the_last_attempt_counts(fake: FakeRun) -> None:
+    fake.write("supervisor", RunState("INTERRUPTED", "job 7 was preempted by another job"))
+    fake.exit("ctx.0.0", None, 15)
+    fake.write("supervisor", SupervisorStarted(socket.gethostname(), os.getpid(), 1), RunState("STARTING"))
+    fake.start("gen.0.0")
+    died(fake, "gen.0.0", 3)
+    report = why(fake)
+    where = f"gen.0.0 on {socket.gethostname()}"
+    assert report.cause.sentence == f"{where} ended with exit code 3, and nothing in its log says why"
+    assert {each.name for each in report.evidence} == {"gen.0.0", "workers"}
 
 
 def test_a_run_that_goes_on_without_a_server_says_so(fake: FakeRun) -> None:

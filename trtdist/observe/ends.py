@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from trtdist.events import (
     ControlRefused,
@@ -13,6 +13,7 @@ from trtdist.events import (
     RunState,
     Stalled,
     StepExited,
+    SupervisorStarted,
     TaskExited,
     TaskRefused,
     TaskStarted,
@@ -63,27 +64,39 @@ class _Told:
     line: int
 
 
-def read_ends(run: RunDir) -> Ends:
-    """All that the events of a run tell of ends."""
-    told = sorted(_told(run), key=lambda each: each.record.time)
-    started: dict[str, tuple[float, str]] = {}
+@dataclass
+class _Account:
+    """What was told so far of one attempt of a run: of those before it nothing is left when its supervisor begins."""
+
+    ends: list[End] = field(default_factory=list)
+    started: dict[str, tuple[float, str]] = field(default_factory=dict)
     asked: float | None = None
-    ends = []
-    leaving: dict[str, str] = {}
-    for each in told:
-        event, time = each.record.event, each.record.time
+    leaving: dict[str, str] = field(default_factory=dict)
+
+    def add(self, told: _Told) -> None:
+        """Take a record down; they come in the order of time."""
+        event, time = told.record.event, told.record.time
         if isinstance(event, ControlTaken) and event.action == DRAIN:
-            leaving[event.request] = event.server
+            self.leaving[event.request] = event.server
         elif isinstance(event, ControlRefused):
-            leaving.pop(event.request, None)
-        if isinstance(event, TaskStarted):
-            started[event.name] = (time, event.host)
+            self.leaving.pop(event.request, None)
+        elif isinstance(event, TaskStarted):
+            self.started[event.name] = (time, event.host)
         elif isinstance(event, RunState) and event.state in _STOPS:
-            asked = time if asked is None else asked
-        end = _end(each, asked is not None and time >= asked)
+            self.asked = time if self.asked is None else self.asked
+        end = _end(told, self.asked is not None)
         if end is not None:
-            ends.append(_drained(end) if end.step in leaving.values() else end)
-    return Ends(tuple(ends), started)
+            self.ends.append(_drained(end) if end.step in self.leaving.values() else end)
+
+
+def read_ends(run: RunDir) -> Ends:
+    """All that the events of a run tell of ends; of one that was queued again, since its last supervisor began."""
+    account = _Account()
+    for each in sorted(_told(run), key=lambda each: each.record.time):
+        if isinstance(each.record.event, SupervisorStarted):
+            account = _Account()
+        account.add(each)
+    return Ends(tuple(account.ends), account.started)
 
 
 def _end(told: _Told, asked: bool) -> End | None:
