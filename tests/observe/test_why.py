@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.observe.fake_run import FakeRun
-from trtdist.events import ControlRefused, ControlTaken, RunState, StepExited, SupervisorStarted, TaskExited
+from trtdist.events import (
+    ControlRefused,
+    ControlTaken,
+    RunState,
+    StepExited,
+    StepStarted,
+    SupervisorStarted,
+    TaskExited,
+)
 from trtdist.observe.slurm_words import SlurmWord, ask_nodes
 from trtdist.observe.why import Report, explain, to_json
 
@@ -246,6 +254,30 @@ def test_a_server_that_may_not_leave_was_not_drained(fake: FakeRun) -> None:
     fake.write("supervisor", ControlTaken("1", "drain", "workers"), ControlRefused("1", "it may not"))
     fake.exit("ctx.0.0", 0)
     assert [each.text for each in why(fake).evidence if each.kind == "end"] == ["ended with exit code 0"]
+
+
+def test_a_run_that_survived_deaths_says_so(fake: FakeRun) -> None:
+    fake.write("supervisor", StepStarted("router", 1, 1), StepStarted("workers", 2, 1))
+    told = []
+    for deaths in range(3):
+        told.append(why(fake).cause.sentence)
+        fake.exit("gen.0.0", 3)
+        fake.write("supervisor", StepExited("workers", 3, None), RunState("STARTING", "workers is being restarted"))
+        assert why(fake).cause.sentence == "the run goes on: it is STARTING, workers is being restarted"
+        fake.write("supervisor", StepStarted("workers", 3 + deaths, 1))
+        fake.start("gen.0.0")
+        fake.write("supervisor", RunState("READY"))
+    assert told == [
+        "Nothing has failed: the run is READY",
+        "the run goes on: it is READY, and has survived a death, which a restart followed",
+        "the run goes on: it is READY, and has survived 2 deaths, each followed by a restart",
+    ]
+    assert {each.text for each in why(fake).evidence} == {"ended with exit code 3", "as a whole ended with exit code 3"}
+    fake.write("supervisor", RunState("STOPPING"))
+    fake.verdict(state="STOPPED", reason="stopped by `trtdist down`")
+    assert why(fake).cause.sentence == (
+        "the run was stopped by `trtdist down`; until then it had survived 3 deaths, each followed by a restart"
+    )
 
 
 def test_of_a_run_that_was_queued_again_the_last_attempt_counts(fake: FakeRun) -> None:

@@ -32,7 +32,8 @@ _NODE = 600.0
 class Facts:
     """What is known of a run: `failure` is who died first by the supervisor's account, None when nothing failed.
 
-    `steps` has the step of each log, `started` when each task was last started, `hosts` where.
+    `steps` has the step of each log, `started` when each task was last started, `hosts` where; `restarts` is how often
+    a step was started once more.
     """
 
     state: str
@@ -44,6 +45,7 @@ class Facts:
     steps: Mapping[str, str]
     started: Mapping[str, float]
     hosts: Mapping[str, str]
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,20 @@ def _nothing(facts: Facts) -> str:
     if facts.state in ("STOPPED", "INTERRUPTED"):
         # What Slurm did to a job is a sentence of its own.
         ended = facts.detail if facts.detail.startswith("job ") else f"the run was {facts.detail or 'stopped'}"
-        return f"Nothing failed: {ended}"
+        return f"{ended}; until then it had survived {_deaths(facts)}" if facts.restarts else f"Nothing failed: {ended}"
     if facts.detail:
         return f"the run goes on: it is {facts.state}, {facts.detail}"
+    if facts.restarts:
+        return f"the run goes on: it is {facts.state}, and has survived {_deaths(facts)}"
     return f"Nothing has failed: the run is {facts.state}"
+
+
+def _deaths(facts: Facts) -> str:
+    return (
+        "a death, which a restart followed"
+        if facts.restarts == 1
+        else f"{facts.restarts} deaths, each followed by a restart"
+    )
 
 
 def _silent(failure: Failure) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from trtdist.events import (
     RunState,
     Stalled,
     StepExited,
+    StepStarted,
     SupervisorStarted,
     TaskExited,
     TaskRefused,
@@ -49,10 +51,12 @@ class End:
 
 @dataclass(frozen=True)
 class Ends:
-    """The ends in the order of time, and when and where each task was last started."""
+    """The ends in the order of time, when and where each task was last started, and how often a step was started once
+    more."""
 
     ends: tuple[End, ...]
     started: dict[str, tuple[float, str]]
+    restarts: int
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class _Account:
 
     ends: list[End] = field(default_factory=list)
     started: dict[str, tuple[float, str]] = field(default_factory=dict)
+    starts: Counter[str] = field(default_factory=Counter)
     asked: float | None = None
     leaving: dict[str, str] = field(default_factory=dict)
 
@@ -82,6 +87,8 @@ class _Account:
             self.leaving.pop(event.request, None)
         elif isinstance(event, TaskStarted):
             self.started[event.name] = (time, event.host)
+        elif isinstance(event, StepStarted):
+            self.starts[event.step] += 1
         elif isinstance(event, RunState) and event.state in _STOPS:
             self.asked = time if self.asked is None else self.asked
         end = _end(told, self.asked is not None)
@@ -96,7 +103,7 @@ def read_ends(run: RunDir) -> Ends:
         if isinstance(each.record.event, SupervisorStarted):
             account = _Account()
         account.add(each)
-    return Ends(tuple(account.ends), account.started)
+    return Ends(tuple(account.ends), account.started, account.starts.total() - len(account.starts))
 
 
 def _end(told: _Told, asked: bool) -> End | None:

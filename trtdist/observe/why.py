@@ -110,6 +110,7 @@ def _facts(look: Snapshot, ends: Ends, found: Found, words: tuple[SlurmWord, ...
         steps=_steps(look.plan),
         started={name: at for name, (at, _) in ends.started.items()},
         hosts={name: host for name, (_, host) in ends.started.items()},
+        restarts=ends.restarts,
     )
 
 
