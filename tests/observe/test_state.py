@@ -150,6 +150,35 @@ def test_an_exit_after_a_request_to_stop_is_no_failure() -> None:
     assert states(status)["nats"] == "STOPPING"
 
 
+@pytest.mark.parametrize(
+    ("verdict", "lost"),
+    [
+        ({"state": "STOPPED", "reason": "stopped by `trtdist down`"}, set()),
+        ({"state": "FAILED", "reason": "gen.0.0 died", "first": {"name": "gen.0.0", "step": "workers"}}, set()),
+        (
+            {"state": "FAILED", "reason": "ctx.0.1 vanished", "first": {"name": "ctx.0.1", "step": "workers"}},
+            {"ctx.0.1"},
+        ),
+        ({"state": "TIMEOUT", "reason": "not ready", "first": {"name": "ctx.0.1", "step": None}}, set()),
+        ({"state": "FAILED", "reason": "job 7 lost node2"}, {"ctx.0.0", "ctx.0.1"}),
+        (None, set()),
+    ],
+)
+def test_what_a_stop_has_killed_is_not_lost(verdict: dict[str, object] | None, lost: set[str]) -> None:
+    """A shim that is killed tells no end."""
+    story = Story().up().tell("supervisor", RunState(str(verdict["state"]) if verdict else "STOPPING"))
+    status = story.vanish("ctx.0.0").vanish("ctx.0.1").exit("gen.0.0", None, 15).status(verdict)
+    found = states(status)
+    assert {name for name in ("ctx.0.0", "ctx.0.1") if found[name] == "LOST"} == lost
+    assert {found[name] for name in ("ctx.0.0", "ctx.0.1") if name not in lost} <= {"STOPPED"}
+
+
+def test_who_was_behind_when_the_time_was_up_did_not_end_unasked() -> None:
+    story = Story().up().tell("supervisor", RunState("TIMEOUT")).exit("ctx.0.1", None, 15)
+    status = story.status({"state": "TIMEOUT", "reason": "not ready", "first": {"name": "ctx.0.1", "step": None}})
+    assert states(status)["ctx.0.1"] == "STOPPED"
+
+
 def test_a_request_to_stop_counts_from_when_it_was_taken() -> None:
     status = Story().up().tell("supervisor", ControlTaken("1-2.json", "down")).exit("router").status()
     assert (status.state, status.failure) == ("STOPPING", None)

@@ -365,7 +365,18 @@ class _Reconciler:
         again = step not in self.history.written_off and task.start.server not in self.draining
         if self._survived(step) and again and self.steps[step].restarts:
             return "RESTARTING"
-        return "LOST" if task.exit is None else self._exit_state(task)
+        return self._gone_state(task) if task.exit is None else self._exit_state(task)
+
+    def _gone_state(self, task: TaskHistory) -> str:
+        """KILL leaves no time to tell an end: what is gone when it was to end was killed by its run, unless it was the
+        first, or Slurm or a node ended the run."""
+        asked = self.history.asked is not None or task.start.server in self.draining
+        return "LOST" if not asked or self._died_first() in ("", task.start.name) else "STOPPED"
+
+    def _died_first(self) -> str | None:
+        """The task or step that the run failed of, "" for nothing of its own; None when it did not fail of a death."""
+        late = self.verdict is not None and self.verdict.get("state") == "TIMEOUT"
+        return None if self.first is None or late else self.first.name
 
     def _exit_state(self, task: TaskHistory) -> str:
         assert task.exit is not None
@@ -373,7 +384,7 @@ class _Reconciler:
         done = task.start.step == "canary" and task.exit.code == 0 and self.history.ready is not None
         if done and not self.plan.canary_stays:
             return "DONE"
-        if self.first is not None and self.first.name == task.start.name:
+        if self._died_first() == task.start.name:
             return "FAILED"
         after_first = self.first is not None and (self.first.time is None or task.exited >= self.first.time)
         return "STOPPED" if after_first or not self._unasked(_death(task)) else "FAILED"
