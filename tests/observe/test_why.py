@@ -13,6 +13,7 @@ from tests.observe.fake_run import FakeRun
 from trtdist.events import (
     ControlRefused,
     ControlTaken,
+    Restarting,
     RunState,
     StepExited,
     StepStarted,
@@ -262,7 +263,8 @@ def test_a_run_that_survived_deaths_says_so(fake: FakeRun) -> None:
     for deaths in range(3):
         told.append(why(fake).cause.sentence)
         fake.exit("gen.0.0", 3)
-        fake.write("supervisor", StepExited("workers", 3, None), RunState("STARTING", "workers is being restarted"))
+        fake.write("supervisor", Restarting("workers", deaths + 1, 3, "gen.0.0 (step workers) ended with exit code 3"))
+        fake.write("supervisor", StepExited("workers", None, 9), RunState("STARTING", "workers is being restarted"))
         assert why(fake).cause.sentence == "the run goes on: it is STARTING, workers is being restarted"
         fake.write("supervisor", StepStarted("workers", 3 + deaths, 1))
         fake.start("gen.0.0")
@@ -272,7 +274,10 @@ def test_a_run_that_survived_deaths_says_so(fake: FakeRun) -> None:
         "the run goes on: it is READY, and has survived a death, which a restart followed",
         "the run goes on: it is READY, and has survived 2 deaths, each followed by a restart",
     ]
-    assert {each.text for each in why(fake).evidence} == {"ended with exit code 3", "as a whole ended with exit code 3"}
+    assert {each.text for each in why(fake).evidence} == {
+        "ended with exit code 3",
+        "as a whole was killed by SIGKILL, as trtdist ended what was left of workers",
+    }
     fake.write("supervisor", RunState("STOPPING"))
     fake.verdict(state="STOPPED", reason="stopped by `trtdist down`")
     assert why(fake).cause.sentence == (

@@ -11,6 +11,7 @@ from trtdist.events import (
     ControlRefused,
     ControlTaken,
     Record,
+    Restarting,
     RunState,
     Stalled,
     StepExited,
@@ -19,6 +20,7 @@ from trtdist.events import (
     TaskExited,
     TaskRefused,
     TaskStarted,
+    WrittenOff,
     decode,
 )
 from trtdist.rundir import RunDir
@@ -77,6 +79,8 @@ class _Account:
     starts: Counter[str] = field(default_factory=Counter)
     asked: float | None = None
     leaving: dict[str, str] = field(default_factory=dict)
+    # Steps of which the supervisor kills what is left.
+    fallen: set[str] = field(default_factory=set)
 
     def add(self, told: _Told) -> None:
         """Take a record down; they come in the order of time."""
@@ -89,11 +93,23 @@ class _Account:
             self.started[event.name] = (time, event.host)
         elif isinstance(event, StepStarted):
             self.starts[event.step] += 1
+            self.fallen.discard(event.step)
+        elif isinstance(event, (Restarting, WrittenOff)):
+            self.fallen.add(event.step)
         elif isinstance(event, RunState) and event.state in _STOPS:
             self.asked = time if self.asked is None else self.asked
         end = _end(told, self.asked is not None)
         if end is not None:
-            self.ends.append(_drained(end) if end.step in self.leaving.values() else end)
+            self.ends.append(self._explained(end))
+
+    def _explained(self, end: End) -> End:
+        """The end of a server that leaves alone, a step of its own having its name, or of what is left of one that has
+        died."""
+        if end.step in self.leaving.values():
+            return replace(end, how=f"{end.how}, after `trtdist drain` had asked it to leave")
+        if end.step in self.fallen and end.kind == "end":
+            return replace(end, how=f"{end.how}, as trtdist ended what was left of {end.step}")
+        return end
 
 
 def read_ends(run: RunDir) -> Ends:
@@ -124,11 +140,6 @@ def _end(told: _Told, asked: bool) -> End | None:
         how = f"made no progress for {event.seconds:.0f} s; {event.task} {event.how}{doing}"
         return End(event.server, event.server, at, how, asked, told.file, told.line, "stall")
     return None
-
-
-def _drained(end: End) -> End:
-    """The end of a server that leaves alone: a step of its own has its name."""
-    return replace(end, how=f"{end.how}, after `trtdist drain` had asked it to leave")
 
 
 def _told(run: RunDir) -> Iterator[_Told]:
