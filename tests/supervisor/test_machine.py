@@ -63,7 +63,7 @@ def test_not_ready_in_time_says_how_far_each_server_got() -> None:
     assert (cluster.outcome.state, cluster.outcome.exit_code) == ("TIMEOUT", 3)
     assert cluster.outcome.reason == (
         "not ready within 4 s: ctx.0 got as far as 'engine', gen.0 got as far as 'engine'; "
-        "ctx.0.0 stands still with the others"
+        "ctx.0.0 was still on its way when the time was up"
     )
 
 

@@ -152,6 +152,31 @@ def test_the_ready_timeout_names_the_rank_that_is_behind() -> None:
     assert cluster.outcome.first is not None and cluster.outcome.first.name == "ctx.0.1"
 
 
+@pytest.mark.parametrize("ready", [20.0, 100.0])
+def test_ranks_that_load_when_the_time_is_up_are_not_said_to_stand_still(ready: float) -> None:
+    """Whether the time is so short that nobody is asked what it does, or not."""
+    cluster = coming_up(ready_timeout=ready)
+    grow(cluster, ready - 10.0, *TASKS)
+    cluster.run([])
+    assert cluster.outcome.reason.endswith("; ctx.0.0 was still on its way when the time was up")
+
+
+def test_a_rank_of_which_nobody_knows_what_it_does_is_called_silent() -> None:
+    cluster = coming_up(ready_timeout=23.0)
+    cluster.run([])
+    assert cluster.actions(messages.Examine) == []
+    assert cluster.outcome.reason.endswith("; ctx.0.0 was silent for the last 23 s")
+
+
+def test_a_rank_that_was_seen_to_wait_when_the_time_is_up_stands_still() -> None:
+    cluster = coming_up(ready_timeout=100.0)
+    cluster.feed(messages.Reached("ctx.0", "answering"))
+    grow(cluster, 85)
+    grow(cluster, 10, answer=True)
+    cluster.run([])
+    assert cluster.outcome.reason.endswith("; gen.0.0 stands still")
+
+
 def test_the_rank_whose_log_shows_the_fewest_steps_is_behind_although_it_moved_last() -> None:
     cluster = coming_up(ready_timeout=100.0)
     for far in ({"ctx.0.0": 1, "ctx.0.1": 1}, {"ctx.0.0": 3}, {"ctx.0.1": 2}):

@@ -351,7 +351,7 @@ def _run_too_late(state: State, now: float) -> Change | None:
     waiting = state.phase in (RESOLVING, STARTING) and state.settle_until is None
     if not waiting or state.ready_by is None or now < state.ready_by:
         return None
-    outcome = deaths.not_ready(state, stalls.behind(state))
+    outcome = deaths.not_ready(state, stalls.behind(state, now))
     return stopping.begin(state, outcome, state.settings.failure_grace, now)
 
 

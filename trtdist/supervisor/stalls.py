@@ -11,7 +11,7 @@ as far, or whose engine is loaded, does it count who moved last.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from trtdist.events import RUNGS
@@ -28,6 +28,7 @@ _ANSWERS = 10.0
 _LAST_LOOK = 12.0
 # A rank is behind when the others moved so much later.
 _CLEARLY = 1.0
+_BEHIND = "is behind the others"
 _ENGINE = frozenset(RUNGS[RUNGS.index("engine") :])
 _LOADED = 1000
 _REGISTERED = frozenset(RUNGS[RUNGS.index("registered") :])
@@ -81,26 +82,50 @@ def look(state: State, event: Moved, now: float) -> Change:
     return replace(state, progress=progress), actions
 
 
-def behind(state: State, server: str = "") -> Death | None:
-    """The rank to look at among those of a server, or of the servers that got least far; None when all are up."""
-    names = [server] if server else _least_far(state)
-    tasks = [task for name in names for task in state.tasks.get(name, ())]
+def behind(state: State, now: float) -> Death | None:
+    """The rank to look at among those of the servers that got least far when the time is up; None when all are up."""
+    tasks = [task for name in _least_far(state) for task in state.tasks.get(name, ())]
+    last = _last(state, tasks)
+    if last is None:
+        return None
+    step = next(name for name, each in state.steps.items() if last.rpartition(".")[0] in each.step.servers)
+    return Death(last, step, None, None, 0.0, _in_the_end(state, last, tasks, now), 0)
+
+
+def _last(state: State, tasks: Sequence[str]) -> str | None:
+    """The rank to look at of these; None when there is none, or none has begun."""
     known = state.progress.moved
     never = [task for task in tasks if task not in known]
-    if never and len(never) < len(tasks):
-        return _as_death(state, never[0], "never came up")
     if never or not tasks:
-        return None
-    steps = {task: _steps(state, task) for task in tasks}
-    last = [task for task in tasks if steps[task] == min(steps.values())]
-    first = min(last, key=lambda task: known[task])
-    if len(last) < len(tasks):
-        return _as_death(state, first, "is behind the others")
-    others = [known[task] for task in tasks if task != first]
+        return never[0] if len(never) < len(tasks) else None
+    return min(tasks, key=lambda task: (_steps(state, task), known[task]))
+
+
+def _place(state: State, last: str, tasks: Sequence[str]) -> str:
+    """The place of the last of these ranks among the others, as the end of a sentence."""
+    known, others = state.progress.moved, [task for task in tasks if task != last]
+    if last not in known:
+        return "never came up"
     if not others:
-        return _as_death(state, first, "made no progress")
-    clearly = max(others) - known[first] >= _CLEARLY
-    return _as_death(state, first, "is behind the others" if clearly else "stands still with the others")
+        return "stands still"
+    clearly = max(known[task] for task in others) - known[last] >= _CLEARLY
+    return _BEHIND if clearly or _is_less_far(state, last, others) else "stands still with the others"
+
+
+def _in_the_end(state: State, last: str, tasks: Sequence[str], now: float) -> str:
+    """The same when the time is up, which it may be for ranks that do all they can."""
+    place, moved = _place(state, last, tasks), state.progress.moved.get(last)
+    if moved is None or _is_less_far(state, last, tasks):
+        return place
+    if now - moved < _LAST_LOOK:
+        return "was still on its way when the time was up"
+    # Who was seen to work has moved by that.
+    looked_at = last in state.progress.doing
+    return place if looked_at or place == _BEHIND else f"was silent for the last {now - moved:.0f} s"
+
+
+def _is_less_far(state: State, last: str, others: Iterable[str]) -> bool:
+    return any(_steps(state, task) > _steps(state, last) for task in others)
 
 
 def _steps(state: State, task: str) -> int:
@@ -114,11 +139,6 @@ def _least_far(state: State) -> list[str]:
     rungs = {name: RUNGS.index(state.rungs[name]) if name in state.rungs else -1 for name in state.servers}
     waiting = {name: rung for name, rung in rungs.items() if RUNGS[rung] not in _UP or rung < 0}
     return [name for name, rung in waiting.items() if rung == min(waiting.values())]
-
-
-def _as_death(state: State, task: str, how: str) -> Death:
-    step = next(name for name, each in state.steps.items() if task.rpartition(".")[0] in each.step.servers)
-    return Death(task, step, None, None, 0.0, how, 0)
 
 
 def _silent(state: State, now: float) -> Mapping[str, float]:
@@ -165,6 +185,7 @@ def _last_look(state: State, now: float) -> bool:
 
 def _stall(state: State, server: str, now: float) -> Stall:
     silent = now - max(state.progress.moved.get(task, 0.0) for task in state.tasks[server])
-    last = behind(state, server)
+    tasks = state.tasks[server]
+    last = _last(state, tasks)
     assert last is not None, "a silent server has a rank that has begun"
-    return Stall(server, last.name, silent, last.how, state.progress.doing.get(last.name, ""))
+    return Stall(server, last, silent, _place(state, last, tasks), state.progress.doing.get(last, ""))
