@@ -23,7 +23,7 @@ from tests.faults.attempts import Attempt, attempt, held, outlast_interrupts, re
 from tests.faults.table import Cell
 from tests.faults.ways import LOCALLY, THROUGH_SLURM, Way
 
-__all__ = ["draw", "main"]
+__all__ = ["draw", "main", "sum_up", "tell"]
 
 
 def draw(seed: int, count: int, only: Sequence[str] = (), way: Way = LOCALLY) -> list[Cell]:
@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
     with given.way.around(), pool:
         for one in _ended({pool.submit(attempt, cell, given.way, given.keep) for cell in drawn}):
             attempts.append(one)
-            _tell(one, given.json)
-    return _sum_up(given.seed, attempts)
+            tell(one, given.json)
+    return sum_up(given.seed, attempts)
 
 
 def _ended(running: set[Future[Attempt]]) -> Iterator[Attempt]:
@@ -68,7 +68,8 @@ def _ended(running: set[Future[Attempt]]) -> Iterator[Attempt]:
         yield from (one.result() for one in done)
 
 
-def _tell(one: Attempt, file: TextIO | None) -> None:
+def tell(one: Attempt, file: TextIO | None = None) -> None:
+    """Print an attempt, and add its line to the file of `--json`."""
     state = "holds" if one.figures else "BROKEN"
     print(f"{state}  {one.cell}  {one.figures or one.problem}  ({one.seconds:.0f} s)", flush=True)
     if file is not None:
@@ -76,13 +77,18 @@ def _tell(one: Attempt, file: TextIO | None) -> None:
         file.flush()
 
 
-def _sum_up(seed: int, attempts: Sequence[Attempt]) -> int:
+def sum_up(seed: int, attempts: Sequence[Attempt]) -> int:
+    """Print how long it took and how many hold; returns the exit code."""
     kept = [one.figures for one in attempts if one.figures]
     for name in ("told", "clean") if kept else ():
         values = [getattr(figures, name) for figures in kept]
-        print(f"{name}: median {statistics.median(values):.2f} s, worst {max(values):.2f} s, {len(values)} runs")
-    print(f"{len(attempts) - len(kept)} of {len(attempts)} do not hold; seed {seed}")
-    return 0 if len(kept) == len(attempts) else 1
+        print(f"{name}: median {statistics.median(values):.2f} s, worst {max(values):.2f} s")
+    every, broken = len(attempts), len(attempts) - len(kept)
+    hold = f"{every} of {every} {'holds' if every == 1 else 'hold'}"
+    print(
+        f"{broken} of {every} {'does' if broken == 1 else 'do'} not hold" if broken else hold, f"seed {seed}", sep="; "
+    )
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

@@ -59,6 +59,10 @@ class Figures:
     answered: int = 0
     failed: int = 0
 
+    def __str__(self) -> str:
+        asked = f", {self.answered} requests answered, {self.failed} failed" if self.answered or self.failed else ""
+        return f"told {self.told:.2f} s, clean {self.clean:.2f} s{asked}"
+
 
 def run(cell: Cell, want: Expected, place: Place, machine: Machine | None = None) -> Figures:
     """Run a cell of which `want` must come, at a place where nothing else runs; faults of the machine need one.

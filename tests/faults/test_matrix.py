@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.workplace import Workplace
-from tests.faults.__main__ import draw, main
+from tests.faults.__main__ import draw, main, sum_up, tell
 from tests.faults.attempts import Attempt, held, record
 from tests.faults.inflict import PROCESS_FAULTS
 from tests.faults.local_place import run_cell
@@ -61,6 +61,27 @@ def test_what_held_is_left_out_and_counted(tmp_path: Path) -> None:
     assert f"1 of 2 held; {len(ABLE)} can be" in table
 
 
+def test_what_came_of_cells_is_told_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet, loaded = Cell("per_server", "nats", "ready", "KILL"), Cell("per_server", "gen.0.0", "load", "STOP")
+    broken = Attempt(quiet, None, "AssertionError: it went on", 9.0)
+    kept = [Attempt(quiet, Figures(0.25, 3.5), "", 12.4), Attempt(loaded, Figures(24.0, 25.0, 14, 1), "", 60.0)]
+    for one in (*kept, broken):
+        tell(one)
+    assert capsys.readouterr().out.splitlines() == [
+        "holds  per_server, nats, ready, KILL  told 0.25 s, clean 3.50 s  (12 s)",
+        "holds  per_server, gen.0.0, load, STOP  told 24.00 s, clean 25.00 s, 14 requests answered, 1 failed  (60 s)",
+        "BROKEN  per_server, nats, ready, KILL  AssertionError: it went on  (9 s)",
+    ]
+    codes = [sum_up(7, attempts) for attempts in (kept, kept[:1], [*kept, broken], [broken, broken])]
+    told = [line for line in capsys.readouterr().out.splitlines() if "seed" in line]
+    assert codes == [0, 0, 1, 1] and told == [
+        "2 of 2 hold; seed 7",
+        "1 of 1 holds; seed 7",
+        "1 of 3 does not hold; seed 7",
+        "2 of 2 do not hold; seed 7",
+    ]
+
+
 @pytest.mark.parametrize(("fault", "code"), [("KILL", -signal.SIGKILL), ("exit 0", 0), ("exit 1", 1)], ids=str)
 @pytest.mark.parametrize("program", ["import time\ntime.sleep(100)", "while True:\n    pass"], ids=["waits", "works"])
 def test_a_process_ends_as_it_is_made_to(program: str, fault: str, code: int) -> None:
@@ -96,4 +117,4 @@ def test_cells_are_run_from_the_command_line(capsys: pytest.CaptureFixture[str])
     assert main(["--seed", "3", "--count", "1", "--only", "router, ready, KILL", "--only", "per_server, "]) == 0
     printed = capsys.readouterr().out
     assert printed.startswith("seed 3\nholds  per_server, router, ready, KILL")
-    assert "0 of 1 do not hold; seed 3" in printed
+    assert printed.endswith("\n1 of 1 holds; seed 3\n")
