@@ -6,6 +6,7 @@ import json
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import PYTHON, ROOT, Cluster
 from trtdist.slurm import argv, parse
@@ -38,8 +39,8 @@ class User:
     def run_dir(self, number: int = -1) -> Path:
         return sorted(path for path in self.runs.iterdir() if not path.is_symlink())[number]
 
-    def state(self, *run: str) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self.trtdist("status", *run, "--json").stdout)
+    def state(self, *run: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.trtdist("status", *run, "--json").stdout)
         return found
 
     def job_state(self, job: str) -> str:

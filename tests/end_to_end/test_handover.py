@@ -154,7 +154,7 @@ def test_a_run_that_dies_is_followed_by_the_one_that_was_asked_for(user: User) -
     run = submitted(user, 'time: "10", handover: 580')
     wait_for(lambda: [each.state for each in told(run)] == ["asked"], 60, "the next job")
     ranks = user.state(run.run_id)["ranks"]
-    rank = next(rank for rank in ranks if rank["name"] == "gen.0.0")  # type: ignore[attr-defined]
+    rank = next(rank for rank in ranks if rank["name"] == "gen.0.0")
     user.cluster.output("kill", "-9", str(rank["pid"]), host=str(rank["node"]))
     wait_for(run.verdict.exists, 30, "the verdict")
     assert ended(run)[0] == "FAILED"

@@ -33,7 +33,7 @@ def test_up_and_down(late: User, words: list[str]) -> None:
     done = late.trtdist(*words, EXAMPLE, *SHARED)
     assert done.returncode == 0, done.stderr + late.crashes()
     state = late.state()
-    assert (state["state"], {rank["state"] for rank in state["ranks"]}) == ("READY", {"READY"})  # type: ignore[attr-defined]
+    assert (state["state"], {rank["state"] for rank in state["ranks"]}) == ("READY", {"READY"})
     logs = late.trtdist("logs", "gen.0")
     assert (logs.returncode, logs.stdout != "") == (0, True), logs.stderr
     down = late.trtdist("down")

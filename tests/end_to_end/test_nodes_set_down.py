@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import Cluster
+from tests.end_to_end.seen_run import SeenRun
 from tests.end_to_end.slurm_user import EXAMPLE, SHARED, User
-from tests.end_to_end.test_slurm_recovery import events, hosts, states, submitted
+from tests.end_to_end.test_slurm_recovery import hosts, states, submitted
 from tests.supervisor.runs import wait_for
 from trtdist.events import Restarting, TaskStarted
 from trtdist.services.envfile import read_env
@@ -73,7 +74,7 @@ def moved_from_a_node(user: User, why: str) -> None:
     after = hosts(run)
     assert after == {server: spare if server in moving else head for server in before}
     # Both at once, and each of them once.
-    assert sorted(event.step for event in events(run, Restarting)) == sorted(moving)  # type: ignore[attr-defined]
+    assert sorted(event.step for event in SeenRun(run).events(Restarting)) == sorted(moving)
     log = (run / "logs" / "supervisor.log").read_text()
     job = (run / "slurm.job").read_text().strip()
     assert f"moves from {second}, {why.format(job=job)}, to {spare}" in log
@@ -97,8 +98,8 @@ def test_a_node_that_is_drained_stays_in_the_run(user: User) -> None:
     wait_for(lambda: node_state(user, second) == "draining", 30, node_state(user, second))
     assert user.trtdist("client", "--prompt", "The capital of France is", host="node1").stdout.strip()
     assert states(run) == [("STARTING", ""), ("READY", "")]
-    (first,) = [task for task in events(run, TaskStarted) if task.name == f"{server}.0"]  # type: ignore[attr-defined]
-    user.cluster.output("kill", "-9", str(first.pid), host=second)  # type: ignore[attr-defined]
+    (first,) = [task for task in SeenRun(run).events(TaskStarted) if task.name == f"{server}.0"]
+    user.cluster.output("kill", "-9", str(first.pid), host=second)
     wait_for(lambda: states(run).count(("READY", "")) > 1, 180, "READY again")
     assert hosts(run) == before
     told = user.trtdist("why").stdout

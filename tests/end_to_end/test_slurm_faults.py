@@ -50,7 +50,7 @@ def test_a_clock_that_is_wrong_by_ten_minutes(user: User, node: str, seconds: in
     done = user.trtdist("submit", EXAMPLE, *ON_TWO, "--wait")
     assert done.returncode == 0, done.stderr
     state = user.state()
-    assert (state["state"], {rank["state"] for rank in state["ranks"]}) == ("READY", {"READY"})  # type: ignore[attr-defined]
+    assert (state["state"], {rank["state"] for rank in state["ranks"]}) == ("READY", {"READY"})
     way = "ahead of" if (seconds > 0) == (node == "node2") else "behind"
     said = (user.run_dir() / "logs" / "supervisor.log").read_text()
     assert "the clock of node node2 is " in said and f" s {way} that of the head node" in said
@@ -59,7 +59,7 @@ def test_a_clock_that_is_wrong_by_ten_minutes(user: User, node: str, seconds: in
     assert user.trtdist("down").returncode == 0
     state = user.state()
     assert state["state"] == "STOPPED"
-    assert {rank["state"] for rank in state["ranks"]} == {"STOPPED"}  # type: ignore[attr-defined]
+    assert {rank["state"] for rank in state["ranks"]} == {"STOPPED"}
     in_order(user.run_dir())
     assert user.left() == []
 
@@ -69,7 +69,7 @@ def test_who_died_first_is_known_whatever_the_clocks_say(user: User) -> None:
     """On a node whose clock is behind, and others follow at once."""
     user.cluster.admin("clock", "node1", "600")
     assert user.trtdist("submit", EXAMPLE, *ON_TWO, "--wait").returncode == 0
-    rank = next(rank for rank in user.state()["ranks"] if rank["name"] == "ctx.0.1")  # type: ignore[attr-defined]
+    rank = next(rank for rank in user.state()["ranks"] if rank["name"] == "ctx.0.1")
     assert rank["node"] == "node1"
     user.cluster.output("kill", "-9", str(rank["pid"]), host="node1")
     verdict = json.loads(wait_for(lambda: _text(user.run_dir() / "verdict.json"), 60, "a verdict"))
@@ -110,7 +110,7 @@ def test_a_run_is_followed_from_before_its_job_starts(user: User) -> None:
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--json", "--set", "slurm.extra_sbatch=[--hold]")
     told = json.loads(done.stdout)
     held = user.state(told["job_id"])
-    assert (held["state"], held["slurm_job"]["phase"]) == ("PENDING", "waiting")  # type: ignore[index]
+    assert (held["state"], held["slurm_job"]["phase"]) == ("PENDING", "waiting")
     assert "JobHeldUser" in user.trtdist("status").stdout
     words = user.cluster.argv(*user.words("logs", told["run_id"], "-f"))
     with subprocess.Popen(words, cwd=user.cluster.folder, stdout=subprocess.PIPE, text=True) as following:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.cluster import Cluster
+from tests.end_to_end.seen_run import SeenRun
 from tests.end_to_end.slurm_user import User
 from tests.supervisor.runs import wait_for
-from trtdist.events import EventReader, Restarting, RunState, TaskStarted
+from trtdist.events import Restarting, RunState, TaskStarted
 from trtdist.services.envfile import read_env
 
 # Of two servers of a role one lies on the second node, with a whole node as spare.
@@ -40,17 +41,13 @@ def submitted(user: User, *settings: str) -> Path:
     return user.run_dir()
 
 
-def events(run: Path, kind: type) -> list[object]:
-    return [record.event for record in EventReader(run / "events").poll() if isinstance(record.event, kind)]
-
-
 def states(run: Path) -> list[tuple[str, str]]:
-    return [(event.state, event.detail) for event in events(run, RunState)]  # type: ignore[attr-defined]
+    return [(event.state, event.detail) for event in SeenRun(run).events(RunState)]
 
 
 def hosts(run: Path) -> dict[str, str]:
     """Where each server runs now."""
-    return {event.server: event.host for event in events(run, TaskStarted) if event.server}  # type: ignore[attr-defined]
+    return {event.server: event.host for event in SeenRun(run).events(TaskStarted) if event.server}
 
 
 @pytest.mark.long
@@ -69,7 +66,7 @@ def test_a_server_moves_to_a_spare_when_its_node_dies(user: User) -> None:
     assert {server: host for server, host in after.items() if server not in on_second} == {
         server: host for server, host in before.items() if server not in on_second
     }
-    assert {event.step for event in events(run, Restarting)} == on_second  # type: ignore[attr-defined]
+    assert {event.step for event in SeenRun(run).events(Restarting)} == on_second
     assert "which is down (it does not respond), to" in (run / "logs" / "supervisor.log").read_text()
     assert user.trtdist("client", "--prompt", "The capital of France is", host=head).stdout.strip()
     user.cluster.admin("recover", second)
@@ -88,7 +85,7 @@ def test_a_job_that_is_queued_again_goes_on_as_the_same_run(user: User) -> None:
     assert json.loads((run / "verdict.1.json").read_text())["state"] in ("INTERRUPTED", "FAILED")
     assert user.run_dir() == run
     state = user.state()
-    assert (state["state"], {rank["state"] for rank in state["ranks"]}) == ("READY", {"READY"})  # type: ignore[attr-defined]
+    assert (state["state"], {rank["state"] for rank in state["ranks"]}) == ("READY", {"READY"})
     assert user.trtdist("client", "--prompt", "The capital of France is", host="node1").stdout.strip()
     assert user.trtdist("down").returncode == 0
     assert user.left() == []

@@ -7,19 +7,22 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
 from tests.cluster import PYTHON, ROOT, Cluster
+from tests.end_to_end.seen_run import SeenRun
 from tests.end_to_end.slurm_user import EXAMPLE, READY_S, SHARED, User
-from tests.end_to_end.test_slurm_recovery import events, states
+from tests.end_to_end.test_slurm_recovery import states
 from tests.supervisor.runs import wait_for
-from trtdist.events import Event, StepStarted, TaskExited, TaskStarted
+from trtdist.events import StepStarted, TaskExited, TaskStarted
 from trtdist.rundir import RunDir
 from trtdist.services.authority import make_certificates
 from trtdist.services.envfile import read_env
 from trtdist.services.tls import Certificates, validity
 
+Told = TypeVar("Told", TaskStarted, TaskExited)
 LIFE_S = 60.0
 RENEWALS = 3
 RENEWED = "the certificates of the run are renewed"
@@ -65,9 +68,9 @@ def log(run: RunDir, name: str) -> str:
     return (run.logs / f"{name}.log").read_text()
 
 
-def of(run: RunDir, kind: type[Event], name: str) -> list[Event]:
+def of(run: RunDir, kind: type[Told], name: str) -> list[Told]:
     """The events of a kind about a task."""
-    return [event for event in events(run.path, kind) if event.name == name]  # type: ignore[attr-defined]
+    return [event for event in SeenRun(run.path).events(kind) if event.name == name]
 
 
 @pytest.mark.long
@@ -88,11 +91,11 @@ def test_both_nodes_serve_through_renewals_without_a_failure(user: User, launch:
     assert broken == []
     # Everybody has to come anew, when nobody takes the first certificates any more.
     (nats,) = of(run, TaskStarted, "nats")
-    user.cluster.output("kill", "-9", str(nats.pid), host=head)  # type: ignore[attr-defined]
+    user.cluster.output("kill", "-9", str(nats.pid), host=head)
     wait_for(lambda: len(of(run, TaskStarted, "nats")) > 1, 60, "NATS is back")
     wait_for(lambda: states(run.path)[-1] == ("READY", "") and len(states(run.path)) > 3, 60, "READY again")
     assert user.trtdist("client", "--prompt", "The capital of France is", host="node4").stdout.strip()
-    servers = [event.step for event in events(run.path, StepStarted) if event.step != "nats"]  # type: ignore[attr-defined]
+    servers = [event.step for event in SeenRun(run.path).events(StepStarted) if event.step != "nats"]
     assert len(servers) == len(set(servers)) and not of(run, TaskExited, "gen.1.0")
     assert user.trtdist("down").returncode == 0
     assert (user.state()["state"], user.left()) == ("STOPPED", [])

@@ -175,7 +175,7 @@ def knock(user: User, nodes: dict[str, str], node: str) -> str:
 def again(user: User) -> bool:
     """Whether the servers of a run have been started again and serve."""
     state = user.state()
-    servers: list[dict[str, object]] = state["servers"]  # type: ignore[assignment]
+    servers: list[dict[str, object]] = state["servers"]
     return state["state"] == "READY" and all(server["restarts"] == 1 for server in servers)
 
 
@@ -204,7 +204,7 @@ def test_nobody_gets_through_to_a_world_on_several_nodes(cluster: Cluster) -> No
     assert user.state()["state"] == "READY"
 
     # The next life of the world closes its own.
-    ranks: list[dict[str, object]] = user.state()["ranks"]  # type: ignore[assignment]
+    ranks: list[dict[str, object]] = user.state()["ranks"]
     last = next(rank for rank in ranks if rank["name"] == "gen.1.1")
     user.cluster.output("kill", "-9", str(last["pid"]), host=str(last["node"]))
     wait_for(lambda: again(user), READY_S, "the next life")

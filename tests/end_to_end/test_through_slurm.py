@@ -52,7 +52,7 @@ def test_submit_shows_up_serves_and_goes(user: User) -> None:
 
     state = user.state(job)
     assert (state["state"], state["slurm_job_id"], state["run_id"]) == ("READY", job, run.name)
-    ranks = {rank["name"]: rank for rank in state["ranks"]}  # type: ignore[attr-defined]
+    ranks = {rank["name"]: rank for rank in state["ranks"]}
     assert len(ranks) == 8
     assert len({rank["node"] for rank in ranks.values()}) == 2
     assert ranks["ctx.0.0"]["node"] == ranks["ctx.1.1"]["node"] != ranks["gen.0.0"]["node"]
@@ -208,8 +208,8 @@ def test_other_layouts(user: User, overrides: list[str], nodes: str) -> None:
     launched = "".join(path.read_text() for path in (user.run_dir() / "scripts").glob("03-*.srun.sh"))
     assert ("--distribution=arbitrary" in launched) == uneven
     seen = user.state()
-    listed = sorted({str(rank["node"]) for rank in seen["ranks"]})  # type: ignore[attr-defined]
-    assert [rank["node"] for rank in seen["ranks"]] == [listed[int(node)] for node in nodes]  # type: ignore[attr-defined]
+    listed = sorted({str(rank["node"]) for rank in seen["ranks"]})
+    assert [rank["node"] for rank in seen["ranks"]] == [listed[int(node)] for node in nodes]
     assert user.trtdist("down").returncode == 0
     assert user.left() == []
 
@@ -250,7 +250,7 @@ def test_a_range_of_ports_is_kept(user: User, launch: str) -> None:
     done = user.trtdist("submit", EXAMPLE, *SHARED, "--wait", *chosen)
     assert done.returncode == 0, done.stderr + user.crashes()
     run = f"TRTDIST_RUN_ID={user.run_dir().name}"
-    nodes = {str(rank["node"]) for rank in user.state()["ranks"]}  # type: ignore[attr-defined]
+    nodes = {str(rank["node"]) for rank in user.state()["ranks"]}
     found = [user.cluster.output(PYTHON, "-c", OF_RUN, run, host=node).splitlines() for node in nodes]
     listed = [[int(line.split()[1]) for line in lines if not line.startswith("slurm")] for lines in found]
     # A node of generation servers alone has none: theirs is an MPI of one node.
