@@ -55,6 +55,17 @@ def test_the_verdict_has_its_name_and_its_last_line(tmp_path: Path) -> None:
     assert found["last_lines"] == [DEVICE.strip()]
 
 
+def test_what_a_launch_line_printed_is_not_taken_for_the_words_of_a_rank(tmp_path: Path) -> None:
+    """It ends with what came of being stopped, as a rule."""
+    run = RunDir(tmp_path)
+    run.logs.mkdir()
+    run.log("launch.workers").write_text("prterun detected that one or more processes exited with non-zero status\n")
+    first = Death("ctx.0.1", "workers", None, None, 0.0, "was still on its way", 0)
+    late = verdict.compose(Outcome("TIMEOUT", 3, "late", first=first), run, PLAN)
+    assert late["reason"] == "late"
+    assert late["first"]["log"] == "logs/launch.workers.log" and late["last_lines"]
+
+
 def test_stacks_that_it_was_asked_for_are_not_its_last_line(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.logs.mkdir()

@@ -42,8 +42,9 @@ def compose(
         log, lines = _last_words(run, plan, outcome.first)
         first = _first(outcome.first, str(log.relative_to(run.path)))
         if outcome.state == "TIMEOUT":
-            lines = _unasked(log)
-            reason += f", and the last line of its log is {lines[-1][:_QUOTED]!r}" if lines else ""
+            own, lines = _unasked(run.log(log_name(plan, outcome.first))), _unasked(log)
+            # What its launch line printed may be what came of being stopped.
+            reason += f", and the last line of its log is {own[-1][:_QUOTED]!r}" if own else ""
     elif slow is not None:
         lines, first = list(slow.lines), slow.first
         reason += slow.said
