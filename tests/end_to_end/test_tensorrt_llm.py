@@ -110,8 +110,8 @@ def test_a_follower_that_is_killed_while_it_serves(gpus: Workplace) -> None:
 @pytest.mark.parametrize(
     ("rank", "kind", "behind", "told"),
     [
-        ("gen.1.0", "hang", "gen.1.0", "; behind is gen.1.0, whose log ends with 'Rank 0"),
-        ("ctx.0.1", "hang", "ctx.0.1", "; behind is ctx.0.1, whose log ends with 'Rank 1"),
+        ("gen.1.0", "hang", "gen.1.0", "; gen.1.0 stands still, and the last line of its log is "),
+        ("ctx.0.1", "hang", "ctx.0.1", "; ctx.0.1 is behind the others, and the last line of its log is 'Rank 1"),
         ("gen.0.0", "silent", "gen.0", "gen.0 got as far as 'answering'; a prompt through ctx.0 and gen.0 failed: "),
         ("ctx.0.0", "silent", "ctx.0", "; ctx.0, where it was then, had not answered a token of it; behind is ctx.0, "),
     ],
