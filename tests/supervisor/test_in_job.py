@@ -202,6 +202,7 @@ def test_what_is_known_of_a_node_is_told_when_slurm_does_not_say_why_in_time(
             return "JobId=7 JobState=RUNNING NodeList=n0,n2"
         raise SlurmDownError("scontrol did not answer in time")
 
+    spares_say(run, {"n2": []})
     monkeypatch.setattr(in_job, "ask", answers)
     said = asyncio.run(InJob(run, "7", 60.0, print).place(step))
     assert said == f"{step.name} moves from n1, which {told}, to n2"
