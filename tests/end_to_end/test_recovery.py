@@ -12,8 +12,10 @@ import pytest
 
 from benchmarks.steady_load import steady_load
 from tests.end_to_end.workplace import Workplace
+from tests.faults.asking import open_requests
 from tests.supervisor.runs import wait_for
 from trtdist.events import Drained, Restarting, Rung, RunState, TaskStarted, WrittenOff
+from trtdist.serving.slug import CONTEXT
 
 AGAIN = "restart: {policy: on-failure, backoff: 200ms}"
 DEPLOYMENT = """\
@@ -177,6 +179,19 @@ def test_down_lets_open_requests_end(place: Workplace) -> None:
     asking.stdout.read(1)
     place.trtdist("down", "--grace", "30")
     output, _ = asking.communicate(timeout=30)
+    assert asking.returncode == 0, output
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("launch", ["per_server", "mpi_world"])
+def test_down_lets_a_request_end_whose_prompt_is_being_read(place: Workplace, launch: str) -> None:
+    """The generation server has nothing to do yet."""
+    text = DEPLOYMENT.format(launch=launch, servers="", AGAIN=AGAIN).replace("num_instances: 2, ,", "num_instances: 1,")
+    place.up(place.topology(text.replace("prefill_delay: 0.02", "prefill_delay: 5")))
+    asking = place.start("client", "--prompt", "The capital of France is")
+    wait_for(lambda: open_requests(place.runs()[-1], CONTEXT), 30, "a request in the context server")
+    place.trtdist("down", "--grace", "60")
+    output, _ = asking.communicate(timeout=60)
     assert asking.returncode == 0, output
 
 

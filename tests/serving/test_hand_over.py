@@ -18,7 +18,17 @@ from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.engines.base import CONTEXT_ONLY, GENERATION_ONLY
 from trtdist.serving import job, phases
 from trtdist.serving.instance import Instance
-from trtdist.serving.protocol import Accepted, Cancel, Failure, GenerateCall, Notice, decode_call, decode_control
+from trtdist.serving.protocol import (
+    Accepted,
+    Cancel,
+    Coming,
+    Control,
+    Failure,
+    GenerateCall,
+    Notice,
+    decode_call,
+    decode_control,
+)
 from trtdist.serving.slug import GENERATION
 
 PLAN = scripted_plan(1, 1)
@@ -48,6 +58,16 @@ class Scene:
 
         await self.deployed.nats.subscribe(self.elsewhere().subject, cb=take)
         return calls
+
+    async def told(self) -> list[Control]:
+        """What it is told beside the calls."""
+        messages: list[Control] = []
+
+        async def take(message: Msg) -> None:
+            messages.append(decode_control(message.data))
+
+        await self.deployed.nats.subscribe(self.elsewhere().control_subject, cb=take)
+        return messages
 
 
 Play = Callable[[], "contextlib.AbstractAsyncContextManager[Scene]"]
@@ -112,6 +132,25 @@ def test_answer_that_ends_with_its_first_token(play: Play) -> None:
             await scene.caller.call(scene.instance, "eos", generation=scene.elsewhere())
             last = await scene.caller.finished()
             assert (last.text, last.finish_reason, calls) == ("!", "stop", [])
+
+    asyncio.run(main())
+
+
+def test_the_generation_server_is_told_what_will_come_and_what_will_not(play: Play) -> None:
+    async def main() -> None:
+        async with play() as scene:
+            await scene.pretend(Accepted().encode())
+            told, target = await scene.told(), scene.elsewhere()
+            await scene.caller.call(scene.instance, "eos", generation=target, request_id="a", attempt=3)
+            await until(lambda: len(told) == 2)
+            coming, off = told
+            assert isinstance(coming, Coming) and 0.0 < coming.timeout <= 30.0
+            assert [(one.request_id, one.attempt) for one in told] == [("a", 3), ("a", 3)] and isinstance(off, Cancel)
+            await scene.caller.call(scene.instance, "count 5", generation=target, request_id="b")
+            await scene.caller.call(scene.instance, "eos", generation=target, request_id="c")
+            await until(lambda: len(told) == 5)
+            assert [one.request_id for one in told if isinstance(one, Coming)] == ["a", "b", "c"]
+            assert [one.request_id for one in told if isinstance(one, Cancel)] == ["a", "c"]
 
     asyncio.run(main())
 

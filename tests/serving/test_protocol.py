@@ -92,6 +92,7 @@ MESSAGES: dict[str, tuple[st.SearchStrategy[Any], Callable[[bytes], object]]] = 
     "heartbeat": (st.builds(protocol.Heartbeat, NUMBERS, NUMBERS, HEX), protocol.decode_stream),
     "failure": (FAILURES, protocol.decode_stream),
     "credit": (st.builds(protocol.Credit, IDS, NUMBERS, NUMBERS), protocol.decode_control),
+    "coming": (st.builds(protocol.Coming, IDS, NUMBERS, st.floats(0, 1e9)), protocol.decode_control),
     "cancel": (st.builds(protocol.Cancel, IDS, NUMBERS, st.text(max_size=4096)), protocol.decode_control),
     "notice": (NOTICES, protocol.decode_control),
 }

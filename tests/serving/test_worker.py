@@ -26,10 +26,12 @@ from trtdist.serving import calls, job, member, nats_connection, worker
 from trtdist.serving.direct import DirectClient
 from trtdist.serving.instance import Instance
 from trtdist.serving.nats_connection import NatsError
+from trtdist.serving.on_the_way import OnTheWay
 from trtdist.serving.outbox import OUTPUTS_IN_A_ROW
 from trtdist.serving.protocol import (
     Accepted,
     Cancel,
+    Coming,
     Credit,
     Failure,
     Notice,
@@ -48,7 +50,7 @@ class Scene:
     instance: Instance
     caller: Caller
 
-    async def control(self, message: Credit | Cancel) -> None:
+    async def control(self, message: Credit | Cancel | Coming) -> None:
         """Send a control message to the server."""
         await self.deployed.nats.publish(self.instance.control_subject, message.encode())
 
@@ -350,10 +352,10 @@ def test_dead_engine_ends_the_service(play: Play) -> None:
     asyncio.run(main())
 
 
-async def refusal(caller: Caller, instance: Instance) -> Failure:
+async def refusal(caller: Caller, instance: Instance, **fields: Any) -> Failure:
     """What a server answers that takes no more requests: it refuses a moment after it has left etcd."""
     for _ in range(500):
-        told = await caller.call(instance, "count 1")
+        told = await caller.call(instance, "count 1", **fields)
         if isinstance(told, Failure):
             return told
         await asyncio.sleep(0.01)
@@ -374,6 +376,35 @@ def test_stopping_finishes_what_is_open(play: Play, etcd_server: EtcdServer) -> 
             await scene.running.end()
             assert etcd_server.etcdctl("get", "--prefix", scene.instance.namespace) == ""
 
+    asyncio.run(main())
+
+
+def test_stopping_waits_for_what_a_context_server_will_hand_on(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Coming] = []
+    add = OnTheWay.add
+
+    def heard(on_the_way: OnTheWay, coming: Coming) -> None:
+        add(on_the_way, coming)
+        told.append(coming)
+
+    async def main() -> None:
+        async with play(SPLIT, "gen.0", drain=600.0) as scene:
+            for name, attempt in (("called off", 0), ("r", 0), ("r", 1)):
+                await scene.control(Coming(name, attempt, 600.0))
+            await scene.control(Coming("out of time", 0, 0.05))
+            await until(lambda: len(told) == 4)
+            scene.running.stop.set()
+            await scene.deployed.gone("gen.0")
+            kept = DisaggregatedParams((0,), 1, b"kv")
+            late = await refusal(await Caller.at(scene.deployed.nats), scene.instance, disaggregated=kept)
+            assert late.code == "unavailable"
+            await scene.caller.call(scene.instance, "count 5", request_id="r", attempt=1, disaggregated=kept)
+            await scene.caller.finished()
+            assert not scene.running.task.done()
+            await scene.control(Cancel("called off", 0, "it is not handed on"))
+            await scene.running.end()
+
+    monkeypatch.setattr(OnTheWay, "add", heard)
     asyncio.run(main())
 
 

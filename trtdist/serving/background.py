@@ -27,8 +27,8 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
-    async def wait(self, seconds: float) -> bool:
-        """Wait until all have ended; False when some have not after `seconds`."""
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Wait until all have ended; False when some have not after `seconds`, if given."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=seconds)
         return not self._tasks

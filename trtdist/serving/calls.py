@@ -9,8 +9,10 @@ from typing import Any
 
 from trtdist.serving.background import Background
 from trtdist.serving.job import Job
+from trtdist.serving.on_the_way import OnTheWay
 from trtdist.serving.phases import LARGE_BYTES, Station
-from trtdist.serving.protocol import Accepted, Cancel, Control, Credit, Failure, GenerateCall, decode_call
+from trtdist.serving.protocol import Accepted, Cancel, Coming, Control, Credit, Failure, GenerateCall, decode_call
+from trtdist.serving.waiting import within
 from trtdist.serving.wire import ProtocolError
 
 __all__ = ["MAX_REQUESTS", "Calls"]
@@ -33,6 +35,7 @@ class Calls:
         self._open: dict[str, Job] = {}
         self._over: OrderedDict[str, int] = OrderedDict()
         self._closed = ""
+        self._on_the_way = OnTheWay()
 
     async def answer(self, data: bytes) -> bytes:
         """Take the call in a message, or refuse it; returns what to say to that."""
@@ -47,6 +50,7 @@ class Calls:
         if refusal is not None:
             return Failure(*refusal, attempt=call.attempt).encode()
         self._begin(call)
+        self._on_the_way.remove(call.request_id, call.attempt)
         return Accepted().encode()
 
     def control(self, message: Control) -> None:
@@ -54,7 +58,10 @@ class Calls:
         job = self._open.get(message.request_id)
         if isinstance(message, Credit) and job is not None and job.attempt == message.attempt:
             job.allow(message.until)
+        if isinstance(message, Coming) and message.attempt >= self._over.get(message.request_id, 0):
+            self._on_the_way.add(message)
         if isinstance(message, Cancel):
+            self._on_the_way.remove(message.request_id, message.attempt)
             self._give_up(message.request_id, message.attempt, "cancelled", f"it was cancelled: {message.reason}")
 
     def stats(self) -> dict[str, Any]:
@@ -62,13 +69,19 @@ class Calls:
         return {"request_active_slots": len(self._open), "request_total_slots": self._most}
 
     def close(self, reason: str) -> None:
-        """Take no more, for a reason that is told in a sentence."""
+        """Take no more but what a context server works on for us, for a reason that is told in a sentence."""
         self._closed = reason
 
     async def drain(self, seconds: float) -> None:
-        """Finish what is open; what is not done after `seconds` fails."""
-        if not await self._background.wait(seconds):
+        """Finish what is open or on its way; what is not done after `seconds` fails."""
+        try:
+            await within(seconds, self._idle())
+        except asyncio.TimeoutError:
             await self.fail("unavailable", self._closed)
+
+    async def _idle(self) -> None:
+        while self._on_the_way or self._background:
+            await (self._background.wait() if self._background else self._on_the_way.fewer())
 
     async def fail(self, code: str, message: str) -> None:
         """Fail what is open."""
@@ -77,7 +90,7 @@ class Calls:
         await self._background.wait(FAIL_S)
 
     def _refusal(self, call: GenerateCall) -> tuple[str, str] | None:
-        if self._closed:
+        if self._closed and not self._on_the_way.has(call.request_id, call.attempt):
             return "unavailable", self._closed
         problem = _problem(self._station.role, self._station.reads, call)
         if problem:

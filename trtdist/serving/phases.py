@@ -23,7 +23,7 @@ from trtdist.serving.held import HeldPublisher
 from trtdist.serving.instance import Instance
 from trtdist.serving.kept import KeptCaches
 from trtdist.serving.outbox import Outbox
-from trtdist.serving.protocol import Failure, GenerateCall, decode_answer
+from trtdist.serving.protocol import Cancel, Coming, Failure, GenerateCall, decode_answer
 from trtdist.serving.pulse import Pulse, Watched
 from trtdist.serving.wire import ProtocolError
 
@@ -77,8 +77,10 @@ async def prefill(station: Station, call: GenerateCall, outbox: Outbox, deadline
     """Compute the KV cache and the first token, and hand the request to the generation server.
 
     The cache is freed unless that server took the request. An answer that ends with its first token is sent from here.
+    That server is told beforehand, so that it does not leave meanwhile.
     """
     async with contextlib.AsyncExitStack() as unless_taken:
+        await _announce(station, call, deadline, unless_taken)
         output = await _first_output(station, call, unless_taken)
         outbox.usage = dict(output.usage)
         if output.disaggregated is None:
@@ -88,6 +90,21 @@ async def prefill(station: Station, call: GenerateCall, outbox: Outbox, deadline
         unless_taken.pop_all()
     outbox.hand_over(len(output.disaggregated.first_token_ids))
     station.kept.add(call.request_id, call.attempt, output.disaggregated.context_request_id, deadline)
+
+
+async def _announce(
+    station: Station, call: GenerateCall, deadline: float, unless_taken: contextlib.AsyncExitStack
+) -> None:
+    target, request_id, attempt = call.generation, call.request_id, call.attempt
+    assert target is not None  # a context server refuses calls without
+    left = max(0.0, deadline - asyncio.get_running_loop().time())
+    await _tell(station, target, Coming(request_id, attempt, left))
+    unless_taken.push_async_callback(_tell, station, target, Cancel(request_id, attempt, "it is not handed on"))
+
+
+async def _tell(station: Station, target: Instance, message: Coming | Cancel) -> None:
+    with contextlib.suppress(errors.Error, OSError):
+        await station.nats.publish(target.control_subject, message.encode())
 
 
 def _request(call: GenerateCall, kind: str) -> GenerateRequest:

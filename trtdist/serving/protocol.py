@@ -32,6 +32,7 @@ __all__ = [
     "Accepted",
     "Cancel",
     "Chunk",
+    "Coming",
     "Control",
     "Credit",
     "Failure",
@@ -240,6 +241,20 @@ class Cancel:
 
 
 @dataclass(frozen=True)
+class Coming:
+    """A context server tells the generation server of a call that it reads the prompt, and will hand the call on within
+    `timeout` seconds, or send a Cancel."""
+
+    request_id: str
+    attempt: int
+    timeout: float
+
+    def encode(self) -> bytes:
+        """The message."""
+        return encode({**_head(self.attempt), "request_id": self.request_id, "coming": self.timeout})
+
+
+@dataclass(frozen=True)
 class Notice:
     """A worker tells the router: `event` is `started` or `done`, `server` its lease id (hex)."""
 
@@ -277,7 +292,7 @@ class Held:
 
 
 StreamMessage = Union[Chunk, Heartbeat, Failure]
-Control = Union[Credit, Cancel, Notice]
+Control = Union[Credit, Cancel, Coming, Notice]
 
 
 def decode_call(data: bytes) -> GenerateCall:
@@ -390,6 +405,8 @@ def decode_control(data: bytes) -> Control:
     request_id, attempt = fields.text("request_id", most=MAX_ID), fields.integer("attempt")
     if "cancel" in fields:
         return Cancel(request_id, attempt, fields.text("cancel", most=MAX_SENTENCE))
+    if "coming" in fields:
+        return Coming(request_id, attempt, fields.number("coming"))
     if "event" in fields:
         return Notice(
             request_id,
