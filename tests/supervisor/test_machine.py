@@ -102,6 +102,8 @@ def test_a_rank_that_lost_its_neighbour_comes_after_the_neighbour() -> None:
     assert deaths.first_of((neighbour, deaths.of_gone("workers", "gen.0.0", 10.3))).name == "gen.0.0"
     failed = death("gen.0.0", 1, None, 10.1)
     assert deaths.first_of((neighbour, failed)).name == "gen.0.0"
+    # Whose end is seen first of those that end within a moment is chance.
+    assert deaths.first_of((neighbour, death("gen.0.0", 0, None, 10.001))).name == "gen.0.0"
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,8 @@ FOLLOWING = _LOST_PEER | {128 + signal.SIGTERM}
 # A rank that is known to be killed later than this after others ended has not taken them along: it is one that did not
 # listen to TERM, which Slurm kills KillWait later (slurm.conf: 30 s unless set).
 _FOLLOWS_S = 3.0
+# The same of one that ended with code 0, as those may that see their neighbours leave.
+_FOLLOWS_ORDERLY_S = 0.05
 
 
 def of_task(step: str, task: str, code: int | None, number: int | None, at: float) -> Death:
@@ -184,8 +186,9 @@ def _no_later(death: Death, times: Mapping[str, float]) -> Death:
 
 def _took_along(death: Death, left: Mapping[str, float]) -> bool:
     """Whether the neighbours of a rank that ended by itself left for it."""
-    of_itself = death.name != death.step and death.code != 0 and not may_follow(death)
-    return of_itself and death.order != _ORPHANED and death.step in left and death.at <= left[death.step] + _FOLLOWS_S
+    of_itself = death.name != death.step and death.order != _ORPHANED and not may_follow(death)
+    seen_within = _FOLLOWS_ORDERLY_S if death.code == 0 else _FOLLOWS_S
+    return of_itself and death.step in left and death.at <= left[death.step] + seen_within
 
 
 def earlier(one: Death | None, other: Death) -> Death:
