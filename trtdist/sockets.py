@@ -50,12 +50,17 @@ class TcpSocket:
 
 
 def tcp_sockets() -> Iterator[TcpSocket]:
-    """All of them, whoever has them."""
+    """All of them, whoever has them, each once."""
     for table in ("tcp", "tcp6"):
         with suppress(FileNotFoundError):  # a kernel without IPv6
-            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-                words = line.split()
-                yield TcpSocket(words[1], words[2], words[3], int(words[7]), words[9])
+            lines = Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+            # The kernel tells some twice when others come or go while they are read.
+            yield from dict.fromkeys(map(_socket, lines))
+
+
+def _socket(line: str) -> TcpSocket:
+    words = line.split()
+    return TcpSocket(words[1], words[2], words[3], int(words[7]), words[9])
 
 
 def held(pid: int) -> dict[str, int]:

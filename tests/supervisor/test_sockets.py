@@ -6,11 +6,12 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.strangers import let_in
-from trtdist.sockets import ESTABLISHED, LISTENING, held, make_deaf, tcp_sockets
+from trtdist.sockets import ESTABLISHED, LISTENING, TcpSocket, held, make_deaf, tcp_sockets
 
 
 @contextlib.contextmanager
@@ -79,3 +80,11 @@ def test_the_sockets_of_a_process_and_who_called() -> None:
             assert there.caller == f"{host} port {port}"
         for each in (*near, *far):
             each.close()
+
+
+def test_a_socket_that_the_kernel_tells_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does while others come or go; a rank that was counted twice had the door shut before the other came."""
+    row = "0100007F:98CE 0100007F:8861 01 0:0 00:0 0 7 0 99 1 0"
+    monkeypatch.setattr(Path, "read_text", lambda path: f"  sl  local_address\n   0: {row}\n   1: {row}\n")
+    in_each_table = TcpSocket("0100007F:98CE", "0100007F:8861", ESTABLISHED, 7, "99")
+    assert list(tcp_sockets()) == [in_each_table, in_each_table]
