@@ -18,10 +18,11 @@ from trtdist.plan import to_json
 from trtdist.rundir import RunDir
 from trtdist.services.envfile import read_env, write_env
 from trtdist.slurm import parse
-from trtdist.supervisor import in_job, messages
+from trtdist.supervisor import in_job, job_nodes, messages
 from trtdist.supervisor.facts import Settings
 from trtdist.supervisor.handover_messages import HandOverDue
 from trtdist.supervisor.in_job import InJob, why_ended
+from trtdist.supervisor.job_nodes import look_again
 from trtdist.supervisor.spare_nodes import LISTS
 
 # As `scontrol --oneliner show job` of Slurm 22.05 shows them while processes are left.
@@ -135,7 +136,7 @@ def spares_say(run: RunDir, problems: dict[str, list[str]]) -> None:
         f"{node}) echo '{json.dumps({'node': node, 'problems': told})}';;" for node, told in problems.items()
     )
     script = f"echo $TRTDIST_JOB_NODELIST >>{run.path}/looked-at; case $TRTDIST_JOB_NODELIST in {reports} esac"
-    (run.scripts / "each-node.srun.sh").write_text(script)
+    (run.scripts / "each-node.srun.sh").write_text(f"{script}\nexit {int(any(problems.values()))}")
 
 
 def test_servers_that_lose_a_node_at_once_are_placed_one_after_the_other(
@@ -164,6 +165,27 @@ def test_a_spare_that_cannot_be_used_is_passed_over(
     assert said == ["ctx.0 moves from n1, which is down (set down by root: bad fan), to n4"]
     assert capsys.readouterr().out == "node n3 has a /tmp that is full\n"
     assert (tmp_path / "looked-at").read_text().split() == ["n3", "n4"]
+
+
+def test_spares_that_are_looked_at_together_are_judged_one_by_one(tmp_path: Path) -> None:
+    """One that fails, with its step, takes no other along."""
+    run = RunDir(tmp_path)
+    run.scripts.mkdir()
+    report = json.dumps({"node": "n3", "problems": []})
+    (run.scripts / "each-node.srun.sh").write_text(f"echo '{report}'; echo 'srun: error: n4 is away' >&2; exit 1")
+    found = asyncio.run(look_again(run, ["n3", "n4"], {}, tmp_path))
+    assert found == {"n3": [], "n4": ["gave no answer (srun: error: n4 is away)"]}
+
+
+def test_a_spare_that_hangs_has_its_step_aborted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_nodes, "_AGAIN_S", 1.0)
+    run = RunDir(tmp_path)
+    run.scripts.mkdir()
+    script = f"trap 'echo aborted >{tmp_path}/end; exit 1' TERM\nwhile :; do sleep 0.1; done\n"
+    (run.scripts / "each-node.srun.sh").write_text(script)
+    ((problem,),) = asyncio.run(look_again(run, ["n3"], {}, tmp_path)).values()
+    assert problem.startswith("gave no answer (") and problem.endswith("not within 1 s)")
+    assert (tmp_path / "end").read_text() == "aborted\n"
 
 
 def test_a_server_stays_where_no_spare_can_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ _PROBE_S, _END_S = 45.0, 5.0
 _AGAIN_S = 20.0
 # What time servers leave between clocks, and what looking at them from afar adds, is no difference.
 _SAME_TIME_S = 0.2
+# TERM aborts the step, and whatever becomes of it, what was printed is wanted.
+_WITHIN = 'timeout --kill-after=5 "$0" "$@" 2>&1 || { [[ $? == 124 ]] && echo "not within $0 s"; }; exit 0'
 _OLDEST_PYTHON = (3, 9)
 # Without that Python on a node there is nobody to write the report.
 _WRAPPER = """\
@@ -112,10 +114,11 @@ async def look_again(run: RunDir, nodes: Sequence[str], given: Mapping[str, str]
     is made on each."""
     command, environ = _step(run, nodes, _asked(run, nodes, given, local))
     try:
-        printed, said = await runner.ask(command, _AGAIN_S, environ), ""
+        printed = await runner.ask(["bash", "-c", _WITHIN, f"{_AGAIN_S:g}", *command], _AGAIN_S + 2 * _END_S, environ)
     except TrtdistError as error:
-        printed, said = "", str(error)
+        printed = str(error)
     reports = _reports(printed)
+    said = " ".join(" ".join(line for line in printed.splitlines() if not line.startswith("{")).split())
     return {node: problems_of(reports.get(node), said) for node in nodes}
 
 
