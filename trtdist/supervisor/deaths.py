@@ -60,7 +60,7 @@ FOLLOWING = _LOST_PEER | {128 + signal.SIGTERM}
 # A rank that is known to be killed later than this after others ended has not taken them along: it is one that did not
 # listen to TERM, which Slurm kills KillWait later (slurm.conf: 30 s unless set).
 _FOLLOWS_S = 3.0
-# The same of one that ended with code 0, as those may that see their neighbours leave.
+# The same of one that ended with code 0, as those may that see their neighbours leave; clocks of nodes differ by more.
 _FOLLOWS_ORDERLY_S = 0.05
 
 

@@ -244,9 +244,10 @@ def _refuse(why: str, environ: Mapping[str, str]) -> None:
     said = _turn(environ)
     if said is not None and os.fstat(said).st_size:
         return
-    # In one piece: print() of a Python that does not buffer writes the end of the line by itself.
-    sys.stderr.write(f"trtdist: {why}\n")
     _make_known(why, environ)
+    with suppress(OSError):
+        # In one piece: print() of a Python that does not buffer writes the end of the line by itself.
+        sys.stderr.write(f"trtdist: {why}\n")
     if said is not None:
         # Even a full disk has room for that.
         os.ftruncate(said, 1)
@@ -256,10 +257,11 @@ def _turn(environ: Mapping[str, str]) -> int | None:
     """A file of this step on this node, empty until a rank has refused; others wait for it until this process has
     ended. None for a program that is no rank, or where there can be no such file."""
     step, name = environ.get("TRTDIST_STEP", ""), environ.get("TRTDIST_ENTERS", "")
-    if name == step:
+    folder = environ.get("TRTDIST_LOCAL_DIR")
+    if name == step or not folder:
         return None
     with suppress(OSError):
-        path = f"{environ.get('TRTDIST_LOCAL_DIR')}/refused.{_slurm_step(environ)}"
+        path = f"{folder}/refused.{_slurm_step(environ)}"
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         return descriptor

@@ -162,8 +162,8 @@ def turn_name(environ: Mapping[str, str]) -> str:
 
 def _with_python3(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables with which `python3` has shared memory of MPI in $TMPDIR; none where that cannot be had."""
-    real = shutil.which("python3")
-    if real is None or not {"PATH", "TMPDIR", "TRTDIST_LOCAL_DIR"} <= environ.keys():
+    real = environ.get("TRTDIST_PYTHON3") or shutil.which("python3", path=environ.get("PATH"))
+    if real is None or not all(environ.get(name) for name in ("PATH", "TMPDIR", "TRTDIST_LOCAL_DIR")):
         return {}
     folder = f"{environ['TRTDIST_LOCAL_DIR']}/launcher"
     with suppress(OSError):
