@@ -17,7 +17,7 @@ from nats.protocol.parser import Parser
 from tests.serving.servers import NatsServer, free_ports
 from trtdist.serving import nats_connection
 from trtdist.serving.direct import DirectClient, _AtOnce
-from trtdist.serving.nats_connection import NatsError, connect, connection, disconnect
+from trtdist.serving.nats_connection import NatsError, confirm, connect, connection, disconnect
 from trtdist.serving.waiting import within
 
 
@@ -359,5 +359,51 @@ def test_a_server_that_dies_while_a_connection_is_drained_does_not_hold_up_the_e
         assert client.is_closed
 
     monkeypatch.setattr(DirectClient, "drain", interrupted)
+    with NatsServer(tmp_path) as server:
+        asyncio.run(main())
+
+
+def test_what_was_sent_is_confirmed_by_a_server_that_dies_meanwhile_and_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush = DirectClient.flush
+    asked: list[object] = []
+
+    async def interrupted(client: DirectClient, timeout: int) -> None:
+        asked.append(client)
+        if len(asked) == 1:
+            server.send(signal.SIGSTOP)
+            flushing = asyncio.ensure_future(flush(client, timeout))
+            await _until(lambda: bool(client._pongs))
+            server.kill()
+            await asyncio.get_running_loop().run_in_executor(None, server.start)
+            await flushing
+        await flush(client, timeout)
+
+    async def main() -> None:
+        client = await connect(server.url, server.user, server.password, "a test", lambda said: None)
+        back = await client.subscribe("test.confirmed")
+        monkeypatch.setattr(DirectClient, "flush", interrupted)
+        await confirm(client, 60)
+        monkeypatch.setattr(DirectClient, "flush", flush)
+        assert len(asked) == 2
+        await client.publish("test.confirmed", b"x")
+        assert (await back.next_msg(60)).data == b"x"
+        await disconnect(client)
+
+    with NatsServer(tmp_path) as server:
+        asyncio.run(main())
+
+
+def test_a_server_that_confirms_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nats_connection, "FLUSH_S", 0.2)
+
+    async def main() -> None:
+        client = await connect(server.url, server.user, server.password, "a test", lambda said: None)
+        server.send(signal.SIGSTOP)
+        with pytest.raises(NatsError, match="it was silent"):
+            await confirm(client, 0.3)
+        await disconnect(client)
+
     with NatsServer(tmp_path) as server:
         asyncio.run(main())

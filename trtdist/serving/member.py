@@ -17,7 +17,7 @@ from nats.micro.request import Request
 from trtdist.serving.direct import DirectClient
 from trtdist.serving.discovery import Instance, Registration
 from trtdist.serving.etcd import EtcdClient, EtcdError
-from trtdist.serving.nats_connection import NatsError, connect, disconnect, report_to_stderr
+from trtdist.serving.nats_connection import NatsError, confirm, connect, disconnect, report_to_stderr
 from trtdist.serving.protocol import Control, decode_control
 from trtdist.serving.run_config import RunConfig
 from trtdist.serving.slug import ENDPOINT, newcomers_key, service_slug
@@ -28,7 +28,7 @@ __all__ = ["Identity", "Member"]
 
 SERVICE_VERSION = "0.0.1"
 QUEUE_GROUP = "q"
-CONNECT_S = 10.0
+CONNECT_S = CONFIRM_S = 10.0
 WITHDRAW_S = 1.0
 
 Answer = Callable[[bytes], Awaitable[bytes]]
@@ -87,8 +87,8 @@ class Member:
         try:
             await _add_service(self.nats, self.instance, take, data)
             await self.listen(self.instance.control_subject, lambda data: control(decode_control(data)))
-            await self.nats.flush()
-        except errors.Error as error:
+            await confirm(self.nats, CONFIRM_S)
+        except (errors.Error, NatsError) as error:
             url = self._config.nats_url
             raise NatsError(f"NATS at {url} does not confirm the subscriptions ({error}): is it running?") from None
         # Whoever comes later than the first canaries is given no requests before one has crossed it.

@@ -17,7 +17,7 @@ from trtdist.errors import TrtdistError
 from trtdist.serving.direct import DirectClient
 from trtdist.serving.waiting import end_task, first_of, within
 
-__all__ = ["NatsError", "connect", "connection", "disconnect", "report_to_stderr"]
+__all__ = ["NatsError", "confirm", "connect", "connection", "disconnect", "report_to_stderr"]
 
 RECONNECT_PAUSE_S = 0.2
 RECONNECT_ATTEMPTS = 50
@@ -26,8 +26,7 @@ CONNECT_TRY_S = 2
 PENDING_BYTES = 16 * 1024 * 1024
 FLUSH_S, DRAIN_S = 2, 5
 CLOSE_S, FORGET_S = 1, 0.5
-# The last is what asyncio makes of writing with TLS to a connection that has ended (Python 3.11).
-_BROKEN = (errors.Error, OSError, asyncio.TimeoutError, AttributeError)
+_FOR_EVER_S = 86_400
 
 
 class NatsError(TrtdistError):
@@ -68,6 +67,29 @@ async def connect(
         raise NatsError(f"NATS at {url} did not answer within {seconds:g} s{reason}: is it running?") from None
 
 
+async def confirm(client: DirectClient, seconds: float) -> None:
+    """Return once the server has taken all that was sent to it, also one that has come back meanwhile; NatsError when
+    that is not within `seconds`."""
+    try:
+        await within(seconds, _confirm(client))
+    except (errors.Error, OSError, asyncio.TimeoutError) as error:
+        raise NatsError(str(error) or f"it was silent for {seconds:g} s") from None
+
+
+async def _confirm(client: DirectClient) -> None:
+    confirmed = False
+    while not confirmed:
+        # nats-py asks nobody while the connection is made anew, and takes up subscriptions when it is.
+        while not client.is_connected and not client.is_closed:
+            await asyncio.sleep(RECONNECT_PAUSE_S / 2)
+        confirmed = await first_of(_flushed(client), _broken(client))
+
+
+async def _flushed(client: DirectClient) -> bool:
+    await client.flush(_FOR_EVER_S)
+    return True
+
+
 async def disconnect(client: DirectClient) -> None:
     """Deliver what was published and handle what has arrived, then close; closes at once when that cannot be done, or
     when the connection breaks meanwhile."""
@@ -75,7 +97,7 @@ async def disconnect(client: DirectClient) -> None:
         return
     try:
         delivered = await first_of(_deliver(client), _broken(client))
-    except _BROKEN:
+    except (errors.Error, OSError, asyncio.TimeoutError):
         delivered = False
     if delivered:
         return
@@ -106,8 +128,10 @@ async def _deliver(client: DirectClient) -> bool:
         await end_task(draining)
     if draining.cancelled():
         raise asyncio.TimeoutError
-    draining.result()
-    return True
+    with contextlib.suppress(AttributeError):
+        # What asyncio makes of writing with TLS to a connection that has ended (Python 3.11).
+        draining.result()
+    return client.is_closed
 
 
 @contextlib.asynccontextmanager
