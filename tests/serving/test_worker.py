@@ -16,14 +16,14 @@ import pytest
 from tests.engines.topologies import disaggregated
 from tests.serving.deployment import Caller, Deployment, Running, deployment, scripted_plan
 from tests.serving.scripted import until
+from tests.serving.scripted_engine import ScriptedEngine
 from tests.serving.servers import EtcdServer, NatsServer
 from trtdist.engines.base import DisaggregatedParams
 from trtdist.engines.reference.engine import ReferenceEngine
 from trtdist.errors import RunFailedError
-from trtdist.events import EngineSilent, Rung
-from trtdist.plan import Plan
+from trtdist.events import EngineSilent, EventWriter, Rung
+from trtdist.plan import Plan, to_json
 from trtdist.serving import calls, job, member, nats_connection, worker
-from trtdist.serving.direct import DirectClient
 from trtdist.serving.instance import Instance
 from trtdist.serving.nats_connection import NatsError
 from trtdist.serving.on_the_way import OnTheWay
@@ -38,6 +38,7 @@ from trtdist.serving.protocol import (
     decode_control,
 )
 from trtdist.serving.slug import GENERATION, service_slug
+from trtdist.serving.waiting import within
 from trtdist.topology.model import TimeoutsSection
 
 
@@ -401,10 +402,21 @@ def test_stopping_waits_for_what_a_context_server_will_hand_on(play: Play, monke
             await scene.caller.call(scene.instance, "count 5", request_id="r", attempt=1, disaggregated=kept)
             await scene.caller.finished()
             assert not scene.running.task.done()
-            await scene.control(Cancel("called off", 0, "it is not handed on"))
+            await scene.control(Coming("called off", 0, 0.0))
             await scene.running.end()
 
     monkeypatch.setattr(OnTheWay, "add", heard)
+    asyncio.run(main())
+
+
+def test_what_is_on_its_way_is_refused_once_what_is_open_was_failed() -> None:
+    async def main() -> None:
+        on_the_way = OnTheWay()
+        on_the_way.add(Coming("r", 1, 600.0))
+        assert on_the_way.has("r", 1) and not on_the_way.has("r", 2)
+        on_the_way.clear()
+        assert not on_the_way and not on_the_way.has("r", 0)
+
     asyncio.run(main())
 
 
@@ -427,6 +439,30 @@ def test_servers_wait_for_each_other_longer_than_all_may_drain(monkeypatch: pyte
         assert isinstance(engine, ReferenceEngine) and engine._config.patience == wait > 25
 
 
+def test_a_server_that_fails_does_not_wait_for_its_world(
+    play: Play, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def fails(*given: object) -> None:
+        raise NatsError("NATS is away: is it running?")
+
+    class Together(ScriptedEngine):
+        async def stop(self) -> None:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with play(MONOLITHIC, "srv.0") as scene:
+            config, events = scene.deployed.config, EventWriter(scene.deployed.run.event_file("other"))
+            config.run.plan.write_text(to_json(replace(MONOLITHIC, launch="mpi_world")))
+            work = worker.lead(config, MONOLITHIC.server("srv.0"), Together(), events, asyncio.Event())
+            with pytest.raises(NatsError, match="NATS is away"):
+                await within(60, work)
+
+    monkeypatch.setattr(worker, "serve", fails)
+    monkeypatch.setattr(worker.faulthandler, "dump_traceback_later", lambda *given, **named: None)
+    asyncio.run(main())
+    assert "the engine did not stop within 0.5 s" in capfd.readouterr().err
+
+
 def test_by_default_all_is_over_before_the_supervisor_kills() -> None:
     last = worker.DRAIN_S + calls.FAIL_S + worker.patience(worker.DRAIN_S) + 2 * worker.STOP_S
     assert last < TimeoutsSection().stop
@@ -435,7 +471,7 @@ def test_by_default_all_is_over_before_the_supervisor_kills() -> None:
 def test_nats_that_hangs_while_it_begins_to_serve_is_named(
     tmp_path: Path, etcd_server: EtcdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DirectClient.flush, "__defaults__", (1,))
+    monkeypatch.setattr(member, "CONFIRM_S", 1.0)
     monkeypatch.setattr(nats_connection, "FLUSH_S", 0.2)
 
     async def serve() -> None:

@@ -84,7 +84,8 @@ class Calls:
             await (self._background.wait() if self._background else self._on_the_way.fewer())
 
     async def fail(self, code: str, message: str) -> None:
-        """Fail what is open."""
+        """Fail what is open, and take nothing any more that is on its way."""
+        self._on_the_way.clear()
         for job in self._open.values():
             job.end(code, message)
         await self._background.wait(FAIL_S)

@@ -23,8 +23,11 @@ class OnTheWay:
         return len(self._calls)
 
     def add(self, coming: Coming) -> None:
-        """A context server has begun to read a prompt."""
+        """A context server has begun to read a prompt, or will not hand it on after all: then no time is left."""
         request_id, attempt = coming.request_id, coming.attempt
+        if not coming.timeout:
+            self.remove(request_id, attempt)
+            return
         if self.has(request_id, attempt) or len(self) >= MOST:
             return
         self.remove(request_id, attempt)
@@ -41,6 +44,11 @@ class OnTheWay:
             _, end = self._calls.pop(request_id)
             end.cancel()
             self._fewer.set()
+
+    def clear(self) -> None:
+        """Nothing is waited for any more."""
+        for request_id, (attempt, _) in tuple(self._calls.items()):
+            self.remove(request_id, attempt)
 
     async def fewer(self) -> None:
         """Return once one has been removed."""

@@ -23,7 +23,7 @@ from trtdist.serving.held import HeldPublisher
 from trtdist.serving.instance import Instance
 from trtdist.serving.kept import KeptCaches
 from trtdist.serving.outbox import Outbox
-from trtdist.serving.protocol import Cancel, Coming, Failure, GenerateCall, decode_answer
+from trtdist.serving.protocol import Coming, Failure, GenerateCall, decode_answer
 from trtdist.serving.pulse import Pulse, Watched
 from trtdist.serving.wire import ProtocolError
 
@@ -99,10 +99,10 @@ async def _announce(
     assert target is not None  # a context server refuses calls without
     left = max(0.0, deadline - asyncio.get_running_loop().time())
     await _tell(station, target, Coming(request_id, attempt, left))
-    unless_taken.push_async_callback(_tell, station, target, Cancel(request_id, attempt, "it is not handed on"))
+    unless_taken.push_async_callback(_tell, station, target, Coming(request_id, attempt, 0.0))
 
 
-async def _tell(station: Station, target: Instance, message: Coming | Cancel) -> None:
+async def _tell(station: Station, target: Instance, message: Coming) -> None:
     with contextlib.suppress(errors.Error, OSError):
         await station.nats.publish(target.control_subject, message.encode())
 

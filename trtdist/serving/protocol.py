@@ -243,7 +243,7 @@ class Cancel:
 @dataclass(frozen=True)
 class Coming:
     """A context server tells the generation server of a call that it reads the prompt, and will hand the call on within
-    `timeout` seconds, or send a Cancel."""
+    `timeout` seconds; 0 says that it will not."""
 
     request_id: str
     attempt: int

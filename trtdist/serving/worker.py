@@ -99,6 +99,7 @@ async def _tell_silence(station: Station, name: str, seconds: float, events: Eve
 
 async def lead(config: RunConfig, server: Server, engine: Engine, events: EventWriter, stop: asyncio.Event) -> None:
     """Load the engine and serve with it; it has stopped at the end."""
+    limit = STOP_S + (WORLD_S if config.plan().launch == "mpi_world" else patience(_drain_seconds()))
     try:
         await first_of(engine.start(), _until(stop))
         if stop.is_set():
@@ -108,8 +109,11 @@ async def lead(config: RunConfig, server: Server, engine: Engine, events: EventW
         await serve(config, server, engine, events, stop, _drain_seconds())
     except EngineError as error:
         raise RunFailedError(f"Failed to start engine: {error}") from None
+    except TrtdistError:
+        # The other servers of its world do not end with it, and would be waited for.
+        limit = STOP_S
+        raise
     finally:
-        limit = STOP_S + (WORLD_S if config.plan().launch == "mpi_world" else patience(_drain_seconds()))
         faulthandler.dump_traceback_later(limit + STOP_S, exit=True)
         await _stop(engine, limit)
 
