@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -9,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,15 +86,30 @@ class Record:
 
     def __init__(self) -> None:
         self._path = STATE / "processes.json"
-        self.processes: dict[str, list[int]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.processes = self._read()
+
+    def _read(self) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = json.loads(self._path.read_text()) if self._path.exists() else {}
+        return found
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Change `processes` in between; what others have remembered or forgotten meanwhile stays so."""
+        with self._path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self.processes = self._read()
+            yield
+            part = self._path.with_suffix(".part")
+            part.write_text(json.dumps(self.processes))
+            part.replace(self._path)
 
     def add(self, name: str, pid: int) -> None:
         """Remember a process."""
         started = start_ticks(pid)
         if started is None:
             raise MiniclusterError(f"{name} ended at once; see {STATE}/log/{name}.log")
-        self.processes[name] = [pid, started]
-        self._path.write_text(json.dumps(self.processes))
+        with self._changing():
+            self.processes[name] = [pid, started]
 
     def alive(self, name: str) -> bool:
         """Whether exactly the remembered process still runs."""
@@ -109,8 +126,8 @@ class Record:
         """Kill a process for good, if there was one of that name."""
         if name in self.processes:
             self.kill(name, signal.SIGKILL)
-            del self.processes[name]
-            self._path.write_text(json.dumps(self.processes))
+            with self._changing():
+                self.processes.pop(name, None)
 
     def inside(self, name: str) -> int:
         """The pid of the first process inside a node's namespaces."""

@@ -131,3 +131,24 @@ def test_a_node_that_fails_is_seen_down_and_comes_back(own_cluster: Cluster) -> 
     own_cluster.admin("recover", "node4")
     assert own_cluster.output("srun", "-N1", "-w", "node4", "hostname") == "node4"
     assert {**machine(), "programs": []} == before
+
+
+REMEMBER = """\
+import os, sys
+from pathlib import Path
+from mini import machine
+machine.STATE = Path(sys.argv[1])
+one, other = machine.Record(), machine.Record()
+one.add("one", os.getpid())
+other.add("other", os.getpid())
+assert list(machine.Record().processes) == ["one", "other"]
+"""
+
+
+def test_what_two_commands_start_at_the_same_time_is_remembered(tmp_path: Path) -> None:
+    """`down` ends only what it knows of."""
+    environ = {**os.environ, "PYTHONPATH": str(MINICLUSTER.parent)}
+    done = subprocess.run(
+        [PYTHON, "-c", REMEMBER, str(tmp_path)], env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
